@@ -1,0 +1,259 @@
+//! What the agent answers, and its news on the way.
+
+use alloc::{string::String, vec::Vec};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The answer that ends a stream.
+pub type Done = Result<Reply, Failure>;
+
+/// What a request gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// An image is in the store.
+    Pulled(Pulled),
+    /// A container ended.
+    Ran {
+        /// Its exit status; 128 + n after signal n; 125 to 127 as docker gives them.
+        status: i32,
+    },
+    /// The images in the store.
+    Images {
+        /// One for each name.
+        images: Vec<ImageRow>,
+    },
+    /// Descriptions in the order of the names asked for.
+    Inspected {
+        /// Objects as `docker image inspect` shows them.
+        documents: Vec<Value>,
+    },
+    /// What was removed, in order.
+    Removed {
+        /// One for each name or content.
+        removed: Vec<Removed>,
+    },
+    /// The new name stands.
+    Tagged,
+    /// The agent and its machine.
+    Info(Info),
+    /// The machine goes down now.
+    Bye,
+    /// A reply of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Result of a pull.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pulled {
+    /// Canonical name under which the image is stored.
+    pub name: String,
+    /// Digest of what the name points to in the registry (manifest or index).
+    pub digest: String,
+    /// Digest of the image's configuration.
+    pub id: String,
+    /// Compressed size in bytes of its layers.
+    pub size: u64,
+}
+
+/// One line of `images`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageRow {
+    /// Host and repository.
+    pub name: String,
+    /// Tag; absent for an image known by digest only.
+    pub tag: Option<String>,
+    /// Digest of the manifest or index.
+    pub digest: Option<String>,
+    /// Digest of the configuration.
+    pub id: String,
+    /// Time of the image's making, RFC 3339.
+    pub created: Option<String>,
+    /// Size of the unpacked layers in bytes.
+    pub size: u64,
+}
+
+/// One step of a removal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Removed {
+    /// A name is gone.
+    Untagged(String),
+    /// Content is gone, by its digest.
+    Deleted(String),
+}
+
+/// The agent and its machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Info {
+    /// Name and version of the agent.
+    pub software: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// Architecture as in OCI platforms.
+    pub arch: String,
+    /// What runs containers.
+    pub engine: String,
+    /// `disk` or `tmpfs`.
+    pub state: String,
+    /// Milliseconds since the start of the kernel.
+    pub uptime_ms: u64,
+    /// Bytes of memory.
+    pub memory_total: u64,
+    /// Bytes of memory that programs may still take.
+    pub memory_available: u64,
+    /// Bytes of the place where images are kept.
+    pub state_total: u64,
+    /// Bytes left there.
+    pub state_available: u64,
+    /// Images in the store.
+    pub images: u64,
+    /// Containers that run.
+    pub containers: u64,
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The class of the failure.
+    pub code: FailureCode,
+    /// What failed, on what; lower-case, without secrets.
+    pub message: String,
+    /// What the user can do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure without a hint.
+    pub fn new(code: FailureCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// Adds what the user can do.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Classes of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureCode {
+    /// No such image, name or container.
+    NotFound,
+    /// The registry refuses the credentials.
+    Denied,
+    /// A registry cannot be reached.
+    Unreachable,
+    /// Content does not have the digest or size that was promised.
+    DigestMismatch,
+    /// The request makes no sense.
+    Usage,
+    /// The agent does not know the request.
+    Unsupported,
+    /// The host cancelled it.
+    Cancelled,
+    /// Anything else, and codes of later versions.
+    #[serde(other)]
+    Failed,
+}
+
+impl FailureCode {
+    /// The exit code of the host program (product table).
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Usage => 2,
+            Self::Unreachable => 3,
+            Self::Denied => 4,
+            Self::NotFound => 5,
+            Self::DigestMismatch => 6,
+            Self::Unsupported | Self::Cancelled | Self::Failed => 1,
+        }
+    }
+}
+
+/// News from a request under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A pull asks for this name now.
+    Trying {
+        /// Canonical reference.
+        reference: String,
+    },
+    /// Bytes of one blob.
+    Progress {
+        /// Digest of the blob.
+        layer: String,
+        /// What happens to it.
+        phase: Phase,
+        /// Bytes done.
+        done: u64,
+        /// Bytes in all, when known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        total: Option<u64>,
+    },
+    /// A line for the user.
+    Log {
+        /// How urgent it is.
+        level: LogLevel,
+        /// One line, without secrets.
+        message: String,
+    },
+    /// The container's process runs.
+    Started {
+        /// Its number inside the machine.
+        pid: u32,
+        /// Id of the container.
+        #[serde(default)]
+        container: String,
+    },
+    /// News of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What happens to a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It waits for its turn.
+    Waiting,
+    /// It comes over the network.
+    Download,
+    /// It is unpacked into the store.
+    Unpack,
+    /// The store had it already.
+    Present,
+    /// It is in the store.
+    Complete,
+    /// A phase of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How urgent a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// Something is wrong, and the request goes on.
+    Warn,
+    /// Worth knowing.
+    Info,
+    /// For the one who looks for a fault.
+    #[serde(other)]
+    Debug,
+}

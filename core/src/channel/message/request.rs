@@ -1,0 +1,241 @@
+//! What the host asks for.
+
+use alloc::{string::String, vec::Vec};
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::exposed;
+use crate::credentials::{Credential, Secret};
+
+/// What the host asks for; opens a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// Fetch an image into the agent's store: [`Reply::Pulled`](super::Reply::Pulled).
+    Pull(PullRequest),
+    /// Run a container to its end: [`Reply::Ran`](super::Reply::Ran).
+    Run(RunRequest),
+    /// List the store: [`Reply::Images`](super::Reply::Images).
+    Images,
+    /// Describe images: [`Reply::Inspected`](super::Reply::Inspected).
+    Inspect {
+        /// Names or ids.
+        names: Vec<String>,
+    },
+    /// Remove names and what nothing else names: [`Reply::Removed`](super::Reply::Removed).
+    Remove {
+        /// Names or ids.
+        names: Vec<String>,
+        /// Also when several names share an id, or a container uses it.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Give an image one more name: [`Reply::Tagged`](super::Reply::Tagged).
+    Tag {
+        /// Name or id of an image in the store.
+        source: String,
+        /// The new name.
+        target: String,
+    },
+    /// Describe the agent and its machine: [`Reply::Info`](super::Reply::Info).
+    Info,
+    /// Stop containers, sync, power off: [`Reply::Bye`](super::Reply::Bye) comes first.
+    Shutdown,
+    /// A request of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Arguments of [`Request::Pull`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullRequest {
+    /// The name as the user wrote it.
+    pub reference: String,
+    /// How registries are reached.
+    #[serde(default)]
+    pub settings: RegistrySettings,
+    /// `os/arch[/variant]`; the machine's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+}
+
+/// Arguments of [`Request::Run`].
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line"
+)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// The name as the user wrote it, or an id.
+    pub image: String,
+    /// Arguments after the image, exactly as given; they replace the image's command.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Replaces the image's entry point; empty resets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// `NAME=value`, on top of the image's.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Replaces the image's working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// Replaces the image's user: `user[:group]`, names or numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Host name inside; the container's short id when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Run on a terminal: standard error then comes on standard output.
+    #[serde(default)]
+    pub tty: bool,
+    /// The host will send standard input; otherwise it is empty.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Name of the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Remove the container when it has ended.
+    #[serde(default)]
+    pub rm: bool,
+    /// Mount the root file system read-only.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Whether to pull first.
+    #[serde(default)]
+    pub pull: PullPolicy,
+    /// How registries are reached when the image has to be pulled.
+    #[serde(default)]
+    pub settings: RegistrySettings,
+}
+
+/// When `run` pulls its image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PullPolicy {
+    /// When the store does not have it.
+    #[default]
+    Missing,
+    /// Every time.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// How the agent reaches registries, sent with each request so that it holds for a running VM.
+///
+/// Host names are already translated for the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RegistrySettings {
+    /// The registry to try first, `host[:port][/namespace]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<String>,
+    /// Hosts (`host[:port]`) that may be spoken to over plain HTTP or with any certificate.
+    pub insecure: Vec<String>,
+    /// TLS only, for the gateway too.
+    pub secure: bool,
+    /// Other places that have the content of a host.
+    pub mirrors: Vec<Mirror>,
+    /// PEM certificates that are trusted beside the agent's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
+    /// The host's own trust store as PEM: public authorities, for registries such as Docker Hub.
+    /// What of it cannot be used is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_roots: Option<String>,
+    /// One entry a host.
+    pub credentials: Vec<HostCredential>,
+    /// The address under which the guest reaches the host (`10.0.2.2`).
+    pub gateway: String,
+}
+
+/// Mirrors of one registry, tried in order before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mirror {
+    /// The registry whose names are mirrored, such as `docker.io`.
+    pub host: String,
+    /// URLs (`http://10.0.2.2:5001`).
+    #[serde(default)]
+    pub endpoints: Vec<String>,
+}
+
+/// A credential of one registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostCredential {
+    /// `host[:port]`, or `host[:port]/namespace` for a part of it.
+    pub host: String,
+    /// User name, with `password`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Password of `username`.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "exposed_option"
+    )]
+    pub password: Option<Secret>,
+    /// A token to be sent as it is.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "exposed_option"
+    )]
+    pub token: Option<Secret>,
+    /// A refresh token for the registry's token server.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "exposed_option"
+    )]
+    pub identity_token: Option<Secret>,
+}
+
+impl HostCredential {
+    /// Puts a credential into its form on the channel.
+    pub fn new(host: impl Into<String>, credential: Credential) -> Self {
+        let mut entry = Self {
+            host: host.into(),
+            ..Self::default()
+        };
+        match credential {
+            Credential::Anonymous => {}
+            Credential::Basic { username, password } => {
+                entry.username = Some(username);
+                entry.password = Some(password);
+            }
+            Credential::Bearer(token) => entry.token = Some(token),
+            Credential::IdentityToken(token) => entry.identity_token = Some(token),
+        }
+        entry
+    }
+
+    /// The credential; a token wins over an identity token, that over a password.
+    pub fn credential(&self) -> Credential {
+        if let Some(token) = &self.token {
+            Credential::Bearer(token.clone())
+        } else if let Some(token) = &self.identity_token {
+            Credential::IdentityToken(token.clone())
+        } else if let Some(username) = &self.username {
+            let password = self.password.clone().unwrap_or_default();
+            Credential::Basic {
+                username: username.clone(),
+                password,
+            }
+        } else {
+            Credential::Anonymous
+        }
+    }
+}
+
+#[expect(
+    clippy::ref_option,
+    reason = "serde hands over a reference to the field"
+)]
+fn exposed_option<S: Serializer>(
+    secret: &Option<Secret>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(secret) => exposed(secret, serializer),
+        None => serializer.serialize_none(),
+    }
+}

@@ -1,0 +1,216 @@
+//! Secrets, and the files that hold credentials for registries.
+//!
+//! Nothing here repeats a secret: not in an error, not in a debug output.
+
+mod credsfile;
+mod docker_config;
+mod secret;
+
+use alloc::{format, string::String};
+
+pub use credsfile::parse_credsfile;
+pub use docker_config::{DockerConfig, Step, StepSource, parse_docker_config, parse_helper_answer};
+pub use secret::Secret;
+
+use crate::base64;
+use crate::reference::Host;
+
+/// Longest file of credentials in bytes.
+pub const MAX_FILE: usize = 1024 * 1024;
+
+/// What a registry or its token server is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Credential {
+    /// Nothing.
+    #[default]
+    Anonymous,
+    /// User name and password.
+    Basic {
+        /// The name; a legal one has no colon.
+        username: String,
+        /// The password.
+        password: Secret,
+    },
+    /// A token that is sent to the registry as it is.
+    Bearer(Secret),
+    /// A refresh token, for the registry's token server only.
+    IdentityToken(Secret),
+}
+
+impl Credential {
+    /// Reads `user:password`; the password may hold colons.
+    pub fn from_pair(pair: &str) -> Result<Self, CredentialError> {
+        let (username, password) = pair.split_once(':').ok_or(CredentialError::Pair)?;
+        if username.is_empty() {
+            return Err(CredentialError::Pair);
+        }
+        Ok(Self::Basic {
+            username: username.into(),
+            password: Secret::new(password),
+        })
+    }
+
+    /// The value of an `Authorization` header that carries this credential to its registry; an
+    /// identity token has none.
+    pub fn authorization(&self) -> Option<Secret> {
+        match self {
+            Self::Anonymous | Self::IdentityToken(_) => None,
+            Self::Basic { username, password } => {
+                let pair = Secret::new(format!("{username}:{}", password.expose()));
+                let encoded = base64::encode(pair.expose().as_bytes());
+                Some(Secret::new(format!("Basic {encoded}")))
+            }
+            Self::Bearer(token) => Some(Secret::new(format!("Bearer {}", token.expose()))),
+        }
+    }
+
+    /// What kind it is, for explanations.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::Basic { .. } => "user name and password",
+            Self::Bearer(_) => "bearer token",
+            Self::IdentityToken(_) => "identity token",
+        }
+    }
+}
+
+/// The name under which credential helpers know a registry.
+pub fn helper_server(host: &Host) -> String {
+    if host.is_docker_hub() {
+        return docker_config::DOCKER_HUB_KEY.into();
+    }
+    format!("{host}")
+}
+
+/// Why credentials cannot be used. Never repeats one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialError {
+    /// The file is longer than [`MAX_FILE`].
+    #[error("credential file of {length} bytes is longer than the {MAX_FILE} allowed")]
+    TooLarge {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The file is not the JSON it should be.
+    #[error("credential file is malformed at line {line}, column {column}: {problem}")]
+    Malformed {
+        /// What is wrong.
+        problem: &'static str,
+        /// Line, from 1; 0 when the position is not known.
+        line: usize,
+        /// Column in bytes, from 1.
+        column: usize,
+    },
+    /// The entry that fits is useless.
+    #[error("credential entry {key:?}: {problem}; log in again")]
+    Entry {
+        /// Key of the entry, as it is written.
+        key: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// A helper's name would not be the name of a program.
+    #[error("credential helper for {key:?} has an illegal name")]
+    HelperName {
+        /// The registry that names it, or `credsStore`.
+        key: String,
+    },
+    /// A helper's answer is not the JSON it should be.
+    #[error("credential helper gave an answer that is not understood")]
+    HelperAnswer,
+    /// A helper said that something is wrong.
+    #[error("credential helper failed: {0}")]
+    HelperFailed(String),
+    /// A credentials file has neither form.
+    #[error(
+        "credentials file must contain CONTAINER_REGISTRY_TOKEN, or CONTAINER_REGISTRY_USER and \
+         CONTAINER_REGISTRY_PASSWORD"
+    )]
+    Incomplete,
+    /// A credentials file is no text.
+    #[error("credentials file is not UTF-8 text")]
+    NotText,
+    /// A colon ends the user name wherever it is sent.
+    #[error("a user name cannot contain a colon")]
+    ColonInUsername,
+    /// Not `user:password`.
+    #[error("credentials must have the form USER:PASSWORD")]
+    Pair,
+}
+
+impl CredentialError {
+    fn malformed(error: &serde_json::Error) -> Self {
+        use serde_json::error::Category;
+        let problem = match error.classify() {
+            Category::Syntax => "invalid JSON",
+            Category::Eof => "it ends too early",
+            Category::Data => "a field has the wrong type",
+            Category::Io => "unreadable",
+        };
+        Self::Malformed {
+            problem,
+            line: error.line(),
+            column: error.column(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs() {
+        let basic = Credential::from_pair("yocto:a:b").unwrap();
+        let password = Secret::new("a:b");
+        assert_eq!(
+            basic,
+            Credential::Basic {
+                username: "yocto".into(),
+                password
+            }
+        );
+        assert!(Credential::from_pair("yocto:").is_ok());
+        for bad in ["", "yocto", ":x"] {
+            assert_eq!(Credential::from_pair(bad), Err(CredentialError::Pair));
+        }
+    }
+
+    #[test]
+    fn authorization_headers() {
+        let header = |credential: &Credential| {
+            credential
+                .authorization()
+                .map(|secret| String::from(secret.expose()))
+        };
+        // RFC 7617, section 2.
+        let aladdin = Credential::from_pair("Aladdin:open sesame").unwrap();
+        assert_eq!(
+            header(&aladdin).as_deref(),
+            Some("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")
+        );
+        let bearer = Credential::Bearer(Secret::new("t"));
+        assert_eq!(header(&bearer).as_deref(), Some("Bearer t"));
+        assert_eq!(header(&Credential::IdentityToken(Secret::new("t"))), None);
+        assert_eq!(header(&Credential::Anonymous), None);
+    }
+
+    #[test]
+    fn debug_output_has_no_secret() {
+        for credential in [
+            Credential::from_pair("u:hunter2").unwrap(),
+            Credential::Bearer(Secret::new("hunter2")),
+            Credential::IdentityToken(Secret::new("hunter2")),
+        ] {
+            assert!(!format!("{credential:?}").contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn helpers_know_docker_hub_by_its_old_name() {
+        let server = |host| helper_server(&Host::parse(host).unwrap());
+        assert_eq!(server("docker.io"), "https://index.docker.io/v1/");
+        assert_eq!(server("localhost:5000"), "localhost:5000");
+    }
+}

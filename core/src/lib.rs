@@ -1,0 +1,22 @@
+//! Decisions of the project, without I/O, clock or randomness: everything here is a function of
+//! its arguments, runs without `std`, and is linked into the host programs, the agent and the web page.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod base64;
+pub mod candidates;
+pub mod channel;
+pub mod credentials;
+pub mod deploy;
+pub mod digest;
+pub mod distribution;
+pub mod labels;
+pub mod loopback;
+pub mod manifest;
+pub mod platform;
+pub mod reference;
+pub mod tags;

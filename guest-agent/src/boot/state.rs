@@ -1,0 +1,78 @@
+//! Where images live: the state disk, or memory when there is none.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use nix::mount::MsFlags;
+
+/// The serial number that the host gives the state disk.
+const SERIAL: &str = "vdkr-state";
+
+/// Why the state disk cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "state disk {disk} cannot be mounted as ext4: {source}; check the disk image with \
+     e2fsck on the host, or remove it to start afresh"
+)]
+pub struct StateError {
+    disk: String,
+    source: io::Error,
+}
+
+/// Mounts the state disk on `target`, or a tmpfs when the machine has no such disk. Gives the word
+/// for the greeting.
+///
+/// A disk that is there and cannot be mounted is an error: images put into memory instead would be
+/// lost without a word.
+pub fn mount(target: &Path) -> Result<&'static str, StateError> {
+    let disk = find();
+    let error = |source: io::Error| StateError {
+        disk: disk
+            .as_deref()
+            .unwrap_or(Path::new("tmpfs"))
+            .display()
+            .to_string(),
+        source,
+    };
+    fs::create_dir_all(target).map_err(error)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
+    let (source, kind, data, word) = match &disk {
+        // The kernel replays the journal by itself.
+        Some(disk) => (disk.as_path(), "ext4", "errors=remount-ro", "disk"),
+        None => (Path::new("tmpfs"), "tmpfs", "mode=700,size=75%", "tmpfs"),
+    };
+    nix::mount::mount(Some(source), target, Some(kind), flags, Some(data))
+        .map_err(|errno| error(errno.into()))?;
+    Ok(word)
+}
+
+fn find() -> Option<PathBuf> {
+    fs::read_dir("/sys/block").ok()?.flatten().find_map(|disk| {
+        let serial = fs::read_to_string(disk.path().join("serial")).ok()?;
+        (serial.trim_end() == SERIAL).then(|| Path::new("/dev").join(disk.file_name()))
+    })
+}
+
+/// Makes the disk's content whole and lets go of it. What still holds it is cut off.
+pub fn unmount(target: &Path) {
+    nix::unistd::sync();
+    for _ in 0..50 {
+        match nix::mount::umount(target) {
+            Err(nix::errno::Errno::EBUSY) => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            _ => return,
+        }
+    }
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    let remounted = mount_again(target, flags);
+    if remounted.is_err() {
+        nix::unistd::sync();
+    }
+}
+
+fn mount_again(target: &Path, flags: MsFlags) -> nix::Result<()> {
+    nix::mount::mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
+}

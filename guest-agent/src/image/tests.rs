@@ -1,0 +1,209 @@
+//! The commands on a small store.
+
+use serde_json::Value;
+use vdkr_core::{
+    channel::message::{FailureCode, ImageRow, RegistrySettings, Removed, Reply},
+    digest::Digest,
+};
+
+use super::*;
+use crate::store::{
+    Store,
+    fixture::{add, layer},
+};
+
+struct Place {
+    store: Store,
+    app: Digest,
+    base: Digest,
+    _directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let base = layer("base", "12345");
+        Self {
+            app: add(
+                &store,
+                "10.0.2.2:5000/yocto/app:1",
+                &[base.clone(), layer("app", "678")],
+            ),
+            base: add(&store, "alpine", &[base]),
+            store,
+            _directory: directory,
+        }
+    }
+
+    fn images(&self) -> Vec<ImageRow> {
+        match images(&self.store).unwrap() {
+            Reply::Images { images } => images,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn shown(&self) -> Vec<String> {
+        let rows = self.images();
+        let shown = rows.iter();
+        shown
+            .map(|row| format!("{} {}", row.name, row.tag.as_deref().unwrap_or("-")))
+            .collect()
+    }
+
+    fn remove(&self, names: &[&str], force: bool) -> Result<Vec<Removed>, FailureCode> {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        match remove(&self.store, &names, force) {
+            Ok(Reply::Removed { removed }) => Ok(removed),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.code()),
+        }
+    }
+}
+
+fn untagged(removed: &[Removed]) -> Vec<&str> {
+    let names = removed.iter().filter_map(|step| match step {
+        Removed::Untagged(name) if !name.contains('@') => Some(name.as_str()),
+        _ => None,
+    });
+    names.collect()
+}
+
+#[test]
+fn names_are_listed_as_docker_does() {
+    let place = Place::new();
+    assert_eq!(
+        place.shown(),
+        ["10.0.2.2:5000/yocto/app 1", "alpine latest"]
+    );
+    let rows = place.images();
+    assert_eq!(rows[0].id, place.app.to_string());
+    assert_eq!((rows[0].size, rows[1].size), (8, 5));
+    assert!(rows[0].digest.as_deref().unwrap().starts_with("sha256:"));
+    assert_eq!(rows[0].created.as_deref(), Some("2026-01-12T14:30:22Z"));
+}
+
+#[test]
+fn an_image_without_names_is_listed() {
+    let place = Place::new();
+    add(&place.store, "alpine", &[layer("new", "1")]);
+    assert_eq!(
+        place.shown(),
+        ["10.0.2.2:5000/yocto/app 1", "alpine -", "alpine latest"]
+    );
+    let rows = place.images();
+    assert_eq!(rows[1].id, place.base.to_string());
+    assert!(rows[1].digest.is_some());
+}
+
+#[test]
+fn tags() {
+    let place = Place::new();
+    tag(&place.store, "app:1", "mine").unwrap();
+    tag(&place.store, place.app.short(), "h:5000/x/mine:2").unwrap();
+    let shown = [
+        "10.0.2.2:5000/yocto/app 1",
+        "alpine latest",
+        "h:5000/x/mine 2",
+        "mine latest",
+    ];
+    assert_eq!(place.shown(), shown);
+    for target in ["deadbeefcafe", "a//b", &format!("x@{}", place.app)] {
+        let error = tag(&place.store, "alpine", target).unwrap_err();
+        assert_eq!(error.code(), FailureCode::Usage, "{target}");
+    }
+    let error = tag(&place.store, "none", "x").unwrap_err();
+    assert_eq!(error.code(), FailureCode::NotFound);
+    // A name given away names the other image from then on.
+    tag(&place.store, "alpine", "mine").unwrap();
+    let image = place
+        .store
+        .resolve("mine", &RegistrySettings::default())
+        .unwrap();
+    assert_eq!(image.id, place.base);
+}
+
+#[test]
+fn removal_by_name_takes_the_name_then_the_image() {
+    let place = Place::new();
+    tag(&place.store, "app:1", "mine").unwrap();
+    let removed = place.remove(&["app:1"], false).unwrap();
+    assert_eq!(untagged(&removed), ["10.0.2.2:5000/yocto/app:1"]);
+    assert!(
+        !removed
+            .iter()
+            .any(|step| matches!(step, Removed::Deleted(_))),
+        "{removed:?}"
+    );
+    let removed = place.remove(&["mine"], false).unwrap();
+    assert_eq!(untagged(&removed), ["mine:latest"]);
+    assert!(removed.contains(&Removed::Deleted(place.app.to_string())));
+    assert_eq!(place.shown(), ["alpine latest"]);
+}
+
+#[test]
+fn removal_by_id_wants_force_for_several_names() {
+    let place = Place::new();
+    tag(&place.store, "app:1", "mine").unwrap();
+    let id = place.app.short();
+    assert_eq!(place.remove(&[id], false), Err(FailureCode::Failed));
+    let removed = place.remove(&[id], true).unwrap();
+    assert_eq!(
+        untagged(&removed),
+        ["10.0.2.2:5000/yocto/app:1", "mine:latest"]
+    );
+    assert_eq!(place.shown(), ["alpine latest"]);
+}
+
+#[test]
+fn removal_of_several_is_all_or_nothing() {
+    let place = Place::new();
+    assert_eq!(
+        place.remove(&["alpine", "none"], true),
+        Err(FailureCode::NotFound)
+    );
+    assert_eq!(place.shown().len(), 2);
+    place
+        .remove(&["alpine", "app:1", place.app.short(), "alpine"], false)
+        .unwrap();
+    assert_eq!(place.shown(), [""; 0]);
+}
+
+#[test]
+fn removal_by_digest() {
+    let place = Place::new();
+    let digest = place.images()[1].digest.clone().unwrap();
+    let name = format!("alpine@{digest}");
+    let removed = place.remove(&[&name], false).unwrap();
+    assert_eq!(removed, [Removed::Untagged(name)]);
+    assert_eq!(place.shown().len(), 2);
+}
+
+#[test]
+fn images_are_described_as_docker_does() {
+    let place = Place::new();
+    tag(&place.store, "alpine", "10.0.2.2:5000/a:2").unwrap();
+    let names = ["alpine".to_owned(), place.app.short().to_owned()];
+    let Reply::Inspected { documents } = inspect(&place.store, &names).unwrap() else {
+        panic!()
+    };
+    let [alpine, app] = documents.as_slice() else {
+        panic!()
+    };
+    assert_eq!(alpine["Id"], place.base.to_string());
+    let tags = serde_json::json!(["10.0.2.2:5000/a:2", "alpine:latest"]);
+    assert_eq!(alpine["RepoTags"], tags);
+    let digest = alpine["RepoDigests"][0].as_str().unwrap();
+    assert!(digest.starts_with("alpine@sha256:"), "{digest}");
+    assert_eq!(alpine["Config"]["Cmd"][0], "/bin/sh");
+    assert_eq!(alpine["Config"]["Entrypoint"], Value::Null);
+    assert_eq!(alpine["Config"]["Labels"]["a"], "b");
+    assert_eq!(
+        (&alpine["Os"], &alpine["Size"]),
+        (&"linux".into(), &5.into())
+    );
+    assert_eq!(app["RootFS"]["Layers"].as_array().unwrap().len(), 2);
+    assert_eq!(app["RootFS"]["Layers"][0], alpine["RootFS"]["Layers"][0]);
+    let missing = inspect(&place.store, &["alpine".into(), "none".into()]).unwrap_err();
+    assert_eq!(missing.code(), FailureCode::NotFound);
+}

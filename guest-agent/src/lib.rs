@@ -1,0 +1,17 @@
+//! The agent inside a target: PID 1 of the small VM, or a service of a full image.
+//!
+//! `boot` brings a bare kernel up, `channel` speaks the host's protocol, `request` carries out
+//! one operation per file, `run` is the OCI runtime. `store`, `pull`, `unpack` and `image` keep
+//! the images.
+
+pub mod args;
+pub mod boot;
+pub mod channel;
+pub mod image;
+pub mod machine;
+pub mod pull;
+pub mod request;
+pub mod run;
+pub mod store;
+pub mod unpack;
+pub mod watch;

@@ -1,0 +1,155 @@
+//! The registry client that a request's settings describe.
+
+use std::{collections::HashMap, sync::Arc};
+
+use vdkr_core::{channel::message::RegistrySettings, credentials::Credential, reference::Host};
+use vdkr_transfer::{
+    Client, ClientConfig, CredentialSource, Mirror, Roots, TransferError, Trust, TrustRule,
+    trust_rule,
+};
+
+use super::resolver::Resolver;
+use crate::{machine, store::ImageError};
+
+/// Makes a client; nothing is connected yet.
+pub(super) fn client(settings: &RegistrySettings) -> Result<Client, ImageError> {
+    connect(config(settings)?)
+}
+
+fn connect(config: ClientConfig) -> Result<Client, ImageError> {
+    Client::new(config).map_err(|error: TransferError| setting("registry", "", &error))
+}
+
+/// The same, for tests that do not wait for a registry to come back.
+#[cfg(test)]
+pub(super) fn impatient(settings: &RegistrySettings) -> Client {
+    connect(ClientConfig {
+        retry: vdkr_transfer::RetryPolicy::never(),
+        ..config(settings).unwrap()
+    })
+    .unwrap()
+}
+
+fn config(settings: &RegistrySettings) -> Result<ClientConfig, ImageError> {
+    let mut roots = Roots::none();
+    if let Some(pem) = &settings.ca_pem {
+        roots = roots
+            .with_pem(pem.as_bytes(), "the CA of the settings")
+            .map_err(|error| setting("ca", "", &error))?;
+    }
+    if let Some(pem) = &settings.public_roots {
+        roots = roots
+            .with_bundle(pem.as_bytes(), "the host's trust store")
+            .map_err(|error| setting("public-roots", "", &error))?;
+    }
+    Ok(ClientConfig {
+        roots,
+        resolver: Some(Arc::new(Resolver::default())),
+        trust: trust(settings)?,
+        mirrors: mirrors(settings)?,
+        credentials: credentials(settings)?,
+        user_agent: machine::SOFTWARE.replace(' ', "/"),
+        ..ClientConfig::default()
+    })
+}
+
+fn setting(setting: &'static str, value: &str, reason: &dyn ToString) -> ImageError {
+    ImageError::Setting {
+        setting,
+        value: value.to_owned(),
+        reason: reason.to_string(),
+    }
+}
+
+fn host(name: &'static str, text: &str) -> Result<Host, ImageError> {
+    Host::parse(text).map_err(|error| setting(name, text, &error))
+}
+
+/// Verified TLS, but for the hosts that the user named insecure, and for the gateway: there the
+/// host's own registry listens, which may do without, unless the user wants TLS for it as well.
+pub(super) fn trust(settings: &RegistrySettings) -> Result<TrustRule, ImageError> {
+    let insecure = settings.insecure.iter().map(|text| host("insecure", text));
+    let rule = trust_rule(insecure.collect::<Result<_, _>>()?);
+    let gateway = match settings.gateway.as_str() {
+        "" => None,
+        gateway => Some(host("gateway", gateway)?.name().to_owned()),
+    };
+    let secure = settings.secure;
+    Ok(Arc::new(move |host| {
+        let local = gateway
+            .as_ref()
+            .is_some_and(|gateway| gateway.eq_ignore_ascii_case(host.name()));
+        match rule(host) {
+            Trust::Tls if local && !secure => Trust::PlainOrTls,
+            Trust::PlainOrTls if secure => Trust::Tls,
+            trust => trust,
+        }
+    }))
+}
+
+fn mirrors(settings: &RegistrySettings) -> Result<Vec<Mirror>, ImageError> {
+    let mirrors = settings.mirrors.iter().map(|mirror| {
+        Ok(Mirror {
+            host: host("mirror", &mirror.host)?,
+            endpoints: mirror.endpoints.clone(),
+        })
+    });
+    mirrors.collect()
+}
+
+fn credentials(settings: &RegistrySettings) -> Result<Arc<dyn CredentialSource>, ImageError> {
+    let mut known = HashMap::new();
+    for entry in &settings.credentials {
+        // An entry for a namespace serves its host: a request asks for one repository alone.
+        let name = entry.host.split('/').next().unwrap_or_default();
+        known
+            .entry(host("credentials", name)?)
+            .or_insert_with(|| entry.credential());
+    }
+    Ok(Arc::new(move |host: &Host| {
+        Ok(known.get(host).cloned().unwrap_or(Credential::Anonymous))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateway_may_be_plain_and_nobody_else() {
+        let mut settings = RegistrySettings {
+            gateway: "10.0.2.2".into(),
+            insecure: vec!["lab:5000".into()],
+            ..RegistrySettings::default()
+        };
+        let asked = |settings: &RegistrySettings, name: &str| {
+            trust(settings).unwrap()(&Host::parse(name).unwrap())
+        };
+        for (name, expected) in [
+            ("10.0.2.2:5000", Trust::PlainOrTls),
+            ("10.0.2.2", Trust::PlainOrTls),
+            ("10.0.2.20:5000", Trust::Tls),
+            ("docker.io", Trust::Tls),
+            ("lab:5000", Trust::Insecure),
+            ("lab:5001", Trust::Tls),
+        ] {
+            assert_eq!(asked(&settings, name), expected, "{name}");
+        }
+        settings.secure = true;
+        assert_eq!(asked(&settings, "10.0.2.2:5000"), Trust::Tls);
+        assert_eq!(asked(&settings, "127.0.0.1:5000"), Trust::Tls);
+        assert_eq!(asked(&settings, "lab:5000"), Trust::Insecure);
+        settings.gateway = "not a host".into();
+        assert!(trust(&settings).is_err());
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_named() {
+        let settings = RegistrySettings {
+            ca_pem: Some("no certificate".into()),
+            ..RegistrySettings::default()
+        };
+        let error = client(&settings).err().unwrap().to_string();
+        assert!(error.contains("ca"), "{error}");
+    }
+}

@@ -1,0 +1,299 @@
+//! The layers of an image, a few at a time: network, digest, decompression, diff_id and files in one
+//! pass for each.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    task::{JoinError, JoinSet, spawn_blocking},
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use vdkr_core::{
+    channel::message::{Event, Phase},
+    digest::Digest,
+    manifest::Descriptor,
+};
+use vdkr_transfer::{Client, Repository, TransferError, VerifyingReader};
+
+use super::Remote;
+use crate::{
+    store::{ImageError, Store},
+    unpack::UnpackError,
+};
+
+/// Layers under way at once. One is unpacked as fast as the processor can; the others have their
+/// connections made and buffers filled meanwhile.
+const AT_ONCE: usize = 3;
+/// Time between two lots of progress events.
+const TICK: Duration = Duration::from_millis(100);
+/// Finished layers are made durable at least this often.
+const CHECKPOINT: Duration = Duration::from_secs(5);
+/// How long what is under way may take to end once a pull is stopped.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A layer to be there in the end.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    /// How the registry has it.
+    pub(super) blob: Descriptor,
+    /// What it is, unpacked.
+    pub(super) diff_id: Digest,
+}
+
+/// Brings every layer that is not there into the store. Those finished before an error stay.
+pub(super) async fn fetch(
+    store: &Store,
+    remote: &Remote,
+    wanted: Vec<Wanted>,
+    events: &dyn Fn(Event),
+    stop: &CancellationToken,
+) -> Result<(), ImageError> {
+    let mut waiting = VecDeque::new();
+    for layer in wanted {
+        if store.has_layer(&layer.diff_id) {
+            let size = layer.blob.size;
+            events(progress(&layer.blob, Phase::Present, size));
+        } else {
+            events(progress(&layer.blob, Phase::Waiting, 0));
+            waiting.push_back(layer);
+        }
+    }
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let mut running = JoinSet::new();
+    let result = run(store, remote, waiting, events, stop, &mut running).await;
+    if result.is_err() {
+        stop.cancel();
+        let drain = async { while running.join_next().await.is_some() {} };
+        let _ = timeout(PATIENCE, drain).await;
+        // Best effort, and beside the error that matters.
+        let _ = checkpoint(store).await;
+    }
+    result
+}
+
+async fn run(
+    store: &Store,
+    remote: &Remote,
+    mut waiting: VecDeque<Wanted>,
+    events: &dyn Fn(Event),
+    stop: &CancellationToken,
+    running: &mut JoinSet<Result<Descriptor, LayerError>>,
+) -> Result<(), ImageError> {
+    let mut shown: Vec<Shown> = Vec::new();
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut saved = Instant::now();
+    loop {
+        while running.len() < AT_ONCE
+            && let Some(layer) = waiting.pop_front()
+        {
+            let meter = Arc::new(AtomicU64::new(0));
+            shown.push(Shown {
+                blob: layer.blob.clone(),
+                meter: meter.clone(),
+                last: 0,
+            });
+            running.spawn(
+                Job {
+                    store: store.clone(),
+                    client: remote.client.clone(),
+                    repository: remote.repository.clone(),
+                    layer,
+                    meter,
+                    stop: stop.clone(),
+                }
+                .run(),
+            );
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Err(ImageError::Cancelled),
+            ended = running.join_next() => {
+                let Some(ended) = ended else { return Ok(()) };
+                let blob = joined(ended.map(Ok))?.map_err(|error| error.explain(remote))?;
+                shown.retain(|shown| shown.blob.digest != blob.digest);
+                events(progress(&blob, Phase::Complete, blob.size));
+                if saved.elapsed() >= CHECKPOINT && !waiting.is_empty() {
+                    checkpoint(store).await?;
+                    saved = Instant::now();
+                }
+            }
+            _ = tick.tick() => shown.iter_mut().filter_map(Shown::news).for_each(events),
+        }
+    }
+}
+
+async fn checkpoint(store: &Store) -> Result<(), ImageError> {
+    let store = store.clone();
+    joined(spawn_blocking(move || store.checkpoint()).await)
+}
+
+/// The result of a thread or task.
+pub(super) fn joined<T>(ended: Result<Result<T, ImageError>, JoinError>) -> Result<T, ImageError> {
+    match ended {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(ImageError::Cancelled),
+    }
+}
+
+fn progress(blob: &Descriptor, phase: Phase, done: u64) -> Event {
+    Event::Progress {
+        layer: blob.digest.to_string(),
+        phase,
+        done,
+        total: Some(blob.size),
+    }
+}
+
+/// What the host was told of a layer.
+struct Shown {
+    blob: Descriptor,
+    meter: Arc<AtomicU64>,
+    last: u64,
+}
+
+impl Shown {
+    fn news(&mut self) -> Option<Event> {
+        let done = self.meter.load(Ordering::Relaxed);
+        if done == self.last {
+            return None;
+        }
+        self.last = done;
+        // What comes after the last byte is files.
+        let phase = if done < self.blob.size {
+            Phase::Download
+        } else {
+            Phase::Unpack
+        };
+        Some(progress(&self.blob, phase, done))
+    }
+}
+
+/// One layer under way.
+struct Job {
+    store: Store,
+    client: Client,
+    repository: Repository,
+    layer: Wanted,
+    meter: Arc<AtomicU64>,
+    stop: CancellationToken,
+}
+
+enum LayerError {
+    Transfer(Box<TransferError>),
+    Image(ImageError),
+}
+
+impl LayerError {
+    fn explain(self, remote: &Remote) -> ImageError {
+        match self {
+            Self::Transfer(error) => remote.failed(*error),
+            Self::Image(error) => error,
+        }
+    }
+}
+
+impl From<TransferError> for LayerError {
+    fn from(error: TransferError) -> Self {
+        Self::Transfer(Box::new(error))
+    }
+}
+
+impl From<ImageError> for LayerError {
+    fn from(error: ImageError) -> Self {
+        Self::Image(error)
+    }
+}
+
+impl Job {
+    async fn run(self) -> Result<Descriptor, LayerError> {
+        let opened = self.client.get_blob(&self.repository, &self.layer.blob);
+        let reader = tokio::select! {
+            () = self.stop.cancelled() => return Err(ImageError::Cancelled.into()),
+            opened = opened => opened.map_err(LayerError::from)?,
+        };
+        let work = spawn_blocking(move || self.unpack(reader));
+        joined(work.await.map(Ok))?
+    }
+
+    /// On a thread that may block.
+    fn unpack<R>(self, mut reader: VerifyingReader<R>) -> Result<Descriptor, LayerError>
+    where
+        VerifyingReader<R>: Read + Send,
+    {
+        let cancelled = || self.stop.is_cancelled();
+        let metered = Metered {
+            reader: &mut reader,
+            meter: &self.meter,
+        };
+        let unpacked = self
+            .store
+            .unpack_layer(metered, &self.layer.diff_id, &cancelled)?;
+        let Err(error) = unpacked else {
+            return Ok(self.layer.blob);
+        };
+        match error {
+            UnpackError::Cancelled => Err(ImageError::Cancelled.into()),
+            UnpackError::Stream(error) if error.get_ref().is_some_and(is_transfer) => {
+                Err(TransferError::from(error).into())
+            }
+            UnpackError::Stream(_) | UnpackError::Archive(_) | UnpackError::DiffId { .. } => {
+                // Damage has a simpler explanation when the rest shows that the blob itself is not
+                // what was asked for.
+                let mut rest = Metered {
+                    reader: &mut reader,
+                    meter: &self.meter,
+                };
+                match drain(&mut rest, &cancelled) {
+                    Ok(()) => Err(self.damaged(error)),
+                    Err(blob) => match TransferError::from(blob) {
+                        blob if blob.is_content() => Err(blob.into()),
+                        _ => Err(self.damaged(error)),
+                    },
+                }
+            }
+            error => Err(self.damaged(error)),
+        }
+    }
+
+    fn damaged(self, source: UnpackError) -> LayerError {
+        let layer = self.layer.blob.digest;
+        let source = Box::new(source);
+        ImageError::Layer { layer, source }.into()
+    }
+}
+
+fn is_transfer(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    error.is::<TransferError>()
+}
+
+/// Reads to the end.
+fn drain(reader: &mut impl Read, cancelled: &dyn Fn() -> bool) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    while !cancelled() && reader.read(&mut buffer)? > 0 {}
+    Ok(())
+}
+
+/// Counts what arrives.
+struct Metered<'a, R> {
+    reader: &'a mut R,
+    meter: &'a AtomicU64,
+}
+
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.meter.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}

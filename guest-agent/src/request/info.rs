@@ -1,0 +1,40 @@
+//! `info`: the agent and its machine.
+
+use std::fs;
+
+use vdkr_core::channel::message::{Done, Info, Reply};
+
+use super::Agent;
+use crate::machine;
+
+/// Describes the agent and its machine.
+pub fn info(agent: &Agent) -> Done {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let (memory_total, memory_available) = machine::parse_meminfo(&meminfo);
+    let disk = rustix::fs::statvfs(agent.state_dir()).ok();
+    let (state_total, state_available) = disk.map_or((0, 0), |disk| {
+        let bytes = |blocks: u64| disk.f_frsize.saturating_mul(blocks);
+        (bytes(disk.f_blocks), bytes(disk.f_bavail))
+    });
+    let images = match super::images::images(agent) {
+        Ok(Reply::Images { images }) => images.len() as u64,
+        _ => 0,
+    };
+    Ok(Reply::Info(Info {
+        software: machine::SOFTWARE.to_owned(),
+        kernel: rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned(),
+        arch: machine::architecture().to_owned(),
+        engine: "native".to_owned(),
+        state: agent.report.state.clone(),
+        uptime_ms: machine::uptime().as_millis() as u64,
+        memory_total,
+        memory_available,
+        state_total,
+        state_available,
+        images,
+        containers: agent.containers.get(),
+    }))
+}

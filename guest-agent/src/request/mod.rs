@@ -1,0 +1,246 @@
+//! What a host may ask of the agent: one file per request.
+
+use std::{
+    cell::Cell,
+    fs, io,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+    task::{JoinSet, LocalSet},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use vdkr_core::channel::message::{
+    Done, Failure, FailureCode, GuestHello, HostHello, Reply, Request,
+};
+
+use crate::{
+    args::ServeOptions,
+    boot::clock,
+    channel::{Address, LocalFuture, Service, listen, stream::SharedStream},
+    machine::{self, BootReport},
+    run::container::leftovers,
+    store::Store,
+};
+
+pub mod images;
+pub mod info;
+pub mod inspect;
+pub mod pull;
+pub mod remove;
+pub mod run;
+pub mod shutdown;
+pub mod tag;
+
+/// How long requests may take to end once the agent is told to stop.
+const STOP_TIME: Duration = Duration::from_secs(10);
+/// Threads for unpacking and waiting; the machine is small.
+const BLOCKING_THREADS: usize = 8;
+
+/// The agent's whole state.
+pub struct Agent {
+    /// The images, or why there are none.
+    store: Result<Store, Failure>,
+    state_dir: PathBuf,
+    report: BootReport,
+    own_machine: bool,
+    /// Ends the agent.
+    stop: CancellationToken,
+    /// Cancels what runs, before the end.
+    stopping: CancellationToken,
+    /// Requests and what they left to be cleaned up.
+    tasks: TaskTracker,
+    /// How many containers run.
+    containers: Cell<u64>,
+    greeted: Cell<bool>,
+}
+
+/// Serves hosts until one asks for the end, or a signal does.
+pub fn serve(options: &ServeOptions) -> io::Result<()> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()?;
+    let local = LocalSet::new();
+    let result = local.block_on(&runtime, async {
+        let agent = Rc::new(Agent::open(options)?);
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let result = tokio::select! {
+            ended = listen_all(options.channels.clone(), &agent) => ended,
+            () = agent.stop.cancelled() => Ok(()),
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        };
+        agent.end_requests().await;
+        result
+    });
+    for channel in &options.channels {
+        if let (Address::Unix(path), true) = (channel, result.is_ok()) {
+            let _ = fs::remove_file(path);
+        }
+    }
+    result
+}
+
+/// Listens on every channel until one of them fails.
+async fn listen_all(channels: Vec<Address>, agent: &Rc<Agent>) -> io::Result<()> {
+    let mut listeners = JoinSet::new();
+    for channel in channels {
+        let agent = agent.clone();
+        listeners.spawn_local(async move {
+            listen(&channel, agent)
+                .await
+                .map_err(|error| io::Error::new(error.kind(), format!("{channel}: {error}")))
+        });
+    }
+    while let Some(ended) = listeners.join_next().await {
+        ended.map_err(io::Error::other)??;
+    }
+    Ok(())
+}
+
+impl Agent {
+    fn open(options: &ServeOptions) -> io::Result<Self> {
+        let report = match &options.boot_report {
+            Some(path) => BootReport::load(path)?,
+            None => BootReport {
+                state: "disk".to_owned(),
+                ..BootReport::default()
+            },
+        };
+        let store = match &report.problem {
+            Some(problem) => Err(Failure::new(FailureCode::Failed, problem.clone())),
+            None => Store::open(&options.state).map_err(Failure::from),
+        };
+        let agent = Self {
+            store,
+            state_dir: options.state.clone(),
+            report,
+            own_machine: options.own_machine,
+            stop: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            containers: Cell::new(0),
+            greeted: Cell::new(false),
+        };
+        if agent.store.is_ok() {
+            // A directory of a new container must not be among them.
+            let old = leftovers(&agent.containers_dir())?;
+            agent.tasks.spawn_blocking(move || {
+                for dir in old {
+                    if let Err(error) = fs::remove_dir_all(&dir) {
+                        eprintln!("vdkr-agent: cannot remove {}: {error}", dir.display());
+                    }
+                }
+            });
+        }
+        Ok(agent)
+    }
+
+    /// The images, or the failure that the host gets.
+    fn store(&self) -> Result<&Store, Failure> {
+        self.store.as_ref().map_err(Clone::clone)
+    }
+
+    fn containers_dir(&self) -> PathBuf {
+        self.state_dir.join("containers")
+    }
+
+    fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Cancels every request and waits until they have cleaned up.
+    async fn end_requests(&self) {
+        self.stopping.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP_TIME, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            eprintln!("vdkr-agent: {} requests do not end", self.tasks.len());
+        }
+    }
+
+    async fn carry_out(self: Rc<Self>, request: Request, stream: SharedStream) -> Done {
+        if self.stopping.is_cancelled() {
+            return Err(Failure::new(
+                FailureCode::Unreachable,
+                "the agent is shutting down",
+            ));
+        }
+        match request {
+            Request::Pull(request) => pull::pull(&self, &request, &stream).await,
+            Request::Run(request) => run::run(&self, &request, &stream).await,
+            Request::Images => images::images(&self),
+            Request::Inspect { names } => inspect::inspect(&self, &names),
+            Request::Remove { names, force } => remove::remove(&self, &names, force).await,
+            Request::Tag { source, target } => tag::tag(&self, &source, &target),
+            Request::Info => info::info(&self),
+            Request::Shutdown => shutdown::shutdown(&self).await,
+            Request::Unknown => Err(Failure::new(
+                FailureCode::Unsupported,
+                "the agent does not know this request",
+            )
+            .with_hint("use a host program and an agent of the same release")),
+        }
+    }
+}
+
+impl Service for Agent {
+    fn greet(&self, hello: &HostHello) -> GuestHello {
+        if self.own_machine {
+            let entropy = hello
+                .entropy()
+                .map_or(Ok(()), |bytes| clock::add_entropy(&bytes));
+            if let Err(error) = clock::set(hello.now_unix_ms).and(entropy) {
+                eprintln!("vdkr-agent: clock and entropy of the host: {error}");
+            }
+        }
+        let mut report = self.report.clone();
+        if !self.greeted.replace(true) {
+            report.stage("hello");
+        }
+        GuestHello {
+            software: machine::SOFTWARE.to_owned(),
+            arch: machine::architecture().to_owned(),
+            boot_ms: machine::uptime().as_millis() as u64,
+            stages: report.stages,
+            state: report.state,
+            engine: "native".to_owned(),
+            ..GuestHello::default()
+        }
+    }
+
+    fn handle(self: Rc<Self>, request: Request, stream: SharedStream) -> LocalFuture<Done> {
+        let tasks = self.tasks.clone();
+        Box::pin(tasks.track_future(async move {
+            // The end of the agent is the end of every request, but not of the one that asks for it.
+            let cancel = stream.cancelled().clone();
+            let stopping = self.stopping.clone();
+            let work = self.carry_out(request, stream);
+            tokio::pin!(work);
+            tokio::select! {
+                done = &mut work => return done,
+                () = stopping.cancelled() => cancel.cancel(),
+            }
+            work.await
+        }))
+    }
+
+    fn answered(&self, done: &Done) {
+        if matches!(done, Ok(Reply::Bye)) {
+            self.stop.cancel();
+        }
+    }
+}
+
+/// The answer to a request that the host no longer wants.
+fn cancelled() -> Failure {
+    Failure::new(FailureCode::Cancelled, "cancelled")
+}

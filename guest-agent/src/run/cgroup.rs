@@ -1,0 +1,96 @@
+//! One cgroup (version 2) per container: to know and to kill what belongs to it. No limits.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+/// Group under which the containers' groups live.
+const PARENT: &str = "vdkr";
+/// How often and how long apart an emptied group is tried to be removed.
+const REMOVE_TRIES: u32 = 100;
+const REMOVE_PAUSE: Duration = Duration::from_millis(5);
+
+/// A container's group. Dropping it does not remove it; [`Cgroup::remove`] does.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes the group of a container, or `None` where no cgroup hierarchy of version 2 can be
+    /// written: killing then goes by the container's first process.
+    pub fn create(id: &str) -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let path = mount_point(&mounts)?.join(PARENT).join(id);
+        fs::create_dir_all(&path).ok()?;
+        Some(Self { path })
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Kills every process in it, those that fork meanwhile included (Linux 5.14).
+    pub fn kill(&self) -> io::Result<()> {
+        fs::write(self.path.join("cgroup.kill"), "1")
+    }
+
+    /// Removes it and the groups that the container made inside. Its processes must be dead; one
+    /// that is still being buried is waited for, half a second at most.
+    pub fn remove(self) -> io::Result<()> {
+        let mut result = remove_tree(&self.path);
+        for _ in 0..REMOVE_TRIES {
+            match &result {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    thread::sleep(REMOVE_PAUSE);
+                    result = remove_tree(&self.path);
+                }
+                _ => break,
+            }
+        }
+        result
+    }
+}
+
+/// Removes groups bottom-up; their control files go with them.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+        other => return other,
+    }
+    for entry in fs::read_dir(path)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path)
+}
+
+/// Where the hierarchy of version 2 is mounted, from the text of `/proc/self/mountinfo`.
+pub fn mount_point(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let is_v2 = right.split(' ').next() == Some("cgroup2");
+        is_v2
+            .then(|| left.split(' ').nth(4).map(PathBuf::from))
+            .flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_second_version_among_others() {
+        let text = "24 30 0:22 / /sys rw - sysfs sysfs rw\n\
+            31 24 0:26 / /sys/fs/cgroup/pids rw,nosuid shared:9 - cgroup cgroup rw,pids\n\
+            32 24 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(mount_point(text), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(mount_point("garbage\n1 2 3 - cgroup2"), None);
+    }
+}

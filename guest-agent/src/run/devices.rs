@@ -1,0 +1,85 @@
+//! Device nodes and links in the container's `/dev`.
+
+use std::{io, os::fd::OwnedFd, os::unix::fs::symlink};
+
+use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
+use rustix::{
+    fs::{Gid, Uid},
+    pty::OpenptFlags,
+};
+
+use super::{RunError, mounts::bind};
+
+/// Name, major and minor number of the character devices that every container has (OCI runtime
+/// specification, "Default Devices").
+const NODES: [(&str, u64, u64); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+/// Links in `/dev`, and where they point.
+const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+    ("core", "/proc/kcore"),
+];
+/// Group `tty`, as in every distribution.
+const TTY_GROUP: u32 = 5;
+
+/// Fills the fresh `/dev`.
+pub fn populate() -> Result<(), RunError> {
+    let old = umask(Mode::empty());
+    let made = NODES.iter().try_for_each(|&(name, major, minor)| {
+        let path = format!("/dev/{name}");
+        let mode = Mode::from_bits_truncate(0o666);
+        mknod(path.as_str(), SFlag::S_IFCHR, mode, makedev(major, minor))
+            .map_err(io::Error::from)
+            .map_err(RunError::io(format!("make {path}")))
+    });
+    umask(old);
+    made?;
+    for (name, target) in LINKS {
+        let path = format!("/dev/{name}");
+        symlink(target, &path).map_err(RunError::io(format!("make {path}")))?;
+    }
+    Ok(())
+}
+
+/// A terminal of the container's own `devpts`.
+#[derive(Debug)]
+pub struct Terminal {
+    /// The side that the agent reads and writes.
+    pub master: OwnedFd,
+    /// The side of the container's process; also `/dev/console`.
+    pub slave: OwnedFd,
+}
+
+/// Opens a terminal for user `uid` and shows it as `/dev/console`.
+pub fn open_terminal(uid: u32) -> Result<Terminal, RunError> {
+    let open = || -> io::Result<Terminal> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = rustix::fs::open(
+            "/dev/pts/ptmx",
+            rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?;
+        rustix::pty::unlockpt(&master)?;
+        let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+        let name = rustix::pty::ptsname(&master, Vec::new())?;
+        rustix::fs::fchown(
+            &slave,
+            Some(Uid::from_raw(uid)),
+            Some(Gid::from_raw(TTY_GROUP)),
+        )?;
+        std::fs::File::create("/dev/console")?;
+        bind(name.to_string_lossy().as_ref(), "/dev/console").map_err(io::Error::from)?;
+        Ok(Terminal { master, slave })
+    };
+    open().map_err(RunError::io("open a terminal"))
+}

@@ -1,0 +1,228 @@
+//! The container's first process, from the fork to the command. Runs in a process of its own with
+//! one thread, already PID 1 of a new PID namespace.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::{
+        signal::{
+            SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask,
+        },
+        stat::{Mode, umask},
+    },
+    unistd::{Gid, Uid, chdir, setgroups, sethostname, setresgid, setresuid, setsid},
+};
+use rustix::{
+    process::{Resource, Rlimit, setrlimit},
+    thread::CapabilitySet,
+};
+
+use super::{
+    EXIT_NOT_CREATED, Report, RunError, capabilities, devices,
+    exec::execute,
+    mounts,
+    report::borrow,
+    rootfs,
+    spec::ContainerSpec,
+    user::{self, Identity},
+};
+
+/// What the first process inherits from `container-init`; all of it close-on-exec.
+#[derive(Debug)]
+pub struct Inherited {
+    /// The socket to the agent, for the terminal.
+    pub agent: OwnedFd,
+    /// `cgroup.procs` of the container's group.
+    pub cgroup: Option<File>,
+    /// Standard input, output and error; empty when the container gets a terminal.
+    pub stdio: Vec<OwnedFd>,
+}
+
+/// Makes this process the container's first one and executes its command. Only returns when that
+/// fails, with the report of it.
+pub fn become_container(spec: &ContainerSpec, inherited: Inherited) -> Report {
+    match prepare(spec, inherited) {
+        Ok(env) => {
+            let error = execute(&spec.process.args, &env);
+            Report::Failed {
+                status: error.status,
+                message: error.message,
+            }
+        }
+        Err(error) => Report::Failed {
+            status: EXIT_NOT_CREATED,
+            message: error.to_string(),
+        },
+    }
+}
+
+/// Does everything up to the execution and gives the final environment.
+fn prepare(spec: &ContainerSpec, inherited: Inherited) -> Result<Vec<String>, RunError> {
+    let Inherited {
+        agent,
+        cgroup,
+        stdio,
+    } = inherited;
+    if let Some(mut procs) = cgroup {
+        procs
+            .write_all(b"0")
+            .map_err(RunError::io("join the container's cgroup"))?;
+    }
+    // The group first: it becomes the root of the new cgroup namespace.
+    unshare(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWCGROUP,
+    )
+    .map_err(step("make namespaces"))?;
+    sethostname(&spec.hostname).map_err(step("set the host name"))?;
+
+    let files = rootfs::take_files(&spec.files)?;
+    rootfs::mount_overlay(&spec.root, spec.devices_filtered)?;
+    rootfs::enter(&spec.root.merged)?;
+    umask(Mode::from_bits_truncate(0o022));
+    mounts::mount_all(&spec.mounts)?;
+    devices::populate()?;
+    rootfs::attach_files(files)?;
+
+    let identity = user::resolve_here(&spec.process.user)
+        .map_err(|error| RunError::Setup(error.to_string()))?;
+    let _ = setsid();
+    if spec.process.tty {
+        attach_terminal(agent.as_fd(), identity.uid)?;
+    } else {
+        attach_pipes(&stdio, identity.uid)?;
+    }
+    drop((agent, stdio));
+
+    mounts::mask(&spec.masked_paths)?;
+    mounts::make_readonly(&spec.readonly_paths)?;
+    let cwd = spec.process.cwd.as_str();
+    std::fs::create_dir_all(cwd).map_err(RunError::io(format!("make working directory {cwd}")))?;
+    if spec.root.read_only {
+        mounts::make_root_readonly()?;
+    }
+    chdir(cwd).map_err(step(&format!("enter working directory {cwd}")))?;
+    limit_resources()?;
+    reset_signals()?;
+    let mut kept = capabilities::DEFAULT;
+    if !spec.devices_filtered {
+        kept.remove(CapabilitySet::MKNOD);
+    }
+    become_user(&identity, kept)?;
+
+    let mut env = spec.process.env.clone();
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        env.push(format!("HOME={}", identity.home));
+    }
+    Ok(env)
+}
+
+fn step(name: &str) -> impl FnOnce(nix::errno::Errno) -> RunError {
+    let name = name.to_owned();
+    move |error| RunError::Io {
+        step: name,
+        source: error.into(),
+    }
+}
+
+/// Makes a new terminal this session's own and sends its other side to the agent.
+fn attach_terminal(agent: BorrowedFd<'_>, uid: u32) -> Result<(), RunError> {
+    let devices::Terminal { master, slave } = devices::open_terminal(uid)?;
+    rustix::process::ioctl_tiocsctty(&slave)
+        .map_err(io::Error::from)
+        .map_err(RunError::io("take the terminal"))?;
+    dup_stdio(slave.as_fd(), slave.as_fd(), slave.as_fd())?;
+    Report::Terminal
+        .send(agent, &borrow(&[master]))
+        .map_err(step("hand the terminal over"))
+}
+
+/// Takes the pipes and gives them to the user, so that `/dev/stdout` can be opened again.
+fn attach_pipes(stdio: &[OwnedFd], uid: u32) -> Result<(), RunError> {
+    let [stdin, stdout, stderr] = stdio else {
+        return Err(RunError::Setup("standard streams are missing".to_owned()));
+    };
+    if uid != 0 {
+        for fd in stdio {
+            let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None);
+        }
+    }
+    dup_stdio(stdin.as_fd(), stdout.as_fd(), stderr.as_fd())
+}
+
+fn dup_stdio(
+    stdin: BorrowedFd<'_>,
+    stdout: BorrowedFd<'_>,
+    stderr: BorrowedFd<'_>,
+) -> Result<(), RunError> {
+    rustix::stdio::dup2_stdin(stdin)
+        .and_then(|()| rustix::stdio::dup2_stdout(stdout))
+        .and_then(|()| rustix::stdio::dup2_stderr(stderr))
+        .map_err(io::Error::from)
+        .map_err(RunError::io("set up the standard streams"))
+}
+
+/// Limits as a fresh system has them, whatever the agent's own are. The soft limit of open files
+/// stays low because old programs close every number below it.
+fn limit_resources() -> Result<(), RunError> {
+    let limits = [
+        (Resource::Nofile, Some(1024), Some(524_288)),
+        (Resource::Core, Some(0), None),
+        (Resource::Nproc, None, None),
+    ];
+    for (resource, current, maximum) in limits {
+        // An agent without the right to raise limits passes its own on.
+        let raised = setrlimit(resource, Rlimit { current, maximum });
+        if raised == Err(rustix::io::Errno::PERM) {
+            continue;
+        }
+        raised
+            .map_err(io::Error::from)
+            .map_err(RunError::io(format!("set the limit {resource:?}")))?;
+    }
+    Ok(())
+}
+
+/// Every signal does its default again and none is blocked.
+#[allow(
+    unsafe_code,
+    reason = "sigaction can install handlers; here it only removes them"
+)]
+fn reset_signals() -> Result<(), RunError> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator().filter(|&s| s != Signal::SIGKILL && s != Signal::SIGSTOP) {
+        // SAFETY: the default disposition runs no code of this process.
+        unsafe { sigaction(signal, &default) }.map_err(step("reset signals"))?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+        .map_err(step("unblock signals"))
+}
+
+/// Gives up what the container's user shall not have. The order matters: groups and capabilities
+/// can only be changed while this is still root.
+fn become_user(identity: &Identity, kept: CapabilitySet) -> Result<(), RunError> {
+    let groups: Vec<_> = identity
+        .groups
+        .iter()
+        .map(|&gid| Gid::from_raw(gid))
+        .collect();
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    setgroups(&groups).map_err(step("set supplementary groups"))?;
+    setresgid(gid, gid, gid).map_err(step("set the group"))?;
+    capabilities::restrict(kept)
+        .map_err(io::Error::from)
+        .map_err(RunError::io("restrict capabilities"))?;
+    setresuid(uid, uid, uid).map_err(step("set the user"))?;
+    // The container never outlives the process that waits for it.
+    let kill = Some(rustix::process::Signal::KILL);
+    rustix::process::set_parent_process_death_signal(kill)
+        .map_err(io::Error::from)
+        .map_err(RunError::io("tie the container to its monitor"))
+}

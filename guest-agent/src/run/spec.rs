@@ -1,0 +1,162 @@
+//! What a container is made of, as it travels from the agent to `container-init`.
+//!
+//! The terms are those of the OCI runtime specification (`process`, `root`, `mounts`,
+//! `maskedPaths`, `readonlyPaths`); the values are docker's defaults.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that `container-init` needs to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Host name inside.
+    pub hostname: String,
+    /// The file system.
+    pub root: Root,
+    /// The first process.
+    pub process: Process,
+    /// File systems mounted after the root, in order.
+    pub mounts: Vec<Mount>,
+    /// Files of the agent that are bound over files inside, such as `/etc/resolv.conf`.
+    pub files: Vec<BoundFile>,
+    /// Paths that are hidden.
+    pub masked_paths: Vec<String>,
+    /// Paths that are made read-only.
+    pub readonly_paths: Vec<String>,
+    /// Directory of the container's cgroup (version 2), when there is one.
+    pub cgroup: Option<PathBuf>,
+    /// Whether a filter on the cgroup decides which devices may be opened. Without one, device
+    /// nodes neither work on the root nor can be made.
+    pub devices_filtered: bool,
+}
+
+/// The root file system: an overlay of the image's layers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// Directory that the names in `lower` are relative to.
+    pub base: PathBuf,
+    /// Layer directories, highest first, relative to `base`.
+    pub lower: Vec<PathBuf>,
+    /// Directory for what the container writes, relative to `base`.
+    pub upper: PathBuf,
+    /// The overlay's work directory, relative to `base`.
+    pub work: PathBuf,
+    /// Where the overlay is mounted.
+    pub merged: PathBuf,
+    /// Whether the container may write.
+    pub read_only: bool,
+}
+
+/// The first process of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Argument vector; the first word is looked up in the container's `PATH`.
+    pub args: Vec<String>,
+    /// Environment as `NAME=value`.
+    pub env: Vec<String>,
+    /// Working directory, made when missing.
+    pub cwd: String,
+    /// `user[:group]`, names or numbers.
+    pub user: String,
+    /// Whether it has a terminal.
+    pub tty: bool,
+}
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// File system type.
+    pub kind: String,
+    /// Where; absolute inside the container.
+    pub target: String,
+    /// Options as `mount` names them: flags and data mixed.
+    pub options: Vec<String>,
+}
+
+/// A file of the agent inside the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoundFile {
+    /// The agent's file.
+    pub source: PathBuf,
+    /// Absolute path inside the container.
+    pub target: String,
+}
+
+fn mount(kind: &str, target: &str, options: &[&str]) -> Mount {
+    let options = options.iter().map(|&option| option.to_owned()).collect();
+    Mount {
+        kind: kind.to_owned(),
+        target: target.to_owned(),
+        options,
+    }
+}
+
+/// The file systems that every container gets.
+pub fn default_mounts() -> Vec<Mount> {
+    vec![
+        mount("proc", "/proc", &["nosuid", "noexec", "nodev"]),
+        mount(
+            "tmpfs",
+            "/dev",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount(
+            "devpts",
+            "/dev/pts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
+        mount("sysfs", "/sys", &["nosuid", "noexec", "nodev", "ro"]),
+        mount(
+            "cgroup2",
+            "/sys/fs/cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", "ro"],
+        ),
+        mount("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
+        mount(
+            "tmpfs",
+            "/dev/shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        ),
+    ]
+}
+
+/// Paths that docker hides from containers.
+pub fn default_masked_paths() -> Vec<String> {
+    [
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/interrupts",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/sched_debug",
+        "/proc/scsi",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/sys/devices/virtual/powercap",
+        "/sys/firmware",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+/// Paths that docker makes read-only in containers.
+pub fn default_readonly_paths() -> Vec<String> {
+    [
+        "/proc/bus",
+        "/proc/fs",
+        "/proc/irq",
+        "/proc/sys",
+        "/proc/sysrq-trigger",
+    ]
+    .map(str::to_owned)
+    .into()
+}

@@ -1,0 +1,258 @@
+//! What can go wrong with images, and what a host is told about it.
+
+use std::{io, path::PathBuf};
+
+use vdkr_core::{
+    channel::message::{Failure, FailureCode},
+    digest::Digest,
+    manifest::ManifestError,
+    platform::PlatformError,
+    reference::ReferenceError,
+};
+use vdkr_transfer::TransferError;
+
+use crate::unpack::UnpackError;
+
+/// A failed operation on images.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// A name that is none.
+    #[error("{name:?} is not an image name: {source}")]
+    Name {
+        /// What was given.
+        name: String,
+        /// The rule broken.
+        source: ReferenceError,
+    },
+    /// A name that is one, but cannot be used here.
+    #[error("{name:?} cannot be used: {reason}")]
+    Unfit {
+        /// What was given.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A platform that is none.
+    #[error("{text:?} is not a platform: {source}")]
+    Platform {
+        /// What was given.
+        text: String,
+        /// The rule broken.
+        source: PlatformError,
+    },
+    /// A setting of the request that cannot be read.
+    #[error("the setting {setting} = {value:?} cannot be used: {reason}")]
+    Setting {
+        /// Which one.
+        setting: &'static str,
+        /// What it says.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No such image in the store.
+    #[error("no image {0:?} here")]
+    NoImage(String),
+    /// A name, or the start of an id, that several images have.
+    #[error("{name:?} can mean several images: {}", matches.join(", "))]
+    Ambiguous {
+        /// What was given.
+        name: String,
+        /// What it can mean.
+        matches: Vec<String>,
+    },
+    /// An id with several names.
+    #[error("image {id} has several names: {}", names.join(", "))]
+    SeveralNames {
+        /// The short id.
+        id: String,
+        /// Its names.
+        names: Vec<String>,
+    },
+    /// A container runs of the image.
+    #[error("image {0} is used by a running container")]
+    InUse(String),
+    /// No registry that may be asked has the image.
+    #[error("no image {name:?}: {} not found", tried.join(" and "))]
+    Unknown {
+        /// What was given.
+        name: String,
+        /// The references asked for.
+        tried: Vec<String>,
+    },
+    /// A registry that must have answered did not, or not well.
+    #[error("cannot pull {reference}: {source}{}", after(unknown))]
+    Pull {
+        /// The reference asked for.
+        reference: String,
+        /// References before it that their registries do not know.
+        unknown: Vec<String>,
+        /// What failed.
+        source: Box<TransferError>,
+        /// Set when the reference comes from the configured registry: that registry.
+        registry: Option<String>,
+    },
+    /// The image is for other machines.
+    #[error("{reference} has no image for {wanted}; it has {}", list(available))]
+    NoPlatform {
+        /// The index.
+        reference: String,
+        /// The platform asked for.
+        wanted: String,
+        /// The platforms of its entries.
+        available: Vec<String>,
+    },
+    /// A manifest that is no container image.
+    #[error("{reference} is not a container image: {reason}")]
+    NotAnImage {
+        /// The reference.
+        reference: String,
+        /// What shows it.
+        reason: String,
+    },
+    /// A manifest or configuration that cannot be used.
+    #[error("{what} is not usable: {source}")]
+    Manifest {
+        /// Which one.
+        what: String,
+        /// What is wrong.
+        source: ManifestError,
+    },
+    /// A layer that could not be unpacked.
+    #[error("layer {layer}: {source}")]
+    Layer {
+        /// Digest of its blob.
+        layer: Digest,
+        /// What failed.
+        source: Box<UnpackError>,
+    },
+    /// A file of the store could not be handled.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// The verb.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file of the store is not as it was written.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What shows it.
+        reason: String,
+    },
+    /// Two agents, one store.
+    #[error("the image store {} is in use by another agent", .0.display())]
+    Locked(PathBuf),
+    /// Stopped on request.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+fn after(unknown: &[String]) -> String {
+    match unknown {
+        [] => String::new(),
+        unknown => format!(" ({} was not found before)", unknown.join(", ")),
+    }
+}
+
+fn list(words: &[String]) -> String {
+    match words {
+        [] => "no entry with a platform".to_owned(),
+        words => words.join(", "),
+    }
+}
+
+impl ImageError {
+    /// For `map_err` on file operations.
+    pub(crate) fn io<E: Into<io::Error>>(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            action,
+            path,
+            source: source.into(),
+        }
+    }
+
+    /// The class of the failure.
+    pub fn code(&self) -> FailureCode {
+        match self {
+            Self::Name { .. }
+            | Self::Unfit { .. }
+            | Self::Platform { .. }
+            | Self::Setting { .. }
+            | Self::Ambiguous { .. } => FailureCode::Usage,
+            Self::NoImage(_) | Self::Unknown { .. } | Self::NoPlatform { .. } => {
+                FailureCode::NotFound
+            }
+            Self::Pull { source, .. } => transfer_code(source),
+            Self::NotAnImage { .. } => FailureCode::Unsupported,
+            Self::Cancelled => FailureCode::Cancelled,
+            Self::Layer { source, .. } => match **source {
+                UnpackError::Compression(_) => FailureCode::Unsupported,
+                UnpackError::DiffId { .. } => FailureCode::DigestMismatch,
+                UnpackError::Cancelled => FailureCode::Cancelled,
+                _ => FailureCode::Failed,
+            },
+            Self::SeveralNames { .. }
+            | Self::InUse(_)
+            | Self::Manifest { .. }
+            | Self::Io { .. }
+            | Self::Damaged { .. }
+            | Self::Locked(_) => FailureCode::Failed,
+        }
+    }
+
+    /// What the user can do, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoImage(_) => Some("`images` lists what is here, `pull` fetches more".to_owned()),
+            Self::Ambiguous { .. } => Some("write the whole name".to_owned()),
+            Self::SeveralNames { .. } => {
+                Some("remove the names one by one, or all of them with --force".to_owned())
+            }
+            Self::InUse(_) => Some("wait for its end, or use --force".to_owned()),
+            Self::Pull {
+                registry: Some(registry),
+                ..
+            } => Some(format!(
+                "{registry} is the configured registry; bypass it with --no-registry, or forget \
+                 it with `vconfig registry --reset`"
+            )),
+            Self::Pull { source, .. } if matches!(**source, TransferError::Tls { .. }) => {
+                Some("give the certificate of the registry's CA, or name the host insecure".into())
+            }
+            Self::Damaged { .. } => Some("remove the image by force and pull it again".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+fn transfer_code(error: &TransferError) -> FailureCode {
+    match error {
+        TransferError::Unreachable { .. } | TransferError::Tls { .. } => FailureCode::Unreachable,
+        TransferError::Denied { .. } | TransferError::Credentials { .. } => FailureCode::Denied,
+        TransferError::NotFound { .. } => FailureCode::NotFound,
+        error if error.is_content() => FailureCode::DigestMismatch,
+        TransferError::Config(_) => FailureCode::Usage,
+        TransferError::Unsupported(_) => FailureCode::Unsupported,
+        TransferError::Cancelled => FailureCode::Cancelled,
+        _ => FailureCode::Failed,
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let failure = Self::new(error.code(), error.to_string());
+        match error.hint() {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Crashes, leases and what becomes of layers.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use vdkr_core::channel::message::{FailureCode, RegistrySettings};
+
+use super::{
+    fixture::{add, layer, registry},
+    *,
+};
+use crate::unpack::fixture::{Entry, archive};
+
+fn open(root: &Path) -> Store {
+    Store::open(root).unwrap()
+}
+
+fn any() -> RegistrySettings {
+    RegistrySettings::default()
+}
+
+/// Names in `layers/`, once nothing is on its way out any more.
+fn layer_names(store: &Store) -> Vec<String> {
+    store.finish_removals();
+    let names = fs::read_dir(store.layers_dir()).unwrap();
+    let mut names: Vec<String> = names
+        .map(|name| name.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn blobs(root: &Path) -> usize {
+    fs::read_dir(root.join("blobs/sha256")).map_or(0, Iterator::count)
+}
+
+fn remove(store: &Store, name: &str, force: bool) -> Result<Vec<Removed>, ImageError> {
+    store.remove(|state| Ok(vec![state.find(name, None)?]), force)
+}
+
+#[test]
+fn an_image_is_there_after_reopening() {
+    let directory = tempfile::tempdir().unwrap();
+    let layers = [layer("a", "1"), layer("b", "2")];
+    let id = add(&open(directory.path()), "10.0.2.2:5000/yocto/app", &layers);
+    let store = open(directory.path());
+    for (name, settings) in [
+        ("10.0.2.2:5000/yocto/app:latest", any()),
+        ("app", registry("10.0.2.2:5000/yocto")),
+        ("yocto/app", any()),
+        (id.hex(), any()),
+        (id.short(), any()),
+        (id.as_str(), any()),
+    ] {
+        let image = store.resolve(name, &settings).unwrap();
+        assert_eq!(image.id, id, "{name}");
+        assert_eq!(image.config.config.cmd, ["/bin/sh"]);
+        let [a, b] = image.layers.as_slice() else {
+            panic!()
+        };
+        assert!(a.is_relative() && a.as_os_str().len() == 12);
+        let read = |layer: &PathBuf, file| {
+            fs::read_to_string(store.layers_dir().join(layer).join(file)).unwrap()
+        };
+        assert_eq!((read(a, "a"), read(b, "b")), ("1".into(), "2".into()));
+    }
+    let error = store.resolve("other", &any()).unwrap_err();
+    assert_eq!(error.code(), FailureCode::NotFound);
+    let error = store
+        .resolve("10.0.2.2:5001/yocto/app", &any())
+        .unwrap_err();
+    assert_eq!(error.code(), FailureCode::NotFound);
+    let error = store.resolve("Foo//bar:", &any()).unwrap_err();
+    assert_eq!(error.code(), FailureCode::Usage);
+}
+
+#[test]
+fn a_loopback_host_means_the_gateway() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    add(&store, "10.0.2.2:5000/app", &[layer("a", "1")]);
+    let settings = RegistrySettings {
+        gateway: "10.0.2.2".into(),
+        ..any()
+    };
+    assert!(store.resolve("localhost:5000/app", &settings).is_ok());
+    assert!(store.resolve("localhost:5000/app", &any()).is_err());
+}
+
+#[test]
+fn rubbish_of_a_crash_goes_and_images_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    let shared = layer("a", "1");
+    add(&open(root), "app", std::slice::from_ref(&shared));
+    let layers = root.join("layers");
+    // In the middle of unpacking, of a publication, of a removal, of a probe.
+    for name in ["new-0/deep/er", "gone-0/x", "gone-7", "0123456789ab/x"] {
+        fs::create_dir_all(layers.join(name)).unwrap();
+    }
+    fs::write(layers.join(".probe"), "").unwrap();
+    symlink(root, layers.join("fedcba987654")).unwrap();
+    // In the middle of writing blobs and the document.
+    let blob = root.join("blobs/sha256");
+    fs::write(blob.join("0".repeat(64)), "a blob that no image has").unwrap();
+    fs::write(blob.join("half.new"), "half").unwrap();
+    fs::write(root.join("blobs/stray"), "").unwrap();
+    fs::write(root.join("images.json.new"), "{\"format\":1,\"ima").unwrap();
+    fs::create_dir(root.join("containers")).unwrap();
+
+    let store = open(root);
+    assert_eq!(layer_names(&store).len(), 1);
+    assert_eq!(blobs(root), 2);
+    assert!(!root.join("images.json.new").exists());
+    assert!(root.join("containers").exists());
+    let image = store.resolve("app", &any()).unwrap();
+    let file = store.layers_dir().join(&image.layers[0]).join("a");
+    assert_eq!(fs::read_to_string(file).unwrap(), "1");
+}
+
+#[test]
+fn a_layer_outlives_a_crash_from_its_checkpoint_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let content = layer("a", "1");
+    let diff_id = Digest::sha256(&content);
+    let unpack = |store: &Store| {
+        let unpacked = store.unpack_layer(content.as_slice(), &diff_id, &|| false);
+        unpacked.unwrap().unwrap();
+    };
+    let store = open(directory.path());
+    unpack(&store);
+    assert!(store.has_layer(&diff_id));
+    drop(store);
+    let store = open(directory.path());
+    assert!(!store.has_layer(&diff_id));
+    assert_eq!(layer_names(&store), [""; 0]);
+
+    unpack(&store);
+    store.checkpoint().unwrap();
+    drop(store);
+    // A pull that is repeated soon finds it; otherwise it does not stay for ever.
+    for opening in 1..=state::SPARE_OPENINGS {
+        let store = open(directory.path());
+        assert!(store.has_layer(&diff_id), "{opening}");
+    }
+    let store = open(directory.path());
+    assert!(!store.has_layer(&diff_id));
+    assert_eq!(layer_names(&store), [""; 0]);
+}
+
+#[test]
+fn a_spare_layer_that_is_used_is_spare_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let content = layer("a", "1");
+    let store = open(directory.path());
+    let unpacked = store.unpack_layer(content.as_slice(), &Digest::sha256(&content), &|| false);
+    unpacked.unwrap().unwrap();
+    store.checkpoint().unwrap();
+    drop(store);
+    drop(open(directory.path()));
+    add(&open(directory.path()), "app", &[content]);
+    for _ in 0..2 * state::SPARE_OPENINGS {
+        assert!(open(directory.path()).resolve("app", &any()).is_ok());
+    }
+}
+
+#[test]
+fn a_layer_that_does_not_unpack_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let content = layer("a", "1");
+    let other = Digest::sha256(b"something else");
+    let error = store
+        .unpack_layer(content.as_slice(), &other, &|| false)
+        .unwrap()
+        .unwrap_err();
+    assert!(matches!(error, unpack::UnpackError::DiffId { .. }));
+    assert!(!store.has_layer(&other));
+    assert_eq!(layer_names(&store), [""; 0]);
+}
+
+#[test]
+fn a_damaged_document_is_not_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("images.json");
+    add(&open(directory.path()), "app", &[layer("a", "1")]);
+    let good = fs::read(&path).unwrap();
+    let later = String::from_utf8(good.clone())
+        .unwrap()
+        .replacen(":1,", ":2,", 1);
+    for bad in [&good[..good.len() / 2], b"", later.as_bytes()] {
+        fs::write(&path, bad).unwrap();
+        let error = Store::open(directory.path()).unwrap_err();
+        assert!(matches!(error, ImageError::Damaged { .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), bad);
+    }
+    fs::write(&path, good).unwrap();
+    assert!(open(directory.path()).resolve("app", &any()).is_ok());
+}
+
+#[test]
+fn a_lost_layer_is_told_and_can_be_fetched_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let layers = [layer("a", "1"), layer("b", "2")];
+    let store = open(directory.path());
+    add(&store, "app", &layers);
+    let lost = store.resolve("app", &any()).unwrap().layers.remove(1);
+    fs::remove_dir_all(store.layers_dir().join(lost)).unwrap();
+    drop(store);
+    let store = open(directory.path());
+    let error = store.resolve("app", &any()).unwrap_err();
+    assert!(matches!(error, ImageError::Damaged { .. }), "{error}");
+    add(&store, "app", &layers);
+    assert!(store.resolve("app", &any()).is_ok());
+}
+
+#[test]
+fn a_changed_configuration_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let id = add(&store, "app", &[layer("a", "1")]);
+    fs::write(directory.path().join("blobs/sha256").join(id.hex()), "{}").unwrap();
+    let error = store.resolve("app", &any()).unwrap_err();
+    assert!(matches!(error, ImageError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn one_agent_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let error = Store::open(directory.path()).unwrap_err();
+    assert!(matches!(error, ImageError::Locked(_)), "{error}");
+    let clone = store.clone();
+    drop(store);
+    assert!(Store::open(directory.path()).is_err());
+    drop(clone);
+    open(directory.path());
+}
+
+#[test]
+fn layers_go_with_their_last_image() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (base, own) = (layer("base", "1"), layer("own", "2"));
+    add(&store, "base", std::slice::from_ref(&base));
+    let app = add(&store, "app", &[base.clone(), own.clone()]);
+    assert_eq!((layer_names(&store).len(), blobs(directory.path())), (2, 4));
+    let removed = remove(&store, "app", false).unwrap();
+    let expected = [
+        Removed::Untagged("app:latest".into()),
+        removed[1].clone(),
+        Removed::Deleted(app.to_string()),
+        Removed::Deleted(Digest::sha256(&own).to_string()),
+    ];
+    assert_eq!(removed, expected);
+    assert!(matches!(&removed[1], Removed::Untagged(name) if name.starts_with("app@sha256:")));
+    assert_eq!((layer_names(&store).len(), blobs(directory.path())), (1, 2));
+    assert!(store.resolve("base", &any()).is_ok());
+    remove(&store, "base", false).unwrap();
+    assert_eq!((layer_names(&store).len(), blobs(directory.path())), (0, 0));
+}
+
+#[test]
+fn what_a_container_uses_stays_until_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let content = layer("a", "1");
+    add(&store, "app", std::slice::from_ref(&content));
+    let running = store.resolve("app", &any()).unwrap();
+    let error = remove(&store, "app", false).unwrap_err();
+    assert!(matches!(error, ImageError::InUse(_)), "{error}");
+    assert!(store.resolve("app", &any()).is_ok());
+    remove(&store, "app", true).unwrap();
+    assert!(store.resolve("app", &any()).is_err());
+    assert_eq!(layer_names(&store).len(), 1);
+    drop(running);
+    assert_eq!(layer_names(&store).len(), 0);
+    assert!(!store.has_layer(&Digest::sha256(&content)));
+
+    // Pulled again before the container ends, it stays.
+    add(&store, "app", std::slice::from_ref(&content));
+    let running = store.resolve("app", &any()).unwrap();
+    remove(&store, "app", true).unwrap();
+    add(&store, "again", &[content]);
+    drop(running);
+    assert!(store.resolve("again", &any()).is_ok());
+    assert_eq!(layer_names(&store).len(), 1);
+    drop(store);
+    assert!(open(directory.path()).resolve("again", &any()).is_ok());
+}
+
+#[test]
+fn an_overlay_gets_no_layer_twice_and_none_that_is_hidden() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (a, b) = (layer("a", "1"), layer("b", "2"));
+    add(&store, "twice", &[a.clone(), b.clone(), a.clone()]);
+    let name = |content: &[u8]| Digest::sha256(content).hex()[..12].to_owned();
+    let layers = |image| -> Vec<String> {
+        let image = store.resolve(image, &any()).unwrap();
+        let layers = image.layers.iter();
+        layers
+            .map(|layer| layer.to_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(layers("twice"), [name(&b), name(&a)]);
+    let opaque = archive(&[Entry::directory("."), Entry::whiteout(".wh..wh..opq")]);
+    add(&store, "opaque", &[a, opaque.clone(), b.clone()]);
+    assert_eq!(layers("opaque"), [name(&opaque), name(&b)]);
+}
+
+#[test]
+fn names_of_layers_do_not_collide() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let content = layer("a", "1");
+    let hex = Digest::sha256(&content).hex().to_owned();
+    for length in [12, 16] {
+        fs::create_dir(store.layers_dir().join(&hex[..length])).unwrap();
+    }
+    add(&store, "app", &[content]);
+    let image = store.resolve("app", &any()).unwrap();
+    assert_eq!(image.layers, [PathBuf::from(&hex[..20])]);
+}
+
+#[test]
+fn a_moved_name_leaves_the_old_image() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let old = add(&store, "app", &[layer("a", "1")]);
+    let new = add(&store, "app", &[layer("a", "2")]);
+    let resolve = |name: &str| store.resolve(name, &any()).map(|image| image.id);
+    assert_eq!(resolve("app").unwrap(), new);
+    assert_eq!(resolve(old.short()).unwrap(), old);
+    remove(&store, old.short(), false).unwrap();
+    assert!(resolve(old.short()).is_err());
+    assert_eq!(resolve("app").unwrap(), new);
+}

@@ -1,0 +1,117 @@
+//! Exit statuses of both commands: one documented table.
+
+use std::process::ExitCode;
+
+use vdkr_core::channel::message::FailureCode;
+use vdkr_transfer::TransferError;
+
+/// How a command ended, as scripts see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Exit {
+    /// Everything asked for was done.
+    Done = 0,
+    /// It failed for a reason that has no number of its own.
+    Failed = 1,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+    /// The server, registry or virtual machine is not running or cannot be reached.
+    Unreachable = 3,
+    /// The registry refused the credentials, or wants some.
+    Denied = 4,
+    /// The image, tag or file does not exist.
+    NotFound = 5,
+    /// Content does not match its digest.
+    Mismatch = 6,
+    /// Some of several things failed, the others were done.
+    Partial = 7,
+}
+
+impl Exit {
+    /// The number that the process returns.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The status of a command that did several things with these outcomes: the common one when
+    /// they agree, [`Exit::Partial`] when some were done and some were not, [`Exit::Failed`] when
+    /// all failed for different reasons.
+    pub fn of_several(outcomes: impl IntoIterator<Item = Self>) -> Self {
+        let mut outcomes = outcomes.into_iter();
+        let Some(first) = outcomes.next() else {
+            return Self::Done;
+        };
+        let (mut any_done, mut all_equal) = (first == Self::Done, true);
+        for outcome in outcomes {
+            any_done |= outcome == Self::Done;
+            all_equal &= outcome == first;
+        }
+        match (all_equal, any_done) {
+            (true, _) => first,
+            (false, true) => Self::Partial,
+            (false, false) => Self::Failed,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.code().into()
+    }
+}
+
+impl From<FailureCode> for Exit {
+    fn from(code: FailureCode) -> Self {
+        match code {
+            FailureCode::NotFound => Self::NotFound,
+            FailureCode::Denied => Self::Denied,
+            FailureCode::Unreachable => Self::Unreachable,
+            FailureCode::DigestMismatch => Self::Mismatch,
+            FailureCode::Usage => Self::Usage,
+            _ => Self::Failed,
+        }
+    }
+}
+
+impl From<&TransferError> for Exit {
+    fn from(error: &TransferError) -> Self {
+        match error {
+            TransferError::Unreachable { .. } => Self::Unreachable,
+            TransferError::Denied { .. } => Self::Denied,
+            TransferError::NotFound { .. } => Self::NotFound,
+            TransferError::DigestMismatch { .. } | TransferError::SizeMismatch { .. } => {
+                Self::Mismatch
+            }
+            TransferError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Self::NotFound
+            }
+            TransferError::Credentials { .. } | TransferError::Config(_) => Self::Usage,
+            _ => Self::Failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Exit;
+
+    #[test]
+    fn several_outcomes_give_one_status() {
+        use Exit::{Denied, Done, Failed, NotFound, Partial};
+        for (outcomes, expected) in [
+            (&[][..], Done),
+            (&[Done, Done], Done),
+            (&[NotFound], NotFound),
+            (&[NotFound, NotFound], NotFound),
+            (&[NotFound, Done], Partial),
+            (&[Done, Denied], Partial),
+            (&[NotFound, Denied], Failed),
+        ] {
+            assert_eq!(
+                Exit::of_several(outcomes.iter().copied()),
+                expected,
+                "{outcomes:?}"
+            );
+        }
+    }
+}

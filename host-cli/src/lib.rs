@@ -1,0 +1,8 @@
+//! Commands of the host.
+
+pub mod exit;
+pub mod output;
+pub mod progress;
+pub mod registry_cli;
+pub mod vdkr;
+pub mod vm;

@@ -1,0 +1,227 @@
+//! Command line of `container-registry`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::config::Overrides;
+
+const EXAMPLES: &str = "\
+Examples:
+  container-registry start
+  container-registry push
+  container-registry push container-base --tag v1.0.0 --tag latest
+  container-registry push --strategy \"sha branch latest\"
+  container-registry import docker.io/library/alpine:latest
+  container-registry list
+
+Exit status: 0 done, 1 failed, 2 usage, 3 not running or unreachable, 4 authentication refused,
+5 not found, 6 content does not match its digest, 7 some of several failed.";
+
+/// A local container registry for Yocto/OpenEmbedded builds.
+#[derive(Debug, Parser)]
+#[command(name = "container-registry", version, after_help = EXAMPLES, disable_help_subcommand = false)]
+pub struct Cli {
+    /// Options of all commands.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Args)]
+pub struct GlobalArgs {
+    /// Registry, host[:port] [env: CONTAINER_REGISTRY_URL] [default: localhost:5000]
+    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    pub url: Option<String>,
+    /// Namespace put before image names [env: CONTAINER_REGISTRY_NAMESPACE] [default: yocto]
+    #[arg(long, global = true)]
+    pub namespace: Option<String>,
+    /// Storage directory [env: CONTAINER_REGISTRY_STORAGE]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub storage: Option<String>,
+    /// Registry that may be spoken to over plain HTTP (this machine's always may)
+    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    pub insecure: Vec<String>,
+    /// How progress is shown on stderr
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub progress: crate::progress::Mode,
+}
+
+impl GlobalArgs {
+    /// The options as configuration overrides.
+    pub fn overrides(&self) -> Overrides {
+        let mut overrides = Overrides::new();
+        let mut add = |key, option, value: &Option<String>| {
+            if let Some(value) = value {
+                overrides.push((key, option, value.clone()));
+            }
+        };
+        add("url", "--url", &self.url);
+        add("namespace", "--namespace", &self.namespace);
+        add("storage", "--storage", &self.storage);
+        if !self.insecure.is_empty() {
+            overrides.push(("insecure", "--insecure", self.insecure.join(" ")));
+        }
+        overrides
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the registry in the background; returns when it answers
+    Start(ServeArgs),
+    /// Stop the registry and wait until it is gone
+    Stop,
+    /// Say whether the registry runs, where, and whether it is healthy
+    Status(JsonArgs),
+    /// Serve in the foreground (for systemd: sd_notify and socket activation)
+    Serve(ServeArgs),
+    /// Push OCI images from the deploy directories, or from given layout directories
+    Push(PushArgs),
+    /// Copy an image of another registry into this one, every platform, bit for bit
+    Import(ImportArgs),
+    /// List all images with their tags
+    List(JsonArgs),
+    /// List the tags of one image
+    Tags(TagsArgs),
+    /// List the repositories
+    Catalog(JsonArgs),
+    /// Delete a tag (and nothing else), or with @DIGEST a manifest and the tags that name it
+    Delete(DeleteArgs),
+    /// Print every configuration value and where it came from
+    Config(JsonArgs),
+}
+
+/// Options of `start` and `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address to listen on, instead of loopback [env: CONTAINER_REGISTRY_LISTEN]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+}
+
+/// Options of commands that print a list.
+#[derive(Debug, Args)]
+pub struct JsonArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `push`.
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// Image names, or paths of OCI layout directories; nothing means every image found
+    #[arg(value_name = "IMAGE|PATH")]
+    pub images: Vec<String>,
+    /// Tag to push as, instead of a strategy (repeatable; needs an image)
+    #[arg(short, long = "tag", value_name = "TAG", requires = "images")]
+    pub tags: Vec<String>,
+    /// Tag strategies: timestamp, sha, git, branch, semver, version, latest, arch
+    #[arg(short, long, value_name = "WORDS")]
+    pub strategy: Option<String>,
+    /// Version for the strategies semver and version [env: IMAGE_VERSION]
+    #[arg(short = 'v', long = "version", value_name = "X.Y.Z")]
+    pub image_version: Option<String>,
+    /// Parent of the machines' deploy directories [env: DEPLOY_DIR_IMAGES]
+    #[arg(long, value_name = "DIR")]
+    pub deploy_dir_images: Option<String>,
+    /// Deploy directory of one machine [env: DEPLOY_DIR_IMAGE]
+    #[arg(long, value_name = "DIR", conflicts_with = "deploy_dir_images")]
+    pub deploy_dir_image: Option<String>,
+    /// Credentials for the registry.
+    #[command(flatten)]
+    pub auth: AuthArgs,
+    /// Print one JSON object per pushed image
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Credentials for the registry that is written to.
+#[derive(Debug, Args, Default)]
+pub struct AuthArgs {
+    /// Where credentials come from: none, home, authfile, credsfile, env
+    #[arg(long, value_name = "MODE")]
+    pub auth_mode: Option<String>,
+    /// Use ~/.docker/config.json (same as --auth-mode home)
+    #[arg(long)]
+    pub use_home_auth: bool,
+    /// Docker-style credential file
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// File of CONTAINER_REGISTRY_USER, _PASSWORD, _TOKEN lines
+    #[arg(long, value_name = "FILE")]
+    pub credsfile: Option<PathBuf>,
+    /// User and password (visible in the process list; prefer a file)
+    #[arg(long, value_name = "USER:PASS")]
+    pub creds: Option<String>,
+    /// Bearer token (visible in the process list; prefer a file)
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<String>,
+}
+
+/// Options of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Image of another registry, e.g. docker.io/library/alpine:latest
+    pub source: String,
+    /// Local name, with an optional tag [default: the source's last component and tag]
+    pub name: Option<String>,
+    /// Credential file for the source
+    #[arg(long, value_name = "FILE")]
+    pub src_authfile: Option<PathBuf>,
+    /// File of CONTAINER_REGISTRY_USER, _PASSWORD, _TOKEN lines for the source
+    #[arg(long, value_name = "FILE")]
+    pub src_credsfile: Option<PathBuf>,
+    /// User and password for the source
+    #[arg(long, value_name = "USER:PASS")]
+    pub src_creds: Option<String>,
+    /// Bearer token for the source
+    #[arg(long, value_name = "TOKEN")]
+    pub src_token: Option<String>,
+    /// Credentials for the registry.
+    #[command(flatten)]
+    pub auth: AuthArgs,
+}
+
+/// Options of `tags`.
+#[derive(Debug, Args)]
+pub struct TagsArgs {
+    /// Image; a name without a slash gets the namespace
+    pub image: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// IMAGE:TAG or IMAGE@DIGEST
+    pub image: String,
+    /// Do not ask before deleting a digest that tags name
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn tags_need_an_image() {
+        assert!(Cli::try_parse_from(["container-registry", "push", "--tag", "v1"]).is_err());
+        assert!(Cli::try_parse_from(["container-registry", "push", "app", "--tag", "v1"]).is_ok());
+        assert!(Cli::try_parse_from(["container-registry", "push", "app", "--tag"]).is_err());
+    }
+}

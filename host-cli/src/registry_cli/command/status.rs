@@ -1,0 +1,57 @@
+//! `status`: whether the registry runs, where, and whether it is healthy.
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::serve;
+use crate::exit::Exit;
+use crate::out;
+use crate::registry_cli::config::Config;
+use crate::registry_cli::instance::Instance;
+use crate::registry_cli::remote::Remote;
+
+/// Prints the state of the server of this storage and port. Not running is status 3, running
+/// without answering properly is status 1.
+pub async fn run(config: &Config, as_json: bool) -> Result<Exit> {
+    let (_, port) = serve::addresses(config)?;
+    let pid = Instance::new(&config.storage(), port).running()?;
+    let url = format!("http://{}", config.registry()?.host());
+    let answer = match pid {
+        Some(_) => probe(config).await,
+        None => Ok(()),
+    };
+    if as_json {
+        out!(
+            "{}",
+            json!({
+                "running": pid.is_some(),
+                "pid": pid.map(nix::unistd::Pid::as_raw),
+                "url": url,
+                "healthy": pid.is_some() && answer.is_ok(),
+                "mode": "plain",
+                "storage": config.storage(),
+            })
+        );
+    } else if let Some(pid) = pid {
+        out!("Registry running (PID: {pid})");
+        out!("URL: {url}");
+        match &answer {
+            Ok(()) => out!("Status: healthy"),
+            Err(error) => out!("Status: not healthy: {error:#}"),
+        }
+        out!("Storage: {}", config.storage().display());
+    } else {
+        out!("Registry not running");
+    }
+    Ok(match (pid, answer) {
+        (None, _) => Exit::Unreachable,
+        (Some(_), Ok(())) => Exit::Done,
+        (Some(_), Err(_)) => Exit::Failed,
+    })
+}
+
+/// One request that only a working registry answers as it should.
+pub async fn probe(config: &Config) -> Result<()> {
+    let remote = Remote::new(config, vdkr_transfer::anonymous())?;
+    Ok(remote.client.ping(remote.host()).await?)
+}

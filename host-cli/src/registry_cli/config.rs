@@ -1,0 +1,500 @@
+//! Configuration of `container-registry`: options, then environment, then `<storage>/config.toml`,
+//! then defaults. Every value remembers where it came from, so `config` can say so.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use vdkr_core::candidates::RegistryPrefix;
+use vdkr_core::reference::{Host, check_repository};
+
+/// Largest `config.toml` that is read, in bytes.
+const MAX_FILE: u64 = 256 * 1024;
+/// Port used when the URL names a host of this machine without one.
+pub const DEFAULT_PORT: u16 = 5000;
+
+/// One configuration key: its name in `config.toml`, its environment variable, its default.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Name in `config.toml` and in the output of `config`.
+    pub name: &'static str,
+    /// Environment variable.
+    pub env: &'static str,
+    /// Value when nothing sets it; `None` means unset.
+    pub default: Option<&'static str>,
+    /// Whether `config` hides the value.
+    pub secret: bool,
+}
+
+const fn key(name: &'static str, env: &'static str, default: Option<&'static str>) -> Key {
+    Key {
+        name,
+        env,
+        default,
+        secret: false,
+    }
+}
+
+const fn secret(name: &'static str, env: &'static str) -> Key {
+    Key {
+        name,
+        env,
+        default: None,
+        secret: true,
+    }
+}
+
+/// Every key, in the order in which `config` prints them.
+pub const KEYS: &[Key] = &[
+    key("url", "CONTAINER_REGISTRY_URL", Some("localhost:5000")),
+    key("namespace", "CONTAINER_REGISTRY_NAMESPACE", Some("yocto")),
+    key("storage", "CONTAINER_REGISTRY_STORAGE", None),
+    key("listen", "CONTAINER_REGISTRY_LISTEN", None),
+    key("insecure", "CONTAINER_REGISTRY_INSECURE", None),
+    key("secure", "CONTAINER_REGISTRY_SECURE", Some("0")),
+    key(
+        "tag_strategy",
+        "CONTAINER_REGISTRY_TAG_STRATEGY",
+        Some("timestamp latest"),
+    ),
+    key("image_version", "IMAGE_VERSION", None),
+    key("target_arch", "TARGET_ARCH", None),
+    key("deploy_dir_images", "DEPLOY_DIR_IMAGES", None),
+    key("deploy_dir_image", "DEPLOY_DIR_IMAGE", None),
+    key("auth_mode", "CONTAINER_REGISTRY_AUTH_MODE", Some("none")),
+    key("authfile", "CONTAINER_REGISTRY_AUTHFILE", None),
+    key("credsfile", "CONTAINER_REGISTRY_CREDSFILE", None),
+    key("user", "CONTAINER_REGISTRY_USER", None),
+    secret("password", "CONTAINER_REGISTRY_PASSWORD"),
+    secret("token", "CONTAINER_REGISTRY_TOKEN"),
+];
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A command-line option, by its name.
+    Option(&'static str),
+    /// An environment variable.
+    Environment(&'static str),
+    /// The configuration file at this path.
+    File(PathBuf),
+    /// The built-in default.
+    Default,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Option(name) => write!(f, "option {name}"),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A configuration that cannot be used; all of them are the user's to mend (exit code 2).
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A value that its key does not accept.
+    #[error("{name} = {value:?} ({origin}): {reason}")]
+    Value {
+        /// Key.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// Where it was given.
+        origin: Origin,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// The configuration file cannot be read or parsed.
+    #[error("configuration file {path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Neither `CONTAINER_REGISTRY_STORAGE`, a build directory nor a home directory is known.
+    #[error("no storage directory: set CONTAINER_REGISTRY_STORAGE or pass --storage DIR")]
+    NoStorage,
+}
+
+/// Options that override the environment, by key name.
+pub type Overrides = Vec<(&'static str, &'static str, String)>;
+
+/// The resolved configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    values: BTreeMap<&'static str, (String, Origin)>,
+}
+
+impl Config {
+    /// Resolves every key. `overrides` holds `(key, option name, value)`; `env` looks a variable up.
+    pub fn resolve(
+        overrides: &Overrides,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let mut values = BTreeMap::new();
+        let strong = |key: &Key| {
+            overrides
+                .iter()
+                .rev()
+                .find(|(name, ..)| *name == key.name)
+                .map(|(_, option, value)| (value.clone(), Origin::Option(option)))
+                .or_else(|| {
+                    env(key.env)
+                        .filter(|v| !v.is_empty())
+                        .map(|v| (v, Origin::Environment(key.env)))
+                })
+        };
+        // The file lives in the storage, so the storage cannot come from the file.
+        let storage = match KEYS.iter().find(|k| k.name == "storage").and_then(strong) {
+            Some(found) => found,
+            None => (
+                default_storage(env).ok_or(ConfigError::NoStorage)?,
+                Origin::Default,
+            ),
+        };
+        let file_path = Path::new(&storage.0).join("config.toml");
+        let file = read_file(&file_path)?;
+        values.insert("storage", storage);
+        for key in KEYS.iter().filter(|k| k.name != "storage") {
+            let value = strong(key)
+                .or_else(|| {
+                    file.get(key.name)
+                        .map(|v| (v.clone(), Origin::File(file_path.clone())))
+                })
+                .or_else(|| default_of(key, env).map(|v| (v, Origin::Default)));
+            if let Some(value) = value {
+                values.insert(key.name, value);
+            }
+        }
+        let config = Self { values };
+        if config.flag("secure")? && config.insecure_everywhere() {
+            return Err(config.bad("insecure", "CONTAINER_REGISTRY_SECURE=1 and CONTAINER_REGISTRY_INSECURE=1 contradict each other; unset one"));
+        }
+        Ok(config)
+    }
+
+    /// The value of a key and its origin.
+    pub fn get(&self, name: &str) -> Option<(&str, &Origin)> {
+        self.values
+            .get(name)
+            .map(|(value, origin)| (value.as_str(), origin))
+    }
+
+    /// The value of a key.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.get(name).map(|(value, _)| value)
+    }
+
+    fn bad(&self, name: &'static str, reason: impl Into<String>) -> ConfigError {
+        let (value, origin) = self
+            .values
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| (String::new(), Origin::Default));
+        ConfigError::Value {
+            name,
+            value,
+            origin,
+            reason: reason.into(),
+        }
+    }
+
+    /// A 0/1, true/false, yes/no value; unset is false.
+    pub fn flag(&self, name: &'static str) -> Result<bool, ConfigError> {
+        match self.value(name).map(str::to_ascii_lowercase).as_deref() {
+            None | Some("" | "0" | "false" | "no" | "off") => Ok(false),
+            Some("1" | "true" | "yes" | "on") => Ok(true),
+            Some(_) => Err(self.bad(name, "expected 1 or 0")),
+        }
+    }
+
+    fn insecure_everywhere(&self) -> bool {
+        matches!(self.value("insecure"), Some("1" | "true" | "yes" | "on"))
+    }
+
+    /// Registries that the user named insecure: the configured one with `INSECURE=1`, or a list.
+    /// Hosts of this machine may use plain HTTP without being named.
+    pub fn insecure_hosts(&self) -> Result<Vec<Host>, ConfigError> {
+        match self.value("insecure") {
+            None | Some("" | "0" | "false" | "no" | "off") => Ok(Vec::new()),
+            Some(_) if self.insecure_everywhere() => Ok(vec![self.registry()?.host().clone()]),
+            Some(list) => list
+                .split([' ', ','])
+                .filter(|entry| !entry.is_empty())
+                .map(|entry| {
+                    Host::parse(entry).map_err(|error| self.bad("insecure", error.to_string()))
+                })
+                .collect(),
+        }
+    }
+
+    /// The configured registry: host with port, and the namespace.
+    pub fn registry(&self) -> Result<RegistryPrefix, ConfigError> {
+        let url = self.value("url").unwrap_or_default();
+        let prefix =
+            RegistryPrefix::parse(url).map_err(|error| self.bad("url", error.to_string()))?;
+        if prefix.namespace().is_some() {
+            let reason = "expected host[:port]; put the path in CONTAINER_REGISTRY_NAMESPACE";
+            return Err(self.bad("url", reason));
+        }
+        let mut host = prefix.host().clone();
+        if host.port().is_none() && prefix.scheme().is_none() && host.is_loopback() {
+            host = host.with_port(Some(DEFAULT_PORT));
+        }
+        let scheme = prefix
+            .scheme()
+            .map(|s| format!("{}://", s.as_str()))
+            .unwrap_or_default();
+        let namespace = self.value("namespace").unwrap_or_default();
+        if !namespace.is_empty() {
+            check_repository(namespace)
+                .map_err(|error| self.bad("namespace", error.to_string()))?;
+        }
+        RegistryPrefix::parse(&format!("{scheme}{host}/{namespace}"))
+            .map_err(|error| self.bad("url", error.to_string()))
+    }
+
+    /// Storage directory.
+    pub fn storage(&self) -> PathBuf {
+        PathBuf::from(self.value("storage").unwrap_or_default())
+    }
+
+    /// Directories that hold OCI layouts, each with the machine's name: all machines beneath
+    /// `DEPLOY_DIR_IMAGES`, or the one `DEPLOY_DIR_IMAGE` when it was given more strongly.
+    pub fn deploy_roots(&self) -> DeployRoots {
+        let strength = |name: &str| match self.get(name) {
+            Some((_, Origin::Option(_))) => 3,
+            Some((_, Origin::Environment(_))) => 2,
+            Some((_, Origin::File(_))) => 1,
+            _ => 0,
+        };
+        match (
+            self.value("deploy_dir_image"),
+            self.value("deploy_dir_images"),
+        ) {
+            (Some(one), _) if strength("deploy_dir_image") > strength("deploy_dir_images") => {
+                DeployRoots::Machine(PathBuf::from(one))
+            }
+            (_, Some(all)) => DeployRoots::AllMachines(PathBuf::from(all)),
+            (Some(one), None) => DeployRoots::Machine(PathBuf::from(one)),
+            (None, None) => DeployRoots::Unknown,
+        }
+    }
+}
+
+/// Where `push` looks for images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeployRoots {
+    /// A directory with one folder per machine.
+    AllMachines(PathBuf),
+    /// The folder of one machine.
+    Machine(PathBuf),
+    /// Nothing says where.
+    Unknown,
+}
+
+fn default_storage(env: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let set = |name| env(name).filter(|v| !v.is_empty());
+    set("BUILDDIR")
+        .map(|dir| format!("{dir}/container-registry"))
+        .or_else(|| {
+            set("XDG_DATA_HOME")
+                .or_else(|| set("HOME").map(|home| format!("{home}/.local/share")))
+                .map(|data| format!("{data}/container-registry"))
+        })
+}
+
+fn default_of(key: &Key, env: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    match key.name {
+        // `oe-init-build-env` exports BUILDDIR; a build's images lie at a fixed place beneath it.
+        "deploy_dir_images" => env("BUILDDIR")
+            .filter(|v| !v.is_empty())
+            .map(|dir| format!("{dir}/tmp/deploy/images")),
+        _ => key.default.map(str::to_owned),
+    }
+}
+
+fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
+    let problem = |reason: String| ConfigError::File {
+        path: path.to_owned(),
+        reason,
+    };
+    match std::fs::metadata(path) {
+        // Where the storage cannot be at all, `start` says so better than a message about this file.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(BTreeMap::new());
+        }
+        Err(error) => return Err(problem(error.to_string())),
+        Ok(meta) if !meta.is_file() => return Err(problem("not a regular file".into())),
+        Ok(meta) if meta.len() > MAX_FILE => {
+            return Err(problem(format!("larger than {MAX_FILE} bytes")));
+        }
+        Ok(_) => {}
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
+    let table: toml::Table = text.parse().map_err(|error| problem(format!("{error}")))?;
+    let mut values = BTreeMap::new();
+    for (name, value) in table {
+        if name == "storage" {
+            return Err(problem(
+                "`storage` cannot be set here: this file lies in it".into(),
+            ));
+        }
+        if !KEYS.iter().any(|key| key.name == name) {
+            let known: Vec<_> = KEYS
+                .iter()
+                .map(|k| k.name)
+                .filter(|n| *n != "storage")
+                .collect();
+            return Err(problem(format!(
+                "unknown key `{name}`; known: {}",
+                known.join(", ")
+            )));
+        }
+        let value = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Boolean(flag) => u8::from(flag).to_string(),
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Array(items) => {
+                let words: Option<Vec<_>> = items.iter().map(toml::Value::as_str).collect();
+                words
+                    .ok_or_else(|| problem(format!("`{name}`: a list may hold strings only")))?
+                    .join(" ")
+            }
+            _ => {
+                return Err(problem(format!(
+                    "`{name}`: expected a string, a number or a list"
+                )));
+            }
+        };
+        values.insert(name, value);
+    }
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env_of<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        move |name| {
+            pairs
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| (*v).to_owned())
+        }
+    }
+
+    #[test]
+    fn strongest_source_wins_and_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join("config.toml"),
+            "namespace = \"file\"\nurl = \"f:1\"\n",
+        )
+        .unwrap();
+        let storage = dir.path().to_str().unwrap();
+        let env = [
+            ("CONTAINER_REGISTRY_STORAGE", storage),
+            ("CONTAINER_REGISTRY_NAMESPACE", "env"),
+        ];
+        let config =
+            Config::resolve(&vec![("url", "--url", "opt:2".into())], &env_of(&env)).unwrap();
+        assert_eq!(config.get("url"), Some(("opt:2", &Origin::Option("--url"))));
+        assert_eq!(config.value("namespace"), Some("env"));
+        let env = [("CONTAINER_REGISTRY_STORAGE", storage)];
+        let config = Config::resolve(&vec![], &env_of(&env)).unwrap();
+        assert_eq!(config.value("namespace"), Some("file"));
+        assert_eq!(
+            config.get("tag_strategy"),
+            Some(("timestamp latest", &Origin::Default))
+        );
+    }
+
+    #[test]
+    fn unknown_keys_and_broken_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = [("CONTAINER_REGISTRY_STORAGE", dir.path().to_str().unwrap())];
+        for text in [
+            "nonsense = 1",
+            "url = ",
+            "storage = \"/x\"",
+            "insecure = [1]",
+        ] {
+            std::fs::write(dir.path().join("config.toml"), text).unwrap();
+            assert!(Config::resolve(&vec![], &env_of(&env)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn registry_is_checked_and_gets_a_port() {
+        let with = |url: &str, namespace: &str| {
+            let env = [
+                ("CONTAINER_REGISTRY_STORAGE", "/nonexistent"),
+                ("CONTAINER_REGISTRY_URL", url),
+                ("CONTAINER_REGISTRY_NAMESPACE", namespace),
+            ];
+            Config::resolve(&vec![], &env_of(&env)).unwrap().registry()
+        };
+        assert_eq!(
+            with("localhost", "yocto").unwrap().host().port(),
+            Some(5000)
+        );
+        assert_eq!(with("example.com", "a/b").unwrap().host().port(), None);
+        assert!(with("localhost:5000/yocto", "x").is_err());
+        assert!(with("localhost:99999", "x").is_err());
+        assert!(with("localhost:5000", "Not/Legal").is_err());
+    }
+
+    #[test]
+    fn insecure_means_the_named_hosts_only() {
+        let with = |insecure: &str| {
+            let env = [
+                ("CONTAINER_REGISTRY_STORAGE", "/nonexistent"),
+                ("CONTAINER_REGISTRY_URL", "build:5000"),
+                ("CONTAINER_REGISTRY_INSECURE", insecure),
+            ];
+            let config = Config::resolve(&vec![], &env_of(&env)).unwrap();
+            let hosts = config.insecure_hosts();
+            hosts.map(|hosts| hosts.iter().map(Host::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(with("0").unwrap(), [""; 0]);
+        assert_eq!(with("1").unwrap(), ["build:5000"]);
+        assert_eq!(
+            with("other:5000, lab.local").unwrap(),
+            ["other:5000", "lab.local"]
+        );
+        assert!(with("not a host!").is_err());
+    }
+
+    #[test]
+    fn one_machine_directory_beats_a_weaker_parent() {
+        let base = ("CONTAINER_REGISTRY_STORAGE", "/nonexistent");
+        let build = ("BUILDDIR", "/b");
+        let env = [base, build, ("DEPLOY_DIR_IMAGE", "/m")];
+        let config = Config::resolve(&vec![], &env_of(&env)).unwrap();
+        assert_eq!(config.deploy_roots(), DeployRoots::Machine("/m".into()));
+        let env = [base, build];
+        let config = Config::resolve(&vec![], &env_of(&env)).unwrap();
+        assert_eq!(
+            config.deploy_roots(),
+            DeployRoots::AllMachines("/b/tmp/deploy/images".into())
+        );
+    }
+
+    #[test]
+    fn secure_and_insecure_contradict() {
+        let env = [
+            ("CONTAINER_REGISTRY_STORAGE", "/nonexistent"),
+            ("CONTAINER_REGISTRY_SECURE", "1"),
+            ("CONTAINER_REGISTRY_INSECURE", "1"),
+        ];
+        assert!(Config::resolve(&vec![], &env_of(&env)).is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! Finding OCI layouts in deploy directories.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use vdkr_core::deploy::image_name;
+
+use super::config::DeployRoots;
+
+/// An OCI layout found in a deploy directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundImage {
+    /// Repository name without the namespace.
+    pub name: String,
+    /// Machine whose folder it lies in.
+    pub machine: String,
+    /// The layout's directory, links resolved.
+    pub path: PathBuf,
+    /// When its index was last written.
+    pub built: SystemTime,
+}
+
+/// All layouts beneath the roots, oldest first, so that the newest build of a name is pushed last
+/// and wins its tags. A symbolic link and the directory it points to are one image, named by the
+/// shortest of its names.
+pub fn find_images(roots: &DeployRoots) -> std::io::Result<Vec<FoundImage>> {
+    let mut machines = Vec::new();
+    match roots {
+        DeployRoots::Machine(dir) => machines.push(dir.clone()),
+        DeployRoots::AllMachines(dir) => {
+            for entry in std::fs::read_dir(dir)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    machines.push(path);
+                }
+            }
+        }
+        DeployRoots::Unknown => {}
+    }
+    let mut found: BTreeMap<PathBuf, FoundImage> = BTreeMap::new();
+    for machine_dir in machines {
+        // A trailing `.` or a relative path still names its machine once resolved.
+        let resolved = machine_dir.canonicalize()?;
+        let machine = file_name(&resolved);
+        for entry in std::fs::read_dir(&resolved)? {
+            let path = entry?.path();
+            let Some(image) = inspect(&path, &machine) else {
+                continue;
+            };
+            found
+                .entry(image.path.clone())
+                .and_modify(|known| {
+                    if image.name.len() < known.name.len() {
+                        known.name.clone_from(&image.name);
+                    }
+                })
+                .or_insert(image);
+        }
+    }
+    let mut images: Vec<_> = found.into_values().collect();
+    images.sort_by(|a, b| a.built.cmp(&b.built).then_with(|| a.path.cmp(&b.path)));
+    Ok(images)
+}
+
+/// The image of one layout directory given by path; its parent's name is the machine.
+pub fn image_at(path: &Path) -> Option<FoundImage> {
+    let machine = path
+        .canonicalize()
+        .ok()
+        .and_then(|p| p.parent().map(file_name));
+    let machine = machine.unwrap_or_default();
+    let given = path.file_name().map(|n| n.to_string_lossy().into_owned());
+    let mut image = layout_at(path, &machine)?;
+    // The name as typed counts, as for a link; a directory of any other name names itself.
+    let given = given.unwrap_or_else(|| file_name(&image.path));
+    image.name = image_name(&given, &machine).map_or(given, |name| name.repository);
+    Some(image)
+}
+
+fn inspect(path: &Path, machine: &str) -> Option<FoundImage> {
+    let name = image_name(&file_name(path), machine)?;
+    let mut image = layout_at(path, machine)?;
+    image.name = name.repository;
+    Some(image)
+}
+
+fn layout_at(path: &Path, machine: &str) -> Option<FoundImage> {
+    let resolved = path.canonicalize().ok()?;
+    let built = std::fs::metadata(resolved.join("index.json"))
+        .ok()?
+        .modified()
+        .ok()?;
+    Some(FoundImage {
+        name: String::new(),
+        machine: machine.to_owned(),
+        path: resolved,
+        built,
+    })
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(path: &Path) {
+        std::fs::create_dir_all(path).unwrap();
+        std::fs::write(path.join("index.json"), "{}").unwrap();
+    }
+
+    #[test]
+    fn links_and_targets_are_one_image_on_every_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let x86 = dir.path().join("qemux86-64");
+        layout(&x86.join("app-qemux86-64.rootfs-20260112143022-oci"));
+        std::os::unix::fs::symlink(
+            "app-qemux86-64.rootfs-20260112143022-oci",
+            x86.join("app-latest-oci"),
+        )
+        .unwrap();
+        layout(&dir.path().join("odd-board/app-latest-oci"));
+        std::fs::create_dir_all(x86.join("not-a-layout-oci")).unwrap();
+        std::fs::write(x86.join("bzImage"), "").unwrap();
+        let images = find_images(&DeployRoots::AllMachines(dir.path().to_owned())).unwrap();
+        let mut seen: Vec<_> = images.iter().map(|i| (&*i.name, &*i.machine)).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [("app", "odd-board"), ("app", "qemux86-64")]);
+        let one = find_images(&DeployRoots::Machine(x86)).unwrap();
+        assert_eq!(one.len(), 1);
+    }
+
+    #[test]
+    fn a_path_names_its_image() {
+        let dir = tempfile::tempdir().unwrap();
+        layout(&dir.path().join("m/app-latest-oci"));
+        layout(&dir.path().join("m/plain"));
+        assert_eq!(
+            image_at(&dir.path().join("m/app-latest-oci")).unwrap().name,
+            "app"
+        );
+        assert_eq!(image_at(&dir.path().join("m/plain")).unwrap().name, "plain");
+        assert!(image_at(dir.path()).is_none());
+    }
+}

@@ -1,0 +1,81 @@
+//! From any error to the exit status of the process.
+
+use std::error::Error;
+use std::fmt;
+
+use vdkr_core::reference::ReferenceError;
+use vdkr_transfer::TransferError;
+
+use super::config::ConfigError;
+use crate::exit::Exit;
+
+/// An error that brings its exit status along.
+#[derive(Debug)]
+pub struct Coded {
+    exit: Exit,
+    error: anyhow::Error,
+}
+
+impl fmt::Display for Coded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl Error for Coded {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
+
+/// Gives the error of a result an exit status of its own.
+pub trait WithExit<T> {
+    /// The status, should this be an error.
+    fn exit(self, exit: Exit) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> WithExit<T> for Result<T, E> {
+    fn exit(self, exit: Exit) -> anyhow::Result<T> {
+        self.map_err(|error| {
+            anyhow::Error::new(Coded {
+                exit,
+                error: error.into(),
+            })
+        })
+    }
+}
+
+/// The status for an error: the outermost cause that knows one decides.
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    error
+        .chain()
+        .find_map(|cause| {
+            if let Some(coded) = cause.downcast_ref::<Coded>() {
+                Some(coded.exit)
+            } else if let Some(error) = cause.downcast_ref::<TransferError>() {
+                Some(Exit::from(error))
+            } else if cause.is::<ConfigError>() || cause.is::<ReferenceError>() {
+                Some(Exit::Usage)
+            } else {
+                None
+            }
+        })
+        .unwrap_or(Exit::Failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn status_survives_context() {
+        let error = Err::<(), _>(anyhow::anyhow!("gone")).exit(Exit::NotFound);
+        let error = error.context("while looking").unwrap_err();
+        assert_eq!(exit_of(&error), Exit::NotFound);
+        assert_eq!(format!("{error:#}"), "while looking: gone");
+        assert_eq!(exit_of(&anyhow::anyhow!("anything")), Exit::Failed);
+        let config = anyhow::Error::new(ConfigError::NoStorage).context("outer");
+        assert_eq!(exit_of(&config), Exit::Usage);
+    }
+}

@@ -1,0 +1,196 @@
+//! The running server of a storage directory: one locked pid file per port, inside the storage.
+//!
+//! The server holds an exclusive lock on `<storage>/run/registry-<port>.pid` for as long as it
+//! lives, so a leftover file of a dead server, or a reused pid, is never mistaken for a live one.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Pid;
+use thiserror::Error;
+
+/// Files of one server.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    run_dir: PathBuf,
+    port: u16,
+}
+
+/// Why the pid file could not be used.
+#[derive(Debug, Error)]
+pub enum InstanceError {
+    /// Another server of this storage and port holds the lock.
+    #[error("a registry already runs on port {port} with this storage (pid {pid})")]
+    Running {
+        /// Port.
+        port: u16,
+        /// Its process.
+        pid: i32,
+    },
+    /// File system trouble.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+/// The lock of a running server; dropping it, or dying, releases it.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    // Held, not read: the kernel releases it with the process.
+    _file: Flock<File>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Removed while still locked, so nobody can take this very file for a live server's.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Instance {
+    /// The files of the server of `storage` on `port`.
+    pub fn new(storage: &Path, port: u16) -> Self {
+        Self {
+            run_dir: storage.join("run"),
+            port,
+        }
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.run_dir.join(format!("registry-{}.pid", self.port))
+    }
+
+    /// Where the background server's output goes.
+    pub fn log_file(&self) -> PathBuf {
+        self.run_dir.join(format!("registry-{}.log", self.port))
+    }
+
+    /// Creates the directory of these files.
+    pub fn prepare(&self) -> Result<(), InstanceError> {
+        std::fs::create_dir_all(&self.run_dir).map_err(|source| InstanceError::Io {
+            path: self.run_dir.clone(),
+            source,
+        })
+    }
+
+    fn open(&self, create: bool) -> std::io::Result<File> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .mode(0o644)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(self.pid_file())
+    }
+
+    /// Takes the lock for this process and writes its pid.
+    pub fn lock(&self) -> Result<Lock, InstanceError> {
+        self.prepare()?;
+        let path = self.pid_file();
+        let io = |source| InstanceError::Io {
+            path: path.clone(),
+            source,
+        };
+        let mut patience = 10;
+        loop {
+            let file = self.open(true).map_err(io)?;
+            let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) => file,
+                // `running` holds a shared lock for an instant; a server holds its own for good.
+                Err((_, nix::errno::Errno::EWOULDBLOCK)) if patience > 0 => {
+                    patience -= 1;
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    continue;
+                }
+                Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                    let pid = read_pid(&mut file).unwrap_or_default();
+                    return Err(InstanceError::Running {
+                        port: self.port,
+                        pid,
+                    });
+                }
+                Err((_, errno)) => return Err(io(errno.into())),
+            };
+            // The previous owner may have removed the name between our open and our lock.
+            let ours = nix::sys::stat::fstat(&*file).map_err(|e| io(e.into()))?;
+            if nix::sys::stat::stat(&path).is_ok_and(|named| named.st_ino == ours.st_ino) {
+                file.set_len(0).map_err(io)?;
+                file.rewind().map_err(io)?;
+                writeln!(file, "{}", std::process::id()).map_err(io)?;
+                return Ok(Lock { path, _file: file });
+            }
+        }
+    }
+
+    /// The live server's process, if there is one.
+    pub fn running(&self) -> Result<Option<Pid>, InstanceError> {
+        let mut file = match self.open(false) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                return Err(InstanceError::Io {
+                    path: self.pid_file(),
+                    source,
+                });
+            }
+        };
+        let pid = read_pid(&mut file);
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(pid.map(Pid::from_raw)),
+            Err((_, errno)) => Err(InstanceError::Io {
+                path: self.pid_file(),
+                source: errno.into(),
+            }),
+            Ok(_) => Ok(None),
+        }
+    }
+}
+
+fn read_pid(file: &mut File) -> Option<i32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok().filter(|pid| *pid > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lock_tells_live_from_stale() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(dir.path(), 5000);
+        assert_eq!(instance.running().unwrap(), None);
+        let lock = instance.lock().unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(instance.running().unwrap(), Some(Pid::from_raw(own)));
+        assert!(matches!(instance.lock(), Err(InstanceError::Running { pid, .. }) if pid == own));
+        assert_eq!(Instance::new(dir.path(), 5001).running().unwrap(), None);
+        drop(lock);
+        assert_eq!(instance.running().unwrap(), None);
+        // A file without a lock, as a killed server leaves it.
+        std::fs::write(instance.pid_file(), "1234\n").unwrap();
+        assert_eq!(instance.running().unwrap(), None);
+        instance.lock().unwrap();
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(dir.path(), 5000);
+        instance.prepare().unwrap();
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, instance.pid_file()).unwrap();
+        assert!(instance.lock().is_err());
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+    }
+}

@@ -1,0 +1,124 @@
+//! `container-registry`: the registry of a Yocto build, from the command line.
+
+pub mod args;
+pub mod auth;
+pub mod command;
+pub mod config;
+pub mod deploy;
+pub mod error;
+pub mod facts;
+pub mod index;
+pub mod instance;
+pub mod name;
+pub mod notify;
+pub mod remote;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser as _;
+
+use self::args::{Cli, Command, GlobalArgs, PushArgs, ServeArgs};
+use self::config::{Config, Overrides};
+use self::error::exit_of;
+use crate::exit::Exit;
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout and are success; clap knows.
+            let code = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            };
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(log_level())
+        .with_target(false)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start worker threads: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            exit_of(&error).into()
+        }
+    }
+}
+
+fn log_level() -> tracing::level_filters::LevelFilter {
+    std::env::var("CONTAINER_REGISTRY_LOG")
+        .ok()
+        .and_then(|level| level.parse().ok())
+        .unwrap_or(tracing::level_filters::LevelFilter::WARN)
+}
+
+async fn run(cli: Cli) -> Result<Exit> {
+    let config = configuration(&cli.global, &cli.command)?;
+    let progress = cli.global.progress;
+    match cli.command {
+        Command::Start(_) => command::start::run(&config).await?,
+        Command::Stop => command::stop::run(&config).await?,
+        Command::Status(args) => return command::status::run(&config, args.json).await,
+        Command::Serve(_) => command::serve::run(&config).await?,
+        Command::Push(args) => return command::push::run(&config, &args, progress).await,
+        Command::Import(args) => command::import::run(&config, &args, progress).await?,
+        Command::List(args) => command::list::run(&config, args.json).await?,
+        Command::Tags(args) => command::tags::run(&config, &args).await?,
+        Command::Catalog(args) => command::catalog::run(&config, args.json).await?,
+        Command::Delete(args) => command::delete::run(&config, &args).await?,
+        Command::Config(args) => command::config::run(&config, args.json)?,
+    }
+    Ok(Exit::Done)
+}
+
+fn configuration(global: &GlobalArgs, command: &Command) -> Result<Config> {
+    let mut overrides = global.overrides();
+    let mut add = |key, option, value: &Option<String>| {
+        if let Some(value) = value {
+            overrides.push((key, option, value.clone()));
+        }
+    };
+    match command {
+        Command::Start(ServeArgs { listen }) | Command::Serve(ServeArgs { listen }) => {
+            add("listen", "--listen", listen);
+        }
+        Command::Push(PushArgs {
+            strategy,
+            image_version,
+            deploy_dir_images,
+            deploy_dir_image,
+            ..
+        }) => {
+            add("tag_strategy", "--strategy", strategy);
+            add("image_version", "--version", image_version);
+            add(
+                "deploy_dir_images",
+                "--deploy-dir-images",
+                deploy_dir_images,
+            );
+            add("deploy_dir_image", "--deploy-dir-image", deploy_dir_image);
+        }
+        _ => {}
+    }
+    let overrides: Overrides = overrides;
+    Ok(Config::resolve(&overrides, &|name| {
+        std::env::var(name).ok()
+    })?)
+}

@@ -1,0 +1,507 @@
+//! Command line of `vdkr`. As with docker, options of all commands stand before the command.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::progress::Mode;
+
+const EXAMPLES: &str = "\
+Examples:
+  vdkr --registry localhost:5000/yocto pull container-base
+  vdkr run --rm container-base uname -m
+  vdkr -a aarch64 run --rm -it container-base sh
+  vdkr vconfig registry localhost:5000/yocto
+  vdkr memres start
+
+Exit status: 0 done, 1 failed, 2 usage, 3 not running or unreachable, 4 authentication refused,
+5 not found, 6 content does not match its digest, 7 some of several failed.
+`run` returns the container's status, and 125 when the container could not be started.";
+
+/// Run containers in a virtual machine of the target's architecture, with docker's commands.
+#[derive(Debug, Parser)]
+#[command(name = "vdkr", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(
+    override_usage = "vdkr [OPTIONS] COMMAND [ARGS...]",
+    subcommand_value_name = "COMMAND"
+)]
+pub struct Cli {
+    /// Options of all commands.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+impl Cli {
+    /// Reads a command line, the program's name first.
+    pub fn read(line: &[OsString]) -> Result<Self, clap::Error> {
+        let mut cli = Self::try_parse_from(line)?;
+        // The parser takes a `--` right behind `run` for its own; it belongs to the words.
+        if let Some(Command::Run { words }) = &mut cli.command {
+            let before = line
+                .len()
+                .checked_sub(words.len() + 1)
+                .and_then(|at| line.get(at));
+            if before.is_some_and(|word| word == "--") {
+                words.insert(0, "--".into());
+            }
+        }
+        Ok(cli)
+    }
+}
+
+/// Options of all commands.
+#[derive(Clone, Debug, Default, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
+pub struct Global {
+    /// Architecture of the target: x86_64 or aarch64 [env: VDKR_ARCH]
+    #[arg(short, long, value_name = "ARCH")]
+    pub arch: Option<String>,
+    /// Registry that is asked first for names without a host [env: VDKR_REGISTRY]
+    #[arg(long, value_name = "HOST[:PORT][/NAMESPACE]")]
+    pub registry: Option<String>,
+    /// Use no registry but the one that a name states, or Docker Hub
+    #[arg(long, conflicts_with = "registry")]
+    pub no_registry: bool,
+    /// Host that may be spoken to without TLS, or with any certificate (repeatable)
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub insecure_registry: Vec<String>,
+    /// Speak TLS to the registry on this computer too
+    #[arg(long)]
+    pub secure_registry: bool,
+    /// File of PEM certificates that are trusted too; implies --secure-registry
+    #[arg(long, value_name = "FILE")]
+    pub ca_cert: Option<PathBuf>,
+    /// User at the registry
+    #[arg(long, value_name = "USER")]
+    pub registry_user: Option<String>,
+    /// Read the user's password from standard input
+    #[arg(long, requires = "registry_user")]
+    pub registry_password_stdin: bool,
+    /// Processor's virtualisation or emulation: auto, kvm or tcg [env: VDKR_ACCEL]
+    #[arg(long, value_name = "ACCEL")]
+    pub accel: Option<String>,
+    /// The same as --accel tcg
+    #[arg(long, conflicts_with = "accel")]
+    pub no_kvm: bool,
+    /// Keep images and the running machine apart from others, under this name
+    #[arg(short = 'I', long, value_name = "NAME", conflicts_with = "state_dir")]
+    pub instance: Option<String>,
+    /// Directory of this machine's disk and logs [env: VDKR_STATE_DIR] [default: ~/.vdkr/ARCH]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Start a machine of its own that forgets everything at its end [env: VDKR_STATELESS]
+    #[arg(long)]
+    pub stateless: bool,
+    /// Directory with machine images, one for each architecture [env: VDKR_BLOB_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub blob_dir: Option<PathBuf>,
+    /// Directory of the configuration file [env: VDKR_CONFIG_DIR] [default: ~/.config/vdkr]
+    #[arg(long, value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
+    /// Kernel to boot, such as a Yocto bzImage or Image
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initramfs with the agent
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Board: auto, microvm, q35 or virt [env: VDKR_MACHINE]
+    #[arg(long, value_name = "BOARD")]
+    pub machine: Option<String>,
+    /// Memory of the machine, such as 512M or 2G [env: VDKR_MEMORY]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Say more, and how long each stage took [env: VDKR_VERBOSE]
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// How progress is shown on stderr
+    #[arg(long, value_enum, default_value_t)]
+    pub progress: Mode,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fetch an image into the machine, from the registry first
+    Pull(PullArgs),
+    /// Run a command in a new container
+    #[command(disable_help_flag = true)]
+    Run {
+        /// Options, image, command and its arguments.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS|IMAGE"
+        )]
+        words: Vec<OsString>,
+    },
+    /// List images
+    Images(ImagesArgs),
+    /// Work with images: ls, inspect, rm, tag, pull
+    Image {
+        /// What to do.
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    /// Show everything about images, as JSON
+    Inspect(InspectArgs),
+    /// Remove images
+    Rmi(RemoveArgs),
+    /// Give an image one more name
+    Tag(TagArgs),
+    /// Show or change the configuration
+    Vconfig(VconfigArgs),
+    /// Keep a machine running, so that commands need not start one
+    Memres {
+        /// What to do.
+        #[command(subcommand)]
+        command: MemresCommand,
+    },
+    /// Show versions
+    Version,
+    /// Commands that are not there.
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
+}
+
+/// Commands behind `image`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls(ImagesArgs),
+    /// Show everything about images, as JSON
+    Inspect(InspectArgs),
+    /// Remove images
+    #[command(visible_alias = "remove")]
+    Rm(RemoveArgs),
+    /// Give an image one more name
+    Tag(TagArgs),
+    /// Fetch an image into the machine, from the registry first
+    Pull(PullArgs),
+}
+
+/// Arguments of `pull`.
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// Name of the image
+    pub name: String,
+    /// Print the stored name and nothing else
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Platform to pull, such as linux/arm64, instead of the machine's own
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+}
+
+/// Arguments of `images`.
+#[derive(Debug, Default, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
+pub struct ImagesArgs {
+    /// Show only images of this name
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub name: Option<String>,
+    /// All images (there are no hidden ones)
+    #[arg(short, long)]
+    pub all: bool,
+    /// Show digests
+    #[arg(long)]
+    pub digests: bool,
+    /// Do not shorten ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Print ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub format: ListFormat,
+    /// The same as --format json
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Forms of a list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    /// Columns for reading
+    #[default]
+    Table,
+    /// One JSON array
+    Json,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "NAME|ID")]
+    pub names: Vec<String>,
+    /// Form of the output; JSON is the only one
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Kind of object; images are the only one
+    #[arg(long = "type", value_name = "TYPE")]
+    pub kind: Option<String>,
+}
+
+/// Arguments of `rmi`.
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "NAME|ID")]
+    pub names: Vec<String>,
+    /// Also an image that has several names or is in use
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// Arguments of `tag`.
+#[derive(Debug, Args)]
+pub struct TagArgs {
+    /// Name or id of an image
+    #[arg(value_name = "NAME|ID")]
+    pub source: String,
+    /// The new name
+    #[arg(value_name = "NEW_NAME")]
+    pub target: String,
+}
+
+/// Arguments of `vconfig`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vdkr vconfig                                     every key, its value and where it comes from
+  vdkr vconfig registry localhost:5000/yocto       set
+  vdkr vconfig registry                            print
+  vdkr vconfig registry --reset                    back to the default
+  vdkr vconfig mirror docker.io http://localhost:5001
+  vdkr vconfig mirror docker.io --reset")]
+pub struct VconfigArgs {
+    /// Key; without one all are listed
+    pub key: Option<String>,
+    /// New value; for `mirror` the mirrored host and its URLs
+    #[arg(value_name = "VALUE", conflicts_with = "json")]
+    pub values: Vec<String>,
+    /// Go back to the default
+    #[arg(long, requires = "key")]
+    pub reset: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Commands behind `memres`.
+#[derive(Debug, Subcommand)]
+pub enum MemresCommand {
+    /// Start a machine that stays; returns when its agent has answered
+    Start(MemresStartArgs),
+    /// Stop it cleanly
+    Stop,
+    /// Say whether it runs; status 3 when it does not
+    Status(MemresStatusArgs),
+    /// Stop it when it runs, and start it again
+    Restart(MemresStartArgs),
+    /// List the machines of all architectures and instances
+    List(MemresStatusArgs),
+    /// Keep the machine (started by `start`)
+    #[command(hide = true)]
+    Monitor(MemresStartArgs),
+}
+
+/// Arguments of `memres start`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct MemresStartArgs {
+    /// Seconds without a command after which the machine stops; 0 for never
+    #[arg(long, value_name = "SECONDS")]
+    pub idle_timeout: Option<String>,
+}
+
+/// Arguments of `memres status` and `list`.
+#[derive(Debug, Args)]
+pub struct MemresStatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to say about a command that `vdkr` does not have.
+pub fn missing_command(name: &str) -> String {
+    const OF_DOCKER: &[&str] = &[
+        "attach",
+        "build",
+        "buildx",
+        "builder",
+        "commit",
+        "compose",
+        "container",
+        "cp",
+        "create",
+        "diff",
+        "events",
+        "exec",
+        "export",
+        "history",
+        "import",
+        "info",
+        "kill",
+        "load",
+        "login",
+        "logout",
+        "logs",
+        "manifest",
+        "network",
+        "pause",
+        "plugin",
+        "port",
+        "ps",
+        "push",
+        "rename",
+        "restart",
+        "rm",
+        "save",
+        "search",
+        "start",
+        "stats",
+        "stop",
+        "swarm",
+        "system",
+        "top",
+        "unpause",
+        "update",
+        "volume",
+        "wait",
+    ];
+    if OF_DOCKER.contains(&name) {
+        format!("docker's command {name:?} is not part of vdkr yet; see vdkr --help")
+    } else {
+        format!("unknown command {name:?}; see vdkr --help")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn read(words: &[&str]) -> Result<Cli, clap::Error> {
+        let line: Vec<_> = ["vdkr"].iter().chain(words).map(OsString::from).collect();
+        Cli::read(&line)
+    }
+
+    fn parse(words: &[&str]) -> Cli {
+        read(words).unwrap()
+    }
+
+    #[test]
+    fn definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn words_of_run_are_left_alone() {
+        let given = [
+            "--rm",
+            "-it",
+            "-e",
+            "A=1",
+            "img",
+            "--",
+            "--help",
+            "-h",
+            "--registry",
+            "",
+            "--version",
+        ];
+        let cli = parse(&[&["--registry", "r:1", "run"], &given[..]].concat());
+        assert_eq!(cli.global.registry.as_deref(), Some("r:1"));
+        let Some(Command::Run { words }) = cli.command else {
+            panic!()
+        };
+        assert_eq!(words, given);
+        for given in [
+            &["--help"][..],
+            &["--"],
+            &["--", "x"],
+            &[],
+            &["-h", "x", "i"],
+        ] {
+            let Some(Command::Run { words }) = parse(&[&["run"], given].concat()).command else {
+                panic!()
+            };
+            assert_eq!(words, given);
+        }
+    }
+
+    #[test]
+    fn global_options_stand_before_the_command() {
+        assert!(read(&["pull", "--registry", "r:1", "x"]).is_err());
+        assert!(read(&["images", "--arch", "aarch64"]).is_err());
+        let cli = parse(&[
+            "-a",
+            "aarch64",
+            "-I",
+            "b",
+            "--insecure-registry=a:1",
+            "--insecure-registry",
+            "b:2",
+            "--no-kvm",
+            "-v",
+            "images",
+            "-q",
+        ]);
+        assert_eq!(cli.global.insecure_registry, ["a:1", "b:2"]);
+        assert!(cli.global.no_kvm && cli.global.verbose);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for words in [
+            &["--registry", "a:1", "--no-registry", "images"][..],
+            &["--accel", "kvm", "--no-kvm", "images"],
+            &["-I", "a", "--state-dir", "/x", "images"],
+            &["--registry-password-stdin", "images"],
+            &["vconfig", "--reset"],
+            &["tag", "one"],
+            &["inspect"],
+        ] {
+            let parsed = read(words);
+            assert!(parsed.is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn aliases() {
+        for words in [["image", "ls"], ["image", "list"]] {
+            let parsed = parse(&words).command;
+            assert!(matches!(
+                parsed,
+                Some(Command::Image {
+                    command: ImageCommand::Ls(_)
+                })
+            ));
+        }
+        let parsed = parse(&["image", "remove", "x"]).command;
+        assert!(matches!(
+            parsed,
+            Some(Command::Image {
+                command: ImageCommand::Rm(_)
+            })
+        ));
+        assert!(matches!(
+            parse(&["exec", "-it", "x"]).command,
+            Some(Command::Other(_))
+        ));
+        assert!(missing_command("exec").contains("docker's"));
+        assert!(missing_command("frob").contains("unknown"));
+    }
+}

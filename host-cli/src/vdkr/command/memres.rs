@@ -1,0 +1,456 @@
+//! `vdkr memres`: a machine that stays, kept by a monitor process.
+
+use std::{
+    env, fs,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::{Duration, SystemTime},
+};
+
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        stat::{Mode, umask},
+    },
+    unistd::{Pid, setsid},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::{
+    io::AsyncReadExt as _,
+    process::{Child, Command},
+    time::{Instant, sleep, timeout},
+};
+use vdkr_core::channel::message::Request;
+
+use crate::{
+    exit::Exit,
+    out,
+    vdkr::{
+        args::{MemresCommand, MemresStartArgs, MemresStatusArgs},
+        error::{Error, Result},
+        human,
+        session::{LOCK_PATIENCE, interruptible, say},
+        settings::{Settings, StatePlace},
+        state::{self, Wait},
+        value,
+    },
+    vm::{
+        SOFTWARE,
+        kept::{self, Description},
+        monitor::{self, Ending},
+        start::start,
+        timing::Stages,
+    },
+};
+
+/// File of a monitor's own words in a state directory.
+const LOG: &str = "monitor.log";
+/// Longest message of a starting monitor, in bytes.
+const MAX_REPORT: u64 = 64 * 1024;
+/// How long a clean stop may take before the monitor is ended by force.
+const STOP_PATIENCE: Duration = Duration::from_mins(1);
+
+/// What a monitor tells the command that started it: one JSON line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Report {
+    Ready(Description),
+    Failed { exit: u8, message: String },
+}
+
+/// Does what follows `memres`.
+pub async fn run(settings: &Settings, command: &MemresCommand) -> Result<u8> {
+    match command {
+        MemresCommand::Start(args) => begin(settings, args).await,
+        MemresCommand::Stop => stop(settings).await,
+        MemresCommand::Status(args) => status(settings, args).await,
+        MemresCommand::List(args) => list(settings, args).await,
+        MemresCommand::Restart(args) => {
+            stop(settings).await?;
+            begin(settings, args).await
+        }
+        MemresCommand::Monitor(args) => Ok(keep(settings, args).await),
+    }
+}
+
+fn directory(settings: &Settings) -> Result<&Path> {
+    match &settings.state {
+        StatePlace::Directory(dir) => Ok(dir),
+        StatePlace::Nowhere => Err(Error::usage(
+            "a machine without state lives for one command and cannot be kept",
+        )
+        .with_hint("use an instance of its own instead: vdkr -I NAME memres start")),
+    }
+}
+
+fn idle_timeout(settings: &Settings, args: &MemresStartArgs) -> Result<u64> {
+    match &args.idle_timeout {
+        Some(text) => value::parse_seconds(text).map_err(Error::usage),
+        None => Ok(settings.idle_timeout),
+    }
+}
+
+async fn begin(settings: &Settings, args: &MemresStartArgs) -> Result<u8> {
+    let dir = directory(settings)?;
+    let idle = idle_timeout(settings, args)?;
+    if let Some(connection) = kept::connect(dir).await? {
+        let agent = &connection.hello().software;
+        say(&format!("already running ({agent}) in {}", dir.display()));
+        return Ok(0);
+    }
+    state::prepare(dir, settings.arch)?;
+    if let Some(holder) = state::locked_by(dir) {
+        say(&format!(
+            "waiting for {holder}, which uses {}",
+            dir.display()
+        ));
+    }
+    let begun = Instant::now();
+    let description = interruptible(async {
+        let child = spawn_monitor(settings, dir, idle)?;
+        hear(child).await
+    })
+    .await?;
+    out!(
+        "Started {} machine in {:.1} s ({} {}, {} MiB, process {})",
+        description.arch,
+        begun.elapsed().as_secs_f64(),
+        description.machine,
+        description.accel,
+        description.memory_mib,
+        description.pid
+    );
+    say(&match idle {
+        0 => "it runs until: vdkr memres stop".to_owned(),
+        seconds => format!("it stops after {} without a command", spell(seconds)),
+    });
+    Ok(0)
+}
+
+/// The monitor gets what this command was told, resolved, and nothing that is secret.
+fn spawn_monitor(settings: &Settings, dir: &Path, idle: u64) -> Result<Child> {
+    let log = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(dir.join(LOG))?;
+    let mut command = Command::new(env::current_exe()?);
+    command
+        .args(["--arch", settings.arch.name()])
+        .arg("--state-dir")
+        .arg(dir);
+    for key in ["accel", "machine", "memory"] {
+        command.arg(format!("--{key}")).arg(settings.value(key).0);
+    }
+    if let Some((blob_dir, _)) = &settings.start.search.blob_dir {
+        command.arg("--blob-dir").arg(blob_dir);
+    }
+    for (option, path) in [
+        ("--kernel", &settings.global.kernel),
+        ("--initrd", &settings.global.initrd),
+    ] {
+        if let Some(path) = path {
+            command.arg(option).arg(std::path::absolute(path)?);
+        }
+    }
+    if let Some(dir) = settings.config.path().parent() {
+        command.arg("--config-dir").arg(std::path::absolute(dir)?);
+    }
+    command.args(["memres", "monitor", "--idle-timeout", &idle.to_string()]);
+    command
+        .env_remove("VDKR_STATELESS")
+        .env_remove("VDKR_REGISTRY_PASSWORD");
+    // Its own place, so that it holds no file system busy.
+    command
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log);
+    Ok(command.spawn()?)
+}
+
+async fn hear(mut child: Child) -> Result<Description> {
+    let mut text = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        // It keeps its end open for as long as it lives, so the line is what is waited for.
+        let mut lines = tokio::io::BufReader::new(stdout).take(MAX_REPORT);
+        tokio::io::AsyncBufReadExt::read_until(&mut lines, b'\n', &mut text).await?;
+    }
+    match serde_json::from_slice(&text) {
+        Ok(Report::Ready(description)) => Ok(description),
+        Ok(Report::Failed { exit, message }) => {
+            let exit = match exit {
+                2 => Exit::Usage,
+                3 => Exit::Unreachable,
+                _ => Exit::Failed,
+            };
+            Err(Error::new(exit, message))
+        }
+        Err(_) => {
+            let status = child.wait().await.ok().as_ref().map(ExitStatus::to_string);
+            let status = status.unwrap_or_else(|| "no status".to_owned());
+            Err(Error::new(
+                Exit::Failed,
+                format!("the monitor ended without a word ({status})"),
+            ))
+        }
+    }
+}
+
+/// The monitor's own life.
+async fn keep(settings: &Settings, args: &MemresStartArgs) -> u8 {
+    // A session of its own: no signal of the terminal's reaches it.
+    let _ = setsid();
+    // What it makes is the user's alone, whatever the state directory's mode.
+    umask(Mode::from_bits_truncate(0o077));
+    let (report, status) = match try_keep(settings, args).await {
+        Ok(()) => return 0,
+        Err(error) => {
+            say(&error.to_string());
+            let exit = error.exit().code();
+            (
+                Report::Failed {
+                    exit,
+                    message: error.to_string(),
+                },
+                exit,
+            )
+        }
+    };
+    tell(&report);
+    status
+}
+
+/// One line on standard output. Nobody may be listening any more.
+fn tell(report: &Report) {
+    if let Ok(line) = serde_json::to_string(report) {
+        let mut stdout = io::stdout().lock();
+        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    }
+}
+
+async fn try_keep(settings: &Settings, args: &MemresStartArgs) -> Result<()> {
+    let dir = directory(settings)?;
+    let idle_timeout = idle_timeout(settings, args)?;
+    let lock = state::lock(dir, "vdkr memres", LOCK_PATIENCE, async |_| Wait::Go).await?;
+    let mut stages = Stages::new();
+    let file = lock.as_ref().map(state::Lock::file);
+    let started = start(&settings.start, file, &mut stages, &mut say).await?;
+    let listener = kept::bind(dir)?;
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let description = Description {
+        pid: std::process::id(),
+        qemu_pid: started.qemu.pid(),
+        software: SOFTWARE.to_owned(),
+        agent: started.hello.software.clone(),
+        arch: settings.arch.to_string(),
+        accel: started.accel.name().to_owned(),
+        machine: started.board.name().to_owned(),
+        memory_mib: settings.start.memory_mib,
+        kernel: started.kernel.clone(),
+        initrd: started.initrd.clone(),
+        started_unix_ms: now.as_millis().try_into().unwrap_or(u64::MAX),
+        idle_timeout,
+    };
+    say(&format!("running; stages: {}", stages.json()));
+    tell(&Report::Ready(description.clone()));
+    let ending = monitor::serve(started, listener, dir, &description).await?;
+    match ending {
+        Ending::Asked => say("stopped"),
+        Ending::Idle => say(&format!(
+            "stopped after {} without a command",
+            spell(idle_timeout)
+        )),
+        Ending::MachineGone => say("the machine has ended by itself; see console.log"),
+    }
+    Ok(())
+}
+
+async fn stop(settings: &Settings) -> Result<u8> {
+    let dir = directory(settings)?;
+    let patience = Instant::now() + STOP_PATIENCE;
+    let description = Description::read(dir);
+    match timeout(STOP_PATIENCE, ask_to_stop(dir)).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) if state::locked_by(dir).is_none() || description.is_none() => {
+            say("not running");
+            return Ok(0);
+        }
+        // It runs and cannot be talked to.
+        Ok(Ok(false) | Err(_)) | Err(_) => {
+            signal_monitor(dir, description.as_ref(), Signal::SIGTERM);
+        }
+    }
+    // The lock is free when monitor and emulator have both gone.
+    while state::locked_by(dir).is_some_and(|holder| holder.starts_with("vdkr memres")) {
+        if Instant::now() > patience {
+            say("it does not stop; ending it by force");
+            signal_monitor(dir, description.as_ref(), Signal::SIGKILL);
+            sleep(Duration::from_millis(500)).await;
+            break;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    say("stopped");
+    Ok(0)
+}
+
+/// `false` when nobody listens.
+async fn ask_to_stop(dir: &Path) -> Result<bool> {
+    let Some(connection) = kept::connect(dir).await? else {
+        return Ok(false);
+    };
+    // A monitor that goes without an answer has stopped too.
+    let _ = connection.ask(&Request::Shutdown).await;
+    Ok(true)
+}
+
+/// Signals the monitor of a directory, whose number is its own for as long as it holds the lock.
+fn signal_monitor(dir: &Path, description: Option<&Description>, signal: Signal) {
+    let pid = description.and_then(|description| i32::try_from(description.pid).ok());
+    if let (Some(pid), Some(holder)) = (pid, state::locked_by(dir))
+        && holder.contains(&format!("(process {pid})"))
+    {
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
+    let dir = directory(settings)?;
+    let connection = kept::connect(dir).await?;
+    let description = Description::read(dir).filter(|_| connection.is_some());
+    let Some(connection) = connection else {
+        if args.json {
+            out!("{}", json!({ "running": false, "state_dir": dir }));
+        } else {
+            out!("Not running ({})", dir.display());
+        }
+        return Ok(Exit::Unreachable.code());
+    };
+    let hello = connection.hello();
+    if args.json {
+        out!(
+            "{:#}",
+            json!({
+                "running": true,
+                "state_dir": dir,
+                "agent": hello.software,
+                "state": hello.state,
+                "monitor": description,
+            })
+        );
+        return Ok(0);
+    }
+    out!("Running ({})", dir.display());
+    out!("  Agent:         {} ({})", hello.software, hello.arch);
+    if let Some(description) = description {
+        let Description {
+            pid,
+            machine,
+            accel,
+            memory_mib,
+            idle_timeout,
+            ..
+        } = &description;
+        out!("  Machine:       {machine} {accel}, {memory_mib} MiB");
+        out!("  Monitor:       process {pid}, {}", description.software);
+        out!(
+            "  Up:            {}",
+            human::duration(seconds_up(&description))
+        );
+        out!(
+            "  Stops:         {}",
+            match idle_timeout {
+                0 => "when asked to".to_owned(),
+                seconds => format!("after {} without a command", spell(*seconds)),
+            }
+        );
+        if description.software != SOFTWARE {
+            say(&format!(
+                "its monitor is {}, this is {SOFTWARE}; renew it with: vdkr memres restart",
+                description.software
+            ));
+        }
+    }
+    Ok(0)
+}
+
+async fn list(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
+    let mut dirs = Vec::new();
+    match fs::read_dir(&settings.state_root) {
+        Ok(entries) => {
+            for entry in entries {
+                let name = entry?.file_name().to_string_lossy().into_owned();
+                if let Some((arch, instance)) = state::parse_directory_name(&name) {
+                    let instance = instance.unwrap_or("-").to_owned();
+                    dirs.push((arch.to_string(), instance, settings.state_root.join(&name)));
+                }
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    dirs.sort();
+    let mut rows = vec![
+        ["ARCH", "INSTANCE", "STATUS", "MACHINE", "UP", "DIRECTORY"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    let mut objects = Vec::new();
+    for (arch, instance, dir) in dirs {
+        let running = matches!(kept::connect(&dir).await, Ok(Some(_)));
+        let description = Description::read(&dir).filter(|_| running);
+        let status = if running { "running" } else { "stopped" };
+        let (machine, up) = match &description {
+            Some(known) => (
+                format!("{} {}", known.machine, known.accel),
+                human::duration(seconds_up(known)),
+            ),
+            None => ("-".to_owned(), "-".to_owned()),
+        };
+        objects.push(json!({
+            "arch": arch, "instance": instance, "running": running, "state_dir": dir,
+            "monitor": description,
+        }));
+        rows.push(vec![
+            arch,
+            instance,
+            status.into(),
+            machine,
+            up,
+            dir.display().to_string(),
+        ]);
+    }
+    if args.json {
+        out!("{:#}", serde_json::Value::Array(objects));
+    } else {
+        crate::output::write(format_args!("{}", human::columns(&rows)));
+    }
+    Ok(0)
+}
+
+fn seconds_up(description: &Description) -> i64 {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let started = Duration::from_millis(description.started_unix_ms);
+    now.saturating_sub(started)
+        .as_secs()
+        .try_into()
+        .unwrap_or(i64::MAX)
+}
+
+/// Seconds as a user sets them: in minutes where that is even.
+fn spell(seconds: u64) -> String {
+    match (seconds / 60, seconds % 60) {
+        (1, 0) => "1 minute".to_owned(),
+        (minutes, 0) if minutes > 0 => format!("{minutes} minutes"),
+        _ => format!("{seconds} s"),
+    }
+}

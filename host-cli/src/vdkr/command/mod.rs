@@ -1,0 +1,28 @@
+//! One module for each command.
+
+pub mod images;
+pub mod inspect;
+pub mod memres;
+pub mod pull;
+pub mod remove;
+pub mod run;
+pub mod tag;
+pub mod vconfig;
+pub mod version;
+
+use vdkr_core::channel::message::Reply;
+
+use super::error::Error;
+use crate::exit::Exit;
+
+/// The agent's answer is not one to the request that was sent.
+fn wrong_reply(reply: &Reply) -> Error {
+    let kind = match reply {
+        Reply::Unknown => "of a later version",
+        _ => "to another request",
+    };
+    Error::new(
+        Exit::Failed,
+        format!("the machine's agent sent an answer {kind}"),
+    )
+}

@@ -1,0 +1,40 @@
+//! `vdkr tag`: one more name for an image.
+
+use vdkr_core::{
+    channel::message::{Reply, Request},
+    reference::Reference,
+};
+
+use super::wrong_reply;
+use crate::vdkr::{
+    args::TagArgs,
+    error::{Error, Result},
+    registry,
+    session::with_session,
+    settings::Settings,
+};
+
+/// Checks both names and asks the agent.
+pub async fn run(settings: &Settings, args: &TagArgs) -> Result<u8> {
+    registry::check_name(&args.source)?;
+    let target = Reference::parse(&args.target)
+        .map_err(|error| Error::usage(format!("{:?}: {error}", args.target)))?;
+    if target.digest().is_some() {
+        return Err(Error::usage(format!(
+            "{:?} has a digest; give a name and a tag",
+            args.target
+        )));
+    }
+    let request = Request::Tag {
+        source: args.source.clone(),
+        target: args.target.clone(),
+    };
+    let reply = with_session(settings, "vdkr tag", async |session| {
+        session.ask(&request).await
+    })
+    .await?;
+    match reply {
+        Reply::Tagged => Ok(0),
+        other => Err(wrong_reply(&other)),
+    }
+}

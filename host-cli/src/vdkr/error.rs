@@ -1,0 +1,152 @@
+//! What went wrong, what the user can do about it, and the exit status it has.
+
+use std::{fmt, io};
+
+use tokio::signal::unix::SignalKind;
+use vdkr_core::{channel::message::Failure, reference::ReferenceError};
+
+use super::{config::ConfigError, state::StateError};
+use crate::{
+    exit::Exit,
+    vm::{channel::ChannelError, locate::LocateError, pipe::PipeError, start::StartError},
+};
+
+/// An error as the user reads it.
+#[derive(Debug)]
+pub struct Error {
+    exit: Exit,
+    signal: Option<u8>,
+    message: String,
+    hint: Option<String>,
+}
+
+/// Result of a command.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error with this exit status.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            signal: None,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// The command line or the configuration is wrong.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// Adds what the user can do.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The user ended the command by a signal.
+    pub fn interrupted(signal: SignalKind) -> Self {
+        let number = u8::try_from(signal.as_raw_value()).unwrap_or_default();
+        Self {
+            signal: Some(number),
+            ..Self::new(Exit::Failed, "interrupted")
+        }
+    }
+
+    /// The exit status by the table.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// The status of a process that a signal ended, when one did.
+    pub fn signalled(&self) -> Option<u8> {
+        self.signal.map(|number| 128 + number)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n{hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let told = Self::new(failure.code.into(), failure.message);
+        match failure.hint {
+            Some(hint) => told.with_hint(hint),
+            None => told,
+        }
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        let exit = match error {
+            ConfigError::Io { .. } => Exit::Failed,
+            _ => Exit::Usage,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<StateError> for Error {
+    fn from(error: StateError) -> Self {
+        let exit = match error {
+            StateError::Name(_) | StateError::NoHome => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<ReferenceError> for Error {
+    fn from(error: ReferenceError) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+impl From<StartError> for Error {
+    fn from(error: StartError) -> Self {
+        let exit = match error {
+            StartError::Board { .. }
+            | StartError::StatePath(_)
+            | StartError::Locate(LocateError::NotAKernel { .. }) => Exit::Usage,
+            StartError::Boot(_) | StartError::Pipe(_) => Exit::Unreachable,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<ChannelError> for Error {
+    fn from(error: ChannelError) -> Self {
+        let exit = match error {
+            ChannelError::Lost(_) => Exit::Unreachable,
+            ChannelError::Request(_) => Exit::Usage,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<PipeError> for Error {
+    fn from(error: PipeError) -> Self {
+        let told = Self::new(Exit::Unreachable, error.to_string());
+        match error {
+            PipeError::Message(_) => told.with_hint("restart it with: vdkr memres restart"),
+            _ => told,
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::new(Exit::Failed, error.to_string())
+    }
+}

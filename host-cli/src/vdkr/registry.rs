@@ -1,0 +1,372 @@
+//! How a request tells the agent to reach registries: the user's words, translated for the guest.
+
+use std::{
+    fs,
+    io::{self, BufRead as _, Read as _},
+    path::Path,
+};
+
+use vdkr_core::{
+    candidates::{RegistryPrefix, Scheme},
+    channel::message::{HostCredential, Mirror, RegistrySettings},
+    credentials::{Credential, Secret},
+    loopback::{
+        DEFAULT_GATEWAY, translate_host, translate_insecure, translate_prefix, translate_reference,
+        translate_url,
+    },
+    reference::{Reference, is_image_id},
+};
+
+use super::{
+    error::{Error, Result},
+    roots,
+    session::say,
+    settings::{Origin, Settings},
+    value::{check_insecure, list, parse_bool},
+};
+
+/// Longest file of certificates that is read, in bytes.
+const MAX_CA: u64 = 1024 * 1024;
+/// Longest password that is read, in bytes.
+const MAX_PASSWORD: u64 = 64 * 1024;
+
+/// How registries are reached, for one request; wrong settings are told before a machine is started
+/// for nothing. To be called once: a password on standard input is read here.
+pub fn for_request(settings: &Settings) -> Result<RegistrySettings> {
+    let image = settings.start.search.locate(settings.arch).ok();
+    let mut request = assemble(settings, image.and_then(|image| image.registry).as_deref())?;
+    request.public_roots = roots::of_this_computer();
+    if settings.verbose {
+        say(&describe(settings, &request));
+    }
+    Ok(request)
+}
+
+/// Puts the settings together. `baked` is the registry that was written into the machine's image;
+/// it holds when nobody named another one.
+fn assemble(settings: &Settings, baked: Option<&str>) -> Result<RegistrySettings> {
+    let prefix = prefix(settings, baked)?;
+    let gateway = DEFAULT_GATEWAY;
+    let (insecure, insecure_origin) = settings.value("insecure-registry");
+    let mut insecure = list(insecure);
+    for entry in &insecure {
+        check_insecure(entry)
+            .map_err(|reason| Error::usage(format!("{insecure_origin}: {reason}")))?;
+    }
+    let mut secure = parse_bool(settings.value("secure-registry").0).map_err(Error::usage)?;
+    let ca_pem = settings
+        .path("ca-cert")
+        .map(|path| read_ca(&path))
+        .transpose()?;
+    if let Some(prefix) = &prefix {
+        match prefix.scheme() {
+            Some(Scheme::Http) => insecure.push(prefix.host().to_string()),
+            Some(Scheme::Https) => secure = true,
+            None => {}
+        }
+        // Whoever gives a certificate means the registry to be proved by it.
+        let excepted = insecure
+            .iter()
+            .any(|entry| *entry == prefix.host().to_string());
+        secure |= ca_pem.is_some() && !excepted;
+        if secure && excepted {
+            return Err(Error::usage(format!(
+                "registry {} cannot be both secure and insecure",
+                prefix.host()
+            )));
+        }
+    }
+    let credentials = match &prefix {
+        Some(prefix) => credentials(settings, translate_host(prefix.host(), gateway).to_string())?,
+        None if settings.global.registry_user.is_some() => {
+            return Err(Error::usage(
+                "--registry-user needs a registry; name one with --registry",
+            ));
+        }
+        None => Vec::new(),
+    };
+    let mirrors = settings
+        .config
+        .mirrors()
+        .into_iter()
+        .map(|(host, urls)| Mirror {
+            host,
+            endpoints: urls.iter().map(|url| translate_url(url, gateway)).collect(),
+        });
+    Ok(RegistrySettings {
+        registry: prefix.map(|prefix| translate_prefix(&prefix, gateway).to_string()),
+        insecure: insecure
+            .iter()
+            .map(|entry| translate_insecure(entry, gateway))
+            .collect(),
+        secure,
+        mirrors: mirrors.collect(),
+        ca_pem,
+        public_roots: None,
+        credentials,
+        gateway: gateway.to_owned(),
+    })
+}
+
+/// A name that states a host of this computer means, inside the machine, the gateway.
+pub fn translate_name(name: &str) -> String {
+    if is_image_id(name) {
+        return name.to_owned();
+    }
+    // A name that cannot be read is left for the agent to refuse.
+    let Ok(reference) = Reference::parse(name) else {
+        return name.to_owned();
+    };
+    if !reference.has_explicit_host() || !reference.host().is_loopback() {
+        return name.to_owned();
+    }
+    match translate_reference(&reference, DEFAULT_GATEWAY) {
+        Ok(translated) => translated.to_string(),
+        Err(_) => name.to_owned(),
+    }
+}
+
+/// Checks a name before a machine is started for it.
+pub fn check_name(name: &str) -> Result<()> {
+    if !is_image_id(name) {
+        Reference::parse(name).map_err(|error| Error::usage(format!("{name:?}: {error}")))?;
+    }
+    Ok(())
+}
+
+fn prefix(settings: &Settings, baked: Option<&str>) -> Result<Option<RegistryPrefix>> {
+    if settings.global.no_registry {
+        return Ok(None);
+    }
+    let (text, origin) = match (settings.value("registry"), baked) {
+        (("", _), Some(baked)) => (baked, "the machine's image".to_owned()),
+        (("", _), None) => return Ok(None),
+        ((text, origin), _) => (text, origin.to_string()),
+    };
+    let prefix = RegistryPrefix::parse(text)
+        .map_err(|error| Error::usage(format!("{origin}: registry {text:?}: {error}")))?;
+    Ok(Some(prefix))
+}
+
+fn read_ca(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    let read =
+        fs::File::open(path).and_then(|file| file.take(MAX_CA + 1).read_to_string(&mut text));
+    let shown = path.display();
+    match read {
+        Ok(length) if length as u64 > MAX_CA => Err(Error::usage(format!(
+            "{shown} is too long for a file of certificates"
+        ))),
+        Ok(_) if !text.contains("-----BEGIN CERTIFICATE-----") => {
+            Err(Error::usage(format!("{shown} holds no PEM certificate")))
+        }
+        Ok(_) => Ok(text),
+        Err(error) => Err(Error::usage(format!(
+            "cannot read the certificates in {shown}: {error}"
+        ))),
+    }
+}
+
+fn credentials(settings: &Settings, host: String) -> Result<Vec<HostCredential>> {
+    let Some(username) = settings.global.registry_user.clone() else {
+        return Ok(Vec::new());
+    };
+    let password = if settings.global.registry_password_stdin {
+        read_password(io::stdin().lock())?
+    } else {
+        let variable = std::env::var("VDKR_REGISTRY_PASSWORD").ok();
+        variable.map(Secret::new).ok_or_else(|| {
+            Error::usage("no password for --registry-user")
+                .with_hint("give it with --registry-password-stdin or in VDKR_REGISTRY_PASSWORD")
+        })?
+    };
+    Ok(vec![HostCredential::new(
+        host,
+        Credential::Basic { username, password },
+    )])
+}
+
+fn read_password(input: impl io::BufRead) -> Result<Secret> {
+    let mut line = String::new();
+    input
+        .take(MAX_PASSWORD)
+        .read_line(&mut line)
+        .map_err(|error| Error::usage(format!("cannot read the password: {error}")))?;
+    let password = line.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(Error::usage("the password on standard input is empty"));
+    }
+    Ok(Secret::new(password))
+}
+
+/// What `--verbose` says about the registry of a request.
+fn describe(settings: &Settings, request: &RegistrySettings) -> String {
+    let origin = match settings.value("registry") {
+        ("", _) => "machine image".to_owned(),
+        (_, Origin::Default) => "default".to_owned(),
+        (_, origin) => origin.to_string(),
+    };
+    match &request.registry {
+        Some(registry) => format!("registry {registry} ({origin})"),
+        None => "no registry".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vdkr::{args::Global, settings::tests::settings};
+
+    fn request(global: Global, variables: &[(&str, &str)], file: &str) -> Result<RegistrySettings> {
+        assemble(
+            &settings(global, variables, file).unwrap(),
+            Some("baked:5000/ns"),
+        )
+    }
+
+    fn with_registry(registry: &str) -> Global {
+        Global {
+            registry: Some(registry.into()),
+            ..Global::default()
+        }
+    }
+
+    #[test]
+    fn the_option_beats_the_variable_beats_the_file_beats_the_image() {
+        let file = "registry = \"file:1\"";
+        let variable = [("VDKR_REGISTRY", "variable:1")];
+        let registry =
+            |global, variables: &[_], file| request(global, variables, file).unwrap().registry;
+        assert_eq!(
+            registry(with_registry("option:1"), &variable, file).unwrap(),
+            "option:1"
+        );
+        assert_eq!(
+            registry(Global::default(), &variable, file).unwrap(),
+            "variable:1"
+        );
+        assert_eq!(registry(Global::default(), &[], file).unwrap(), "file:1");
+        assert_eq!(
+            registry(Global::default(), &[], "").unwrap(),
+            "baked:5000/ns"
+        );
+        let none = Global {
+            no_registry: true,
+            ..Global::default()
+        };
+        assert_eq!(registry(none, &variable, file), None);
+    }
+
+    #[test]
+    fn loopback_becomes_the_gateway_everywhere() {
+        let global = Global {
+            insecure_registry: vec!["localhost:5000".into(), "r.example.com".into()],
+            ..with_registry("localhost:5000/yocto")
+        };
+        let file =
+            "[mirror]\n\"docker.io\" = [\"http://127.0.0.1:5001\", \"https://m.example.com\"]";
+        let request = request(global, &[], file).unwrap();
+        assert_eq!(request.registry.as_deref(), Some("10.0.2.2:5000/yocto"));
+        assert_eq!(request.insecure, ["10.0.2.2:5000", "r.example.com"]);
+        assert_eq!(request.mirrors[0].host, "docker.io");
+        assert_eq!(
+            request.mirrors[0].endpoints,
+            ["http://10.0.2.2:5001", "https://m.example.com"]
+        );
+        assert_eq!(request.gateway, "10.0.2.2");
+        let far = super::assemble(
+            &settings(with_registry("localhost.example.com/x"), &[], "").unwrap(),
+            None,
+        );
+        assert_eq!(
+            far.unwrap().registry.as_deref(),
+            Some("localhost.example.com/x")
+        );
+    }
+
+    #[test]
+    fn schemes_decide_about_tls() {
+        let plain = request(with_registry("http://r.example.com:5000/ns"), &[], "").unwrap();
+        assert_eq!(plain.insecure, ["r.example.com:5000"]);
+        assert!(!plain.secure);
+        let tls = request(with_registry("https://localhost:5000/ns"), &[], "").unwrap();
+        assert_eq!(tls.registry.as_deref(), Some("10.0.2.2:5000/ns"));
+        assert!(tls.secure);
+    }
+
+    #[test]
+    fn certificates() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca.crt");
+        let global = || Global {
+            ca_cert: Some(ca.clone()),
+            ..with_registry("localhost:5000")
+        };
+        assert!(
+            request(global(), &[], "")
+                .unwrap_err()
+                .to_string()
+                .contains("ca.crt")
+        );
+        fs::write(&ca, "nothing").unwrap();
+        assert!(
+            request(global(), &[], "")
+                .unwrap_err()
+                .to_string()
+                .contains("no PEM")
+        );
+        let pem = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
+        fs::write(&ca, pem).unwrap();
+        let sent = request(global(), &[], "").unwrap();
+        assert!(sent.secure);
+        assert_eq!(sent.ca_pem.as_deref(), Some(pem));
+        let both = Global {
+            insecure_registry: vec!["localhost:5000".into()],
+            ..global()
+        };
+        assert!(!request(both, &[], "").unwrap().secure);
+        let contradiction = Global {
+            secure_registry: true,
+            insecure_registry: vec!["localhost:5000".into()],
+            ..with_registry("localhost:5000")
+        };
+        assert!(request(contradiction, &[], "").is_err());
+    }
+
+    #[test]
+    fn passwords() {
+        assert_eq!(
+            read_password(&b"s3cret with spaces \r\nrest"[..])
+                .unwrap()
+                .expose(),
+            "s3cret with spaces "
+        );
+        assert!(read_password(&b"\n"[..]).is_err());
+        let user = Global {
+            registry_user: Some("u".into()),
+            no_registry: true,
+            ..Global::default()
+        };
+        assert!(
+            request(user, &[], "")
+                .unwrap_err()
+                .to_string()
+                .contains("--registry")
+        );
+    }
+
+    #[test]
+    fn names_on_this_computer() {
+        for (name, expected) in [
+            ("localhost:5000/yocto/app:1", "10.0.2.2:5000/yocto/app:1"),
+            ("127.0.0.1:5000/app", "10.0.2.2:5000/app"),
+            ("app", "app"),
+            ("docker.io/library/app", "docker.io/library/app"),
+            ("0123456789ab", "0123456789ab"),
+            ("Foo//bar:", "Foo//bar:"),
+        ] {
+            assert_eq!(translate_name(name), expected);
+        }
+        assert!(check_name("Foo//bar:").is_err() && check_name("0123456789ab").is_ok());
+    }
+}

@@ -1,0 +1,431 @@
+//! The options of `run`, read by docker's grammar from a table of docker's options.
+//!
+//! Every option that docker has is known with its form, whether it is supported or not: the value
+//! of an option is never taken for the image, and an option that cannot be honoured is refused.
+
+use std::ffi::OsString;
+
+use vdkr_core::channel::message::PullPolicy;
+
+use super::docker_options::{Form, Meaning, OPTIONS, Opt};
+
+/// Where a part of the environment comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EnvSource {
+    /// `NAME=value`, or `NAME` for this process's own value.
+    Entry(String),
+    /// A file of such lines.
+    File(String),
+}
+
+/// A `run` command, as the user gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of docker's"
+)]
+pub struct RunOptions {
+    /// `--entrypoint`; empty resets the image's.
+    pub entrypoint: Option<String>,
+    /// `-e` and `--env-file`, in order.
+    pub env: Vec<EnvSource>,
+    /// `-h`.
+    pub hostname: Option<String>,
+    /// `-i`.
+    pub interactive: bool,
+    /// `--name`.
+    pub name: Option<String>,
+    /// `--pull`.
+    pub pull: PullPolicy,
+    /// `-q`: no words about the pull.
+    pub quiet: bool,
+    /// `--read-only`.
+    pub read_only: bool,
+    /// `--rm`.
+    pub rm: bool,
+    /// `--sig-proxy`.
+    pub sig_proxy: bool,
+    /// `-t`.
+    pub tty: bool,
+    /// `-u`.
+    pub user: Option<String>,
+    /// `-w`.
+    pub workdir: Option<String>,
+    /// The image.
+    pub image: String,
+    /// What follows the image, exactly as given.
+    pub args: Vec<String>,
+}
+
+/// What the words after `run` ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// A container.
+    Run(Box<RunOptions>),
+    /// `--help`.
+    Help,
+}
+
+/// The words after `run` make no command.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// No option of docker's.
+    #[error("unknown option {0}; see vdkr run --help")]
+    Unknown(String),
+    /// An option of docker's that cannot be honoured.
+    #[error("option {0} is one of docker's that vdkr does not support yet")]
+    Unsupported(String),
+    /// The value is missing.
+    #[error("option {0} needs a value")]
+    NoValue(String),
+    /// The value does not fit.
+    #[error("option {option} cannot take the value {value:?}: it is one of {choices}")]
+    Value {
+        /// The option.
+        option: String,
+        /// What was given.
+        value: String,
+        /// What would do.
+        choices: &'static str,
+    },
+    /// The image is missing.
+    #[error("run needs the name of an image; see vdkr run --help")]
+    NoImage,
+    /// A word cannot travel to the container.
+    #[error("argument {0:?} is not valid UTF-8 text and cannot be passed on")]
+    NotText(OsString),
+}
+
+/// Reads the words after `run`: options, the image, and the container's own words.
+pub fn parse(words: Vec<OsString>) -> Result<Parsed, OptionError> {
+    let mut words = words
+        .into_iter()
+        .map(|word| word.into_string().map_err(OptionError::NotText));
+    let mut options = RunOptions {
+        entrypoint: None,
+        env: Vec::new(),
+        hostname: None,
+        interactive: false,
+        name: None,
+        pull: PullPolicy::Missing,
+        quiet: false,
+        read_only: false,
+        rm: false,
+        sig_proxy: true,
+        tty: false,
+        user: None,
+        workdir: None,
+        image: String::new(),
+        args: Vec::new(),
+    };
+    let image = loop {
+        let word = words.next().ok_or(OptionError::NoImage)??;
+        if word == "--" {
+            break words.next().ok_or(OptionError::NoImage)??;
+        }
+        let help = if let Some(long) = word.strip_prefix("--") {
+            long_option(&mut options, long, &mut words)?
+        } else if let Some(shorts) = word.strip_prefix('-').filter(|rest| !rest.is_empty()) {
+            short_options(&mut options, shorts, &mut words)?
+        } else {
+            break word;
+        };
+        if help {
+            return Ok(Parsed::Help);
+        }
+    };
+    if image.is_empty() {
+        return Err(OptionError::NoImage);
+    }
+    options.image = image;
+    options.args = words.collect::<Result<_, _>>()?;
+    Ok(Parsed::Run(Box::new(options)))
+}
+
+type Words<'a> = &'a mut dyn Iterator<Item = Result<String, OptionError>>;
+
+/// `--name`, `--name=value` or `--name value`. `true` for help.
+fn long_option(
+    options: &mut RunOptions,
+    text: &str,
+    words: Words<'_>,
+) -> Result<bool, OptionError> {
+    let (name, attached) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, None),
+    };
+    let shown = format!("--{name}");
+    let Some(option) = OPTIONS.iter().find(|option| option.long == name) else {
+        return Err(OptionError::Unknown(shown));
+    };
+    let value = match (option.form, attached) {
+        (_, Some(value)) => value,
+        (Form::Switch, None) => "true".to_owned(),
+        (Form::Value, None) => words
+            .next()
+            .ok_or_else(|| OptionError::NoValue(shown.clone()))??,
+    };
+    apply(options, option, &shown, value)
+}
+
+/// `-it`, `-e value`, `-evalue`, `-e=value`, `-ite value`. `true` for help.
+fn short_options(
+    options: &mut RunOptions,
+    text: &str,
+    words: Words<'_>,
+) -> Result<bool, OptionError> {
+    let mut rest = text.chars();
+    while let Some(letter) = rest.next() {
+        let shown = format!("-{letter}");
+        let Some(option) = OPTIONS.iter().find(|option| option.short == Some(letter)) else {
+            return Err(OptionError::Unknown(shown));
+        };
+        let tail = rest.as_str();
+        let value = match (tail.strip_prefix('='), option.form) {
+            (Some(value), _) if !value.is_empty() => value.to_owned(),
+            (_, Form::Switch) => {
+                if apply(options, option, &shown, "true".to_owned())? {
+                    return Ok(true);
+                }
+                continue;
+            }
+            (_, Form::Value) if !tail.is_empty() => tail.to_owned(),
+            (_, Form::Value) => words.next().ok_or(OptionError::NoValue(shown.clone()))??,
+        };
+        return apply(options, option, &shown, value);
+    }
+    Ok(false)
+}
+
+fn apply(
+    options: &mut RunOptions,
+    option: &Opt,
+    shown: &str,
+    value: String,
+) -> Result<bool, OptionError> {
+    let wrong = |choices| OptionError::Value {
+        option: shown.to_owned(),
+        value: value.clone(),
+        choices,
+    };
+    let truth = || match value.as_str() {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(wrong("true, false")),
+    };
+    match option.meaning {
+        Meaning::Unsupported => return Err(OptionError::Unsupported(shown.to_owned())),
+        Meaning::Help => return truth(),
+        Meaning::Interactive => options.interactive = truth()?,
+        Meaning::Quiet => options.quiet = truth()?,
+        Meaning::ReadOnly => options.read_only = truth()?,
+        Meaning::Rm => options.rm = truth()?,
+        Meaning::SigProxy => options.sig_proxy = truth()?,
+        Meaning::Tty => options.tty = truth()?,
+        Meaning::Pull => {
+            options.pull = match value.as_str() {
+                "always" => PullPolicy::Always,
+                "missing" => PullPolicy::Missing,
+                "never" => PullPolicy::Never,
+                _ => return Err(wrong("always, missing, never")),
+            }
+        }
+        Meaning::Env => options.env.push(EnvSource::Entry(value)),
+        Meaning::EnvFile => options.env.push(EnvSource::File(value)),
+        Meaning::Entrypoint => options.entrypoint = Some(value),
+        Meaning::Hostname => options.hostname = Some(value),
+        Meaning::Name => options.name = Some(value),
+        Meaning::User => options.user = Some(value),
+        Meaning::Workdir => options.workdir = Some(value),
+    }
+    Ok(false)
+}
+
+/// What `vdkr run --help` prints.
+pub const HELP: &str = "\
+Run a command in a new container, in a virtual machine of the target's architecture
+
+Usage: vdkr [GLOBAL OPTIONS] run [OPTIONS] IMAGE [COMMAND] [ARG...]
+
+Options (the same as docker's; what follows IMAGE is passed on exactly as given):
+  -e, --env NAME[=VALUE]     Set an environment variable, or pass on this shell's
+      --env-file FILE        Read environment variables from a file
+      --entrypoint PROGRAM   Replace the image's entry point; \"\" resets it
+  -h, --hostname NAME        Host name inside the container
+  -i, --interactive          Pass on standard input
+      --name NAME            Name of the container
+      --pull POLICY          When to pull first: always, missing, never [default: missing]
+  -q, --quiet                Say nothing about the pull
+      --read-only            Mount the container's root file system read-only
+      --rm                   Remove the container when it has ended
+      --sig-proxy=false      Do not pass on signals
+  -t, --tty                  Give the container a terminal
+  -u, --user USER[:GROUP]    Run as this user, by name or number
+  -w, --workdir DIR          Working directory inside the container
+
+The exit status is the container's; 125 when the container could not be started, 126 when its
+command cannot be executed, 127 when there is no such command.
+
+Examples:
+  vdkr run --rm container-base uname -m
+  vdkr run --rm -it container-base sh
+  tar c src | vdkr run --rm -i container-base sh -c 'tar x && ls -R'
+";
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+
+    fn words(text: &[&str]) -> Vec<OsString> {
+        text.iter().map(OsString::from).collect()
+    }
+
+    fn run(text: &[&str]) -> RunOptions {
+        match parse(words(text)).unwrap() {
+            Parsed::Run(options) => *options,
+            Parsed::Help => panic!("help"),
+        }
+    }
+
+    fn error(text: &[&str]) -> String {
+        parse(words(text)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_follows_the_image_is_not_touched() {
+        let given = [
+            "-i",
+            "--rm",
+            "--",
+            "-e",
+            "a b",
+            "",
+            "'\"$x\n",
+            "--help",
+            "--registry=x",
+        ];
+        let options = run(&[&["--rm", "img"], &given[..]].concat());
+        assert_eq!(options.image, "img");
+        assert_eq!(options.args, given);
+        assert!(options.rm && !options.interactive);
+    }
+
+    #[test]
+    fn forms_of_values() {
+        for form in [
+            &["-w", "/x", "i"][..],
+            &["-w/x", "i"],
+            &["-w=/x", "i"],
+            &["--workdir", "/x", "i"],
+            &["--workdir=/x", "i"],
+            &["-itw", "/x", "i"],
+            &["-itw/x", "--", "i"],
+        ] {
+            let options = run(form);
+            assert_eq!(options.workdir.as_deref(), Some("/x"), "{form:?}");
+            assert_eq!(options.image, "i", "{form:?}");
+        }
+        // A value may look like an option.
+        assert_eq!(run(&["--name", "--rm", "i"]).name.as_deref(), Some("--rm"));
+        assert_eq!(
+            run(&["--entrypoint", "", "i"]).entrypoint.as_deref(),
+            Some("")
+        );
+        assert_eq!(run(&["--entrypoint=", "i"]).entrypoint.as_deref(), Some(""));
+        assert_eq!(
+            run(&["-w", "/a", "-w", "/b", "i"]).workdir.as_deref(),
+            Some("/b")
+        );
+    }
+
+    #[test]
+    fn switches() {
+        let options = run(&["-it", "--rm", "--read-only", "-q", "i"]);
+        assert!(options.interactive && options.tty && options.rm);
+        assert!(options.read_only && options.quiet && options.sig_proxy);
+        assert!(!run(&["--rm=false", "i"]).rm);
+        assert!(!run(&["--sig-proxy=false", "i"]).sig_proxy);
+        assert!(!run(&["-i=false", "i"]).interactive);
+        assert!(error(&["--rm=maybe", "i"]).contains("true, false"));
+    }
+
+    #[test]
+    fn the_environment_keeps_its_order() {
+        let options = run(&["-e", "A=1", "--env-file", "f", "-eB", "--env=C=x=y", "i"]);
+        let entry = |text: &str| EnvSource::Entry(text.into());
+        assert_eq!(
+            options.env,
+            [
+                entry("A=1"),
+                EnvSource::File("f".into()),
+                entry("B"),
+                entry("C=x=y")
+            ]
+        );
+    }
+
+    #[test]
+    fn an_option_of_dockers_is_refused_and_its_value_is_no_image() {
+        for option in OPTIONS
+            .iter()
+            .filter(|option| option.meaning == Meaning::Unsupported)
+        {
+            let long = format!("--{}", option.long);
+            assert!(error(&[&long, "value", "i"]).contains(&long), "{long}");
+            if let Some(short) = option.short {
+                let short = format!("-{short}");
+                assert!(
+                    error(&[&short, "value", "i"]).contains("does not support"),
+                    "{short}"
+                );
+            }
+        }
+        assert!(error(&["-v", "/a:/b", "i"]).contains("option -v is one of docker's"));
+        assert!(error(&["-itd", "i"]).contains("option -d"));
+    }
+
+    #[test]
+    fn unknown_and_incomplete() {
+        assert!(error(&["--bogus", "i"]).contains("unknown option --bogus"));
+        assert!(error(&["--bogus=1", "i"]).contains("unknown option --bogus;"));
+        assert!(error(&["-iz", "i"]).contains("unknown option -z"));
+        assert!(error(&["-w"]).contains("needs a value"));
+        assert!(error(&["--pull", "often", "i"]).contains("always, missing, never"));
+        for empty in [&[][..], &["--rm"], &["--"], &[""]] {
+            assert!(
+                error(empty).contains("needs the name of an image"),
+                "{empty:?}"
+            );
+        }
+        let bytes = vec!["i".into(), OsString::from_vec(vec![0xff])];
+        assert!(matches!(parse(bytes), Err(OptionError::NotText(_))));
+    }
+
+    #[test]
+    fn help_before_the_image_only() {
+        assert_eq!(parse(words(&["--rm", "--help"])).unwrap(), Parsed::Help);
+        assert_eq!(run(&["i", "--help"]).args, ["--help"]);
+        // Docker's -h is the host name.
+        assert_eq!(run(&["-h", "box", "i"]).hostname.as_deref(), Some("box"));
+    }
+
+    #[test]
+    fn the_table_has_no_doubles() {
+        let mut longs: Vec<_> = OPTIONS.iter().map(|option| option.long).collect();
+        let mut shorts: Vec<_> = OPTIONS.iter().filter_map(|option| option.short).collect();
+        let (all, all_short) = (longs.len(), shorts.len());
+        longs.sort_unstable();
+        longs.dedup();
+        shorts.sort_unstable();
+        shorts.dedup();
+        assert_eq!((longs.len(), shorts.len()), (all, all_short));
+        for option in OPTIONS
+            .iter()
+            .filter(|option| option.meaning != Meaning::Unsupported)
+        {
+            assert!(option.long == "help" || HELP.contains(&format!("--{}", option.long)));
+        }
+    }
+}

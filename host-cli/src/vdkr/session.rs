@@ -1,0 +1,291 @@
+//! A connection to an agent for one command: to a machine that is kept running, or to one that is
+//! started for the command and stopped after it.
+
+use std::{env, future::Future, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+use vdkr_core::channel::message::{Done, Reply, Request};
+
+use super::{
+    error::{Error, Result},
+    settings::{Origin, Settings, StatePlace},
+    state::{self, Lock, Wait},
+};
+use crate::{
+    exit::Exit,
+    vm::{
+        channel::{ChannelError, Connection},
+        kept::{self, Description},
+        process::{Qemu, ending},
+        start::{Started, start},
+        timing::Stages,
+    },
+};
+
+/// How long a command waits for another one that uses the same disk.
+pub const LOCK_PATIENCE: Duration = Duration::from_mins(1);
+/// How long the agent may take to end what runs and write everything down.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(15);
+/// How long an emulator whose agent has gone may take to end too.
+const ENDING_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the machine may take to go when nothing is left to be written.
+const POWER_OFF_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Says something to the user beside the command's output.
+pub fn say(text: &str) {
+    eprintln!("vdkr: {text}");
+}
+
+/// An agent to talk to.
+#[derive(Debug)]
+pub struct Session {
+    /// The connection.
+    pub connection: Connection,
+    machine: Option<Own>,
+    stages: Stages,
+    timing: Timing,
+}
+
+/// A machine that was started for this command.
+#[derive(Debug)]
+struct Own {
+    qemu: Qemu,
+    _lock: Option<Lock>,
+}
+
+/// Whether and how the stages are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timing {
+    Hidden,
+    Table,
+    Json,
+}
+
+impl Timing {
+    fn wanted(settings: &Settings) -> Self {
+        match env::var("VDKR_TIMING").as_deref() {
+            Ok("json") => Self::Json,
+            Ok("" | "0") | Err(_) if !settings.verbose => Self::Hidden,
+            _ => Self::Table,
+        }
+    }
+}
+
+impl Session {
+    /// Finds a running machine, or starts one. `purpose` names the command to others that wait.
+    pub async fn open(settings: &Settings, purpose: &str) -> Result<Self> {
+        let timing = Timing::wanted(settings);
+        let mut stages = Stages::new();
+        let StatePlace::Directory(dir) = &settings.state else {
+            let started = start(&settings.start, None, &mut stages, &mut say).await?;
+            return Ok(Self::own(started, None, stages, timing));
+        };
+        if let Some(connection) = kept::connect(dir).await? {
+            return Ok(Self::kept(connection, settings, stages, timing));
+        }
+        state::prepare(dir, settings.arch)?;
+        stages.mark("state");
+        let mut found = None;
+        let mut told = false;
+        let lock = state::lock(dir, purpose, LOCK_PATIENCE, async |holder| {
+            if !told {
+                say(&format!(
+                    "waiting for {holder}, which uses {}",
+                    dir.display()
+                ));
+                told = true;
+            }
+            // It may be a machine that is kept from now on.
+            match kept::connect(dir).await {
+                Ok(Some(connection)) => {
+                    found = Some(connection);
+                    Wait::Stop
+                }
+                _ => Wait::Go,
+            }
+        })
+        .await?;
+        if told {
+            stages.mark("wait");
+        }
+        if let Some(connection) = found {
+            return Ok(Self::kept(connection, settings, stages, timing));
+        }
+        kept::clear(dir)?;
+        let file = lock.as_ref().map(Lock::file);
+        let started = start(&settings.start, file, &mut stages, &mut say).await?;
+        Ok(Self::own(started, lock, stages, timing))
+    }
+
+    fn own(started: Started, lock: Option<Lock>, stages: Stages, timing: Timing) -> Self {
+        let Started {
+            qemu,
+            reader,
+            writer,
+            hello,
+            ..
+        } = started;
+        let connection = Connection::new(reader, writer, hello);
+        Self {
+            connection,
+            machine: Some(Own { qemu, _lock: lock }),
+            stages,
+            timing,
+        }
+    }
+
+    fn kept(
+        connection: Connection,
+        settings: &Settings,
+        mut stages: Stages,
+        timing: Timing,
+    ) -> Self {
+        stages.mark("connect");
+        let running = settings
+            .start
+            .state_dir
+            .as_deref()
+            .and_then(Description::read);
+        for option in ignored_options(settings, running.as_ref()) {
+            say(&format!(
+                "{option} has no effect on the machine that is running; it holds after: vdkr memres restart"
+            ));
+        }
+        Self {
+            connection,
+            machine: None,
+            stages,
+            timing,
+        }
+    }
+
+    /// Sends a request and waits for its answer, unless the user interrupts.
+    pub async fn ask(&mut self, request: &Request) -> Result<Reply> {
+        let connection = self.connection.clone();
+        let done = interruptible(async { Ok(connection.ask(request).await) }).await?;
+        self.answer(done).await
+    }
+
+    /// The reply in an answer, or the error in it.
+    pub async fn answer(&mut self, done: Result<Done, ChannelError>) -> Result<Reply> {
+        match done {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(failure)) => Err(failure.into()),
+            Err(error) => Err(self.explain(error).await),
+        }
+    }
+
+    /// An error of the connection, with what is known about the machine's end.
+    pub async fn explain(&mut self, error: ChannelError) -> Error {
+        if matches!(error, ChannelError::Request(_)) {
+            return error.into();
+        }
+        let Some(own) = &mut self.machine else {
+            return Error::from(error)
+                .with_hint("if the machine has ended, its console.log and monitor.log tell why");
+        };
+        let told = match timeout(ENDING_PATIENCE, own.qemu.ended()).await {
+            Ok(Ok(status)) => {
+                own.qemu.heard_out().await;
+                let how = format!("the virtual machine's emulator {}", ending(status));
+                Error::new(Exit::Unreachable, how)
+            }
+            _ => error.into(),
+        };
+        let words = [own.qemu.complaints(), own.qemu.console().tail()];
+        let words: Vec<_> = words
+            .into_iter()
+            .filter(|words| !words.is_empty())
+            .collect();
+        if words.is_empty() {
+            return told;
+        }
+        told.with_hint(format!("its last words:\n{}", words.join("\n")))
+    }
+
+    /// Ends a stage of the command.
+    pub fn mark(&mut self, stage: &str) {
+        self.stages.mark(stage);
+    }
+
+    /// Stops a machine of this command's own: cleanly, and without waiting for more than is
+    /// needed to have everything written down.
+    pub async fn close(mut self) {
+        if let Some(own) = &mut self.machine {
+            let stopped = timeout(SHUTDOWN_PATIENCE, self.connection.ask(&Request::Shutdown)).await;
+            let patience = match stopped {
+                Ok(Ok(Ok(_))) => POWER_OFF_PATIENCE,
+                _ => Duration::from_millis(100),
+            };
+            own.qemu.finish(patience).await;
+            self.stages.mark("shutdown");
+        }
+        match self.timing {
+            Timing::Hidden => {}
+            Timing::Table => eprint!("{}", self.stages.table()),
+            Timing::Json => eprintln!("vdkr-timing: {}", self.stages.json()),
+        }
+    }
+}
+
+/// Options on the command line that only the start of a machine can honour, and that differ from
+/// what the running one was started with.
+fn ignored_options(settings: &Settings, running: Option<&Description>) -> Vec<&'static str> {
+    let start = &settings.start;
+    let image = start.search.locate(start.arch).ok();
+    let differs = |option: &str, running: &Description| match option {
+        "--accel" | "--no-kvm" => start.accel.name() != running.accel,
+        "--machine" => start.board.name() != running.machine,
+        "--memory" => start.memory_mib != running.memory_mib,
+        "--initrd" => image
+            .as_ref()
+            .is_none_or(|image| image.initrd != running.initrd),
+        _ => image
+            .as_ref()
+            .is_none_or(|image| image.kernel != running.kernel),
+    };
+    let given = ["accel", "machine", "memory", "blob-dir"]
+        .into_iter()
+        .filter_map(|key| match settings.value(key) {
+            ("auto", _) => None,
+            (_, Origin::Option(option)) => Some(*option),
+            _ => None,
+        });
+    let files = [
+        settings.global.kernel.as_ref().map(|_| "--kernel"),
+        settings.global.initrd.as_ref().map(|_| "--initrd"),
+    ];
+    given
+        .chain(files.into_iter().flatten())
+        .filter(|option| running.is_none_or(|running| differs(option, running)))
+        .collect()
+}
+
+/// Does something unless a signal asks to end it; then the work is dropped where it stands.
+pub async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        result = work => result,
+        _ = interrupt.recv() => Err(Error::interrupted(SignalKind::interrupt())),
+        _ = terminate.recv() => Err(Error::interrupted(SignalKind::terminate())),
+        _ = hangup.recv() => Err(Error::interrupted(SignalKind::hangup())),
+    }
+}
+
+/// Opens a session, does the work of a command on it, and closes it whatever came of that.
+pub async fn with_session<T>(
+    settings: &Settings,
+    purpose: &str,
+    work: impl AsyncFnOnce(&mut Session) -> Result<T>,
+) -> Result<T> {
+    let mut session = interruptible(Session::open(settings, purpose)).await?;
+    let result = work(&mut session).await;
+    session.mark("request");
+    session.close().await;
+    result
+}

@@ -1,0 +1,25 @@
+//! Virtual machines: what they are made of, how they start, and how to talk to the agent inside.
+
+pub mod accel;
+pub mod arch;
+pub mod channel;
+pub mod console;
+pub mod disk;
+pub mod kept;
+pub mod locate;
+pub mod monitor;
+pub mod pipe;
+pub mod process;
+pub mod qemu;
+pub mod qmp;
+pub mod router;
+pub mod start;
+pub mod timing;
+pub mod tsc;
+
+#[cfg(test)]
+#[path = "../../tests/fake_agent/mod.rs"]
+mod fake_agent;
+
+/// How this program names itself to an agent.
+pub const SOFTWARE: &str = concat!("vdkr ", env!("CARGO_PKG_VERSION"));

@@ -1,0 +1,391 @@
+//! The emulator's command line: a pure function of what the machine shall be.
+//!
+//! Everything a user gave that is nobody else's business (names, arguments, credentials) travels
+//! over the agent's channel; the command line and the kernel's hold only what the machine is made of.
+
+use std::{ffi::OsString, os::fd::RawFd, path::PathBuf};
+
+use serde_json::json;
+
+use super::{arch::Arch, locate::KernelFormat};
+
+/// Name of the virtio-serial port that the agent serves.
+pub const AGENT_PORT: &str = "vdkr.agent";
+/// Serial number of the block device with the agent's state.
+pub const STATE_SERIAL: &str = "vdkr-state";
+
+/// The board that is emulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Board {
+    /// x86 without PCI and firmware tables that a small kernel does not need.
+    Microvm,
+    /// An x86 PC.
+    Q35,
+    /// The Arm board made for virtual machines.
+    Virt,
+}
+
+impl Board {
+    /// The word in `--machine` and on the emulator's command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Microvm => "microvm",
+            Self::Q35 => "q35",
+            Self::Virt => "virt",
+        }
+    }
+
+    /// Whether virtio devices sit on PCI rather than on memory-mapped slots.
+    fn has_pci(self) -> bool {
+        self == Self::Q35
+    }
+}
+
+/// What runs the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// The processor itself.
+    Kvm,
+    /// The emulator's translator.
+    Tcg,
+}
+
+impl Accel {
+    /// The word in `--accel` and on the emulator's command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// A virtual machine to be started.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Architecture of the guest.
+    pub arch: Arch,
+    /// The board; must be one of the architecture's.
+    pub board: Board,
+    /// What runs the guest.
+    pub accel: Accel,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// Its format.
+    pub format: KernelFormat,
+    /// The initramfs.
+    pub initrd: PathBuf,
+    /// Path of the disk with the agent's state; without one the agent keeps it in memory.
+    pub state_disk: Option<String>,
+    /// Rate of the host's time-stamp counter in kHz.
+    pub tsc_khz: Option<u32>,
+    /// Let the kernel talk from its first instruction on, as proof that it runs.
+    pub chatty: bool,
+}
+
+/// Sockets that the emulator inherits, by descriptor.
+#[derive(Clone, Copy, Debug)]
+pub struct Sockets {
+    /// The agent's channel.
+    pub agent: RawFd,
+    /// The serial console.
+    pub console: RawFd,
+    /// The emulator's own control protocol.
+    pub control: RawFd,
+}
+
+impl Machine {
+    /// The arguments after the program's name.
+    pub fn arguments(&self, sockets: Sockets) -> Vec<OsString> {
+        let mut args = Arguments::default();
+        args.pair("-name", "vdkr");
+        args.flags(&["-nodefaults", "-no-user-config", "-no-reboot"]);
+        args.pair("-display", "none");
+        args.pair("-M", &self.machine());
+        args.pair("-accel", self.accel.name());
+        args.pair("-cpu", self.cpu());
+        args.pair("-smp", "1");
+        args.pair("-m", &format!("{}M", self.memory_mib));
+        args.path("-kernel", &self.kernel);
+        args.path("-initrd", &self.initrd);
+        args.pair("-append", &self.kernel_command_line());
+
+        let socket = |id: &str, fd: RawFd| format!("socket,id={id},fd={fd}");
+        args.pair("-chardev", &socket("console", sockets.console));
+        args.pair("-serial", "chardev:console");
+        args.pair("-chardev", &socket("control", sockets.control));
+        args.pair("-mon", "chardev=control,mode=control");
+
+        args.pair("-chardev", &socket("agent", sockets.agent));
+        args.device("virtio-serial", self.board, "");
+        args.pair(
+            "-device",
+            &format!("virtserialport,chardev=agent,name={AGENT_PORT}"),
+        );
+        args.pair("-netdev", "user,id=net0,ipv6=off");
+        let no_boot_rom = if self.board.has_pci() {
+            ",romfile="
+        } else {
+            ""
+        };
+        args.device(
+            "virtio-net",
+            self.board,
+            &format!(",netdev=net0{no_boot_rom}"),
+        );
+        if let Some(disk) = &self.state_disk {
+            // JSON, so that no character of the path has a meaning of its own.
+            let node = json!({
+                "driver": "raw",
+                "node-name": "state",
+                "discard": "unmap",
+                "file": { "driver": "file", "filename": disk, "discard": "unmap" },
+            });
+            args.pair("-blockdev", &node.to_string());
+            args.device(
+                "virtio-blk",
+                self.board,
+                &format!(",drive=state,serial={STATE_SERIAL}"),
+            );
+        }
+        args.0
+    }
+
+    /// The kernel's command line. It may be read by every container.
+    pub fn kernel_command_line(&self) -> String {
+        let mut words: Vec<String> = Vec::new();
+        let mut add = |text: &str| words.extend(text.split(' ').map(str::to_owned));
+        add(match self.arch {
+            Arch::X86_64 => "console=ttyS0",
+            Arch::Aarch64 => "console=ttyAMA0",
+        });
+        match (self.chatty, self.arch) {
+            (false, _) => add("quiet"),
+            (true, Arch::X86_64) => add("earlyprintk=ttyS0"),
+            (true, Arch::Aarch64) => add("earlycon"),
+        }
+        add("panic=-1 cryptomgr.notests random.trust_cpu=on");
+        if self.arch == Arch::X86_64 {
+            add("no_timer_check nokaslr mitigations=off");
+            if self.accel == Accel::Tcg {
+                if self.board == Board::Microvm
+                    && let Some(khz) = self.tsc_khz
+                {
+                    add(&format!("tsc_early_khz={khz}"));
+                }
+                add("tsc=reliable");
+            }
+            if !self.board.has_pci() {
+                add("pci=off");
+            }
+        }
+        words.join(" ")
+    }
+
+    fn machine(&self) -> String {
+        match (self.board, self.accel) {
+            (Board::Virt, Accel::Kvm) => "virt,gic-version=host".to_owned(),
+            (board, _) => board.name().to_owned(),
+        }
+    }
+
+    /// Never `max` under emulation: its fast string instructions and pointer authentication are
+    /// what an emulator is slowest at.
+    fn cpu(&self) -> &'static str {
+        match (self.accel, self.arch) {
+            (Accel::Kvm, _) => "host",
+            (Accel::Tcg, Arch::X86_64) => "qemu64",
+            (Accel::Tcg, Arch::Aarch64) => "cortex-a57",
+        }
+    }
+}
+
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn flags(&mut self, flags: &[&str]) {
+        self.0.extend(flags.iter().map(OsString::from));
+    }
+
+    fn pair(&mut self, option: &str, value: &str) {
+        self.0.extend([option.into(), value.into()]);
+    }
+
+    fn path(&mut self, option: &str, value: &std::path::Path) {
+        self.0.extend([option.into(), value.into()]);
+    }
+
+    fn device(&mut self, kind: &str, board: Board, rest: &str) {
+        let bus = if board.has_pci() { "pci" } else { "device" };
+        self.pair("-device", &format!("{kind}-{bus}{rest}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOCKETS: Sockets = Sockets {
+        agent: 11,
+        console: 12,
+        control: 13,
+    };
+
+    fn machine() -> Machine {
+        Machine {
+            arch: Arch::X86_64,
+            board: Board::Microvm,
+            accel: Accel::Tcg,
+            memory_mib: 512,
+            kernel: "/vm/kernel".into(),
+            format: KernelFormat::Vmlinux,
+            initrd: "/vm/initramfs".into(),
+            state_disk: Some("/a,b/state \"1\".img".into()),
+            tsc_khz: Some(2_445_435),
+            chatty: false,
+        }
+    }
+
+    fn line(machine: &Machine) -> Vec<String> {
+        let args = machine.arguments(SOCKETS);
+        args.into_iter()
+            .map(|arg| arg.into_string().unwrap())
+            .collect()
+    }
+
+    fn value<'a>(line: &'a [String], option: &str) -> Vec<&'a str> {
+        line.windows(2)
+            .filter(|pair| pair[0] == option)
+            .map(|pair| pair[1].as_str())
+            .collect()
+    }
+
+    #[test]
+    fn emulated_microvm() {
+        let line = line(&machine());
+        assert_eq!(value(&line, "-M"), ["microvm"]);
+        assert_eq!(value(&line, "-accel"), ["tcg"]);
+        assert_eq!(value(&line, "-cpu"), ["qemu64"]);
+        assert_eq!(value(&line, "-m"), ["512M"]);
+        assert_eq!(
+            value(&line, "-append"),
+            [
+                "console=ttyS0 quiet panic=-1 cryptomgr.notests random.trust_cpu=on no_timer_check \
+              nokaslr mitigations=off tsc_early_khz=2445435 tsc=reliable pci=off"
+            ]
+        );
+        assert_eq!(
+            value(&line, "-chardev"),
+            [
+                "socket,id=console,fd=12",
+                "socket,id=control,fd=13",
+                "socket,id=agent,fd=11"
+            ]
+        );
+        assert_eq!(
+            value(&line, "-device"),
+            [
+                "virtio-serial-device",
+                "virtserialport,chardev=agent,name=vdkr.agent",
+                "virtio-net-device,netdev=net0",
+                "virtio-blk-device,drive=state,serial=vdkr-state"
+            ]
+        );
+        assert!(line.contains(&"-no-reboot".to_owned()));
+    }
+
+    #[test]
+    fn any_path_of_the_disk_is_taken_literally() {
+        let line = line(&machine());
+        let node: serde_json::Value = serde_json::from_str(value(&line, "-blockdev")[0]).unwrap();
+        assert_eq!(node["file"]["filename"], "/a,b/state \"1\".img");
+    }
+
+    #[test]
+    fn stateless_has_no_disk() {
+        let line = line(&Machine {
+            state_disk: None,
+            ..machine()
+        });
+        assert!(
+            !line
+                .iter()
+                .any(|arg| arg.contains("blk") || arg.contains("blockdev"))
+        );
+    }
+
+    #[test]
+    fn the_counter_is_given_to_an_emulated_microvm_only() {
+        let base = machine();
+        for (board, accel, given) in [
+            (Board::Microvm, Accel::Tcg, true),
+            (Board::Q35, Accel::Tcg, false),
+            (Board::Microvm, Accel::Kvm, false),
+        ] {
+            let text = Machine {
+                board,
+                accel,
+                ..base.clone()
+            }
+            .kernel_command_line();
+            assert_eq!(text.contains("tsc_early_khz"), given, "{text}");
+            assert_eq!(text.contains("pci=off"), board == Board::Microvm, "{text}");
+        }
+        let unknown = Machine {
+            tsc_khz: None,
+            ..base
+        };
+        assert!(!unknown.kernel_command_line().contains("tsc_early_khz"));
+    }
+
+    #[test]
+    fn pc_with_kvm() {
+        let line = line(&Machine {
+            board: Board::Q35,
+            accel: Accel::Kvm,
+            ..machine()
+        });
+        assert_eq!(value(&line, "-cpu"), ["host"]);
+        assert!(value(&line, "-device").contains(&"virtio-net-pci,netdev=net0,romfile="));
+        assert!(value(&line, "-device").contains(&"virtio-serial-pci"));
+    }
+
+    #[test]
+    fn arm() {
+        let arm = Machine {
+            arch: Arch::Aarch64,
+            board: Board::Virt,
+            format: KernelFormat::Image,
+            ..machine()
+        };
+        let line = line(&arm);
+        assert_eq!(value(&line, "-M"), ["virt"]);
+        assert_eq!(value(&line, "-cpu"), ["cortex-a57"]);
+        assert_eq!(
+            value(&line, "-append"),
+            ["console=ttyAMA0 quiet panic=-1 cryptomgr.notests random.trust_cpu=on"]
+        );
+        let kvm = Machine {
+            accel: Accel::Kvm,
+            ..arm
+        };
+        assert_eq!(value(&self::line(&kvm), "-M"), ["virt,gic-version=host"]);
+    }
+
+    #[test]
+    fn a_proving_boot_is_not_quiet() {
+        let text = Machine {
+            chatty: true,
+            ..machine()
+        }
+        .kernel_command_line();
+        assert!(
+            text.contains("earlyprintk=ttyS0") && !text.contains("quiet"),
+            "{text}"
+        );
+    }
+}

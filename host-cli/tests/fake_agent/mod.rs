@@ -1,0 +1,432 @@
+//! An agent without a machine: it speaks the channel's protocol on a unix socket and does what
+//! the arguments of a `run` say, so that the host's side can be tested to the byte.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
+    sync::{Mutex as AsyncMutex, mpsc},
+};
+use vdkr_core::channel::{
+    Assembler, Decoder, Frame, Kind, Pipe, ReceiveWindow, SendWindow, SyncScanner, encode,
+    encode_data,
+    frame::{Credit, Resize, signal_from_payload},
+    message::{
+        Done, Event, Failure, FailureCode, GuestHello, ImageRow, Info, Message as _, Phase, Pulled,
+        Removed, Reply, Request, RunRequest,
+    },
+};
+
+/// An agent and what it was asked.
+#[derive(Clone, Default)]
+pub(crate) struct FakeAgent {
+    /// Every request, in order.
+    pub(crate) requests: Arc<Mutex<Vec<Request>>>,
+    /// Numbers of the streams that were cancelled.
+    pub(crate) cancelled: Arc<Mutex<Vec<u32>>>,
+    /// What it says in its greeting.
+    pub(crate) hello: GuestHello,
+}
+
+type Writer = Arc<AsyncMutex<OwnedWriteHalf>>;
+
+/// One stream at the agent: what came for it.
+struct Stream {
+    number: u32,
+    frames: mpsc::UnboundedReceiver<Frame>,
+    writer: Writer,
+    windows: [SendWindow; 2],
+    input: ReceiveWindow,
+    stdin: Vec<u8>,
+    stdin_ended: bool,
+    signals: Vec<u8>,
+    sizes: Vec<(u16, u16)>,
+    cancelled: bool,
+}
+
+impl FakeAgent {
+    /// Serves every connection to a socket.
+    pub(crate) async fn listen(self, listener: UnixListener) {
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::spawn(self.clone().serve(socket));
+        }
+    }
+
+    /// Serves one connection until it ends or a command says `die`.
+    pub(crate) async fn serve(self, socket: UnixStream) {
+        let (mut reader, writer) = socket.into_split();
+        let writer = Arc::new(AsyncMutex::new(writer));
+        let mut scanner = SyncScanner::any();
+        let mut decoder = Decoder::new();
+        let mut assembler = Assembler::new();
+        let mut streams: HashMap<u32, mpsc::UnboundedSender<Frame>> = HashMap::new();
+        let (die, mut dying) = mpsc::channel::<()>(1);
+        let mut synced = false;
+        let mut buffer = vec![0; 8192];
+        loop {
+            let length = tokio::select! {
+                read = reader.read(&mut buffer) => read.unwrap_or(0),
+                _ = dying.recv() => 0,
+            };
+            if length == 0 {
+                let _ = writer.lock().await.shutdown().await;
+                return;
+            }
+            if synced {
+                decoder.push(&buffer[..length]);
+            } else {
+                let Some((marker, rest)) = scanner.push(&buffer[..length]) else {
+                    continue;
+                };
+                synced = true;
+                let mut greeting = marker.to_bytes().to_vec();
+                self.hello.encode(&mut greeting, 0).unwrap();
+                writer.lock().await.write_all(&greeting).await.unwrap();
+                decoder.push(rest);
+            }
+            while let Some(frame) = decoder.next().unwrap() {
+                let Some(frame) = assembler.push(frame).unwrap() else {
+                    continue;
+                };
+                if frame.kind == Kind::Open {
+                    let (sender, frames) = mpsc::unbounded_channel();
+                    streams.insert(frame.stream, sender);
+                    let request = Request::decode(&frame.payload).unwrap();
+                    self.requests.lock().unwrap().push(request.clone());
+                    let stream = Stream::new(frame.stream, frames, Arc::clone(&writer));
+                    tokio::spawn(self.clone().answer(stream, request, die.clone()));
+                } else if let Some(stream) = streams.get(&frame.stream) {
+                    if frame.kind == Kind::Cancel {
+                        self.cancelled.lock().unwrap().push(frame.stream);
+                    }
+                    let _ = stream.send(frame);
+                }
+            }
+        }
+    }
+
+    async fn answer(self, mut stream: Stream, request: Request, die: mpsc::Sender<()>) {
+        let done = match request {
+            Request::Pull(pull) => pull_image(&mut stream, &pull.reference).await,
+            Request::Run(run) => {
+                let Some(done) = run_container(&mut stream, &run).await else {
+                    let _ = die.send(()).await;
+                    return;
+                };
+                done
+            }
+            Request::Images => Ok(Reply::Images { images: images() }),
+            Request::Inspect { names } => inspect(&names),
+            Request::Remove { names, .. } => {
+                match names.iter().find(|name| name.contains("missing")) {
+                    Some(name) => Err(not_found(name)),
+                    None => Ok(Reply::Removed {
+                        removed: names
+                            .iter()
+                            .flat_map(|name| {
+                                [
+                                    Removed::Untagged(format!("docker.io/library/{name}:latest")),
+                                    Removed::Deleted(format!("sha256:{}", "ab".repeat(32))),
+                                ]
+                            })
+                            .collect(),
+                    }),
+                }
+            }
+            Request::Tag { .. } => Ok(Reply::Tagged),
+            Request::Info => Ok(Reply::Info(Info {
+                software: "fake 1".into(),
+                arch: "amd64".into(),
+                ..Info::default()
+            })),
+            Request::Shutdown => Ok(Reply::Bye),
+            Request::Unknown => Err(Failure::new(FailureCode::Unsupported, "what?")),
+        };
+        let last = done == Ok(Reply::Bye);
+        stream.done(&done).await;
+        if last {
+            let _ = die.send(()).await;
+        }
+    }
+}
+
+fn not_found(name: &str) -> Failure {
+    Failure::new(FailureCode::NotFound, format!("no such image: {name}"))
+}
+
+fn images() -> Vec<ImageRow> {
+    let row = |name: &str, tag: Option<&str>, byte: &str, size| ImageRow {
+        name: name.into(),
+        tag: tag.map(Into::into),
+        digest: Some(format!("sha256:{}", byte.repeat(32))),
+        id: format!("sha256:{}", byte.repeat(32)),
+        created: Some("2020-01-02T03:04:05Z".into()),
+        size,
+    };
+    vec![
+        row(
+            "10.0.2.2:5000/yocto/container-base",
+            Some("latest"),
+            "0a",
+            4_261_550,
+        ),
+        row("docker.io/library/alpine", None, "0b", 5_000),
+    ]
+}
+
+fn inspect(names: &[String]) -> Done {
+    match names.iter().find(|name| name.contains("missing")) {
+        Some(name) => Err(not_found(name)),
+        None => Ok(Reply::Inspected {
+            documents: names
+                .iter()
+                .map(|name| serde_json::json!({ "Id": name }))
+                .collect(),
+        }),
+    }
+}
+
+async fn pull_image(stream: &mut Stream, reference: &str) -> Done {
+    stream
+        .event(&Event::Trying {
+            reference: reference.into(),
+        })
+        .await;
+    for done in [0, 50, 100] {
+        let (layer, total) = ("sha256:0123456789abcdef".into(), Some(100));
+        stream
+            .event(&Event::Progress {
+                layer,
+                phase: Phase::Download,
+                done,
+                total,
+            })
+            .await;
+    }
+    if reference.contains("missing") {
+        return Err(not_found(reference));
+    }
+    if reference.contains("down") {
+        return Err(
+            Failure::new(FailureCode::Unreachable, "cannot reach 10.0.2.2:5000")
+                .with_hint("use --no-registry to pull from docker hub"),
+        );
+    }
+    Ok(Reply::Pulled(Pulled {
+        name: format!("10.0.2.2:5000/yocto/{reference}:latest"),
+        digest: format!("sha256:{}", "0a".repeat(32)),
+        id: format!("sha256:{}", "0b".repeat(32)),
+        size: 1234,
+    }))
+}
+
+/// Does what the first argument says; `None` ends the connection.
+async fn run_container(stream: &mut Stream, run: &RunRequest) -> Option<Done> {
+    if run.image == "missing" {
+        return Some(Err(not_found("missing")));
+    }
+    let started = Event::Started {
+        pid: 7,
+        container: "c".into(),
+    };
+    stream.event(&started).await;
+    let args: Vec<&str> = run.args.iter().map(String::as_str).collect();
+    let status = match args[..] {
+        ["exit", status] => status.parse().unwrap(),
+        // Output of a known pattern: byte i is i modulo 251.
+        ["emit", length] => {
+            let bytes: Vec<u8> = (0..length.parse::<usize>().unwrap())
+                .map(|i| (i % 251) as u8)
+                .collect();
+            if !stream.output(Pipe::Stdout, &bytes).await {
+                return Some(Err(Failure::new(FailureCode::Cancelled, "cancelled")));
+            }
+            0
+        }
+        ["endless"] => {
+            while stream.output(Pipe::Stdout, &[b'y'; 8192]).await {}
+            return Some(Err(Failure::new(FailureCode::Cancelled, "cancelled")));
+        }
+        ["both", out, err] => {
+            stream.output(Pipe::Stderr, err.as_bytes()).await;
+            stream.output(Pipe::Stdout, out.as_bytes()).await;
+            3
+        }
+        ["cat"] => loop {
+            let bytes = std::mem::take(&mut stream.stdin);
+            stream.consumed(bytes.len()).await;
+            stream.output(Pipe::Stdout, &bytes).await;
+            if stream.stdin.is_empty() && stream.stdin_ended {
+                break 0;
+            }
+            if stream.stdin.is_empty() && !stream.wait().await {
+                return None;
+            }
+        },
+        ["signal"] => {
+            stream.output(Pipe::Stdout, b"ready\n").await;
+            while stream.signals.is_empty() && !stream.cancelled {
+                if !stream.wait().await {
+                    return None;
+                }
+            }
+            128 + i32::from(stream.signals.first().copied().unwrap_or(9))
+        }
+        // Says how often it was signalled, until it is cancelled.
+        ["stubborn"] => {
+            stream.output(Pipe::Stdout, b"ready\n").await;
+            while !stream.cancelled {
+                if !stream.wait().await {
+                    return None;
+                }
+                while stream.signals.pop().is_some() {
+                    stream.output(Pipe::Stdout, b"no\n").await;
+                }
+            }
+            return Some(Err(Failure::new(FailureCode::Cancelled, "cancelled")));
+        }
+        ["size"] => {
+            while stream.sizes.is_empty() {
+                if !stream.wait().await {
+                    return None;
+                }
+            }
+            let (rows, cols) = stream.sizes[0];
+            stream
+                .output(Pipe::Stdout, format!("{rows}x{cols}\r\n").as_bytes())
+                .await;
+            0
+        }
+        // Breaks the rules: more than was granted.
+        ["flood"] => {
+            let mut frames = Vec::new();
+            encode_data(
+                &mut frames,
+                Pipe::Stdout,
+                stream.number,
+                &vec![0; 512 * 1024],
+            );
+            let _ = stream.writer.lock().await.write_all(&frames).await;
+            while stream.wait().await {}
+            return None;
+        }
+        ["die"] => return None,
+        // Shows its arguments as JSON.
+        _ => {
+            let text = serde_json::to_string(run).unwrap();
+            stream.output(Pipe::Stdout, text.as_bytes()).await;
+            0
+        }
+    };
+    Some(Ok(Reply::Ran { status }))
+}
+
+impl Stream {
+    fn new(number: u32, frames: mpsc::UnboundedReceiver<Frame>, writer: Writer) -> Self {
+        Self {
+            number,
+            frames,
+            writer,
+            windows: [SendWindow::new(); 2],
+            input: ReceiveWindow::new(),
+            stdin: Vec::new(),
+            stdin_ended: false,
+            signals: Vec::new(),
+            sizes: Vec::new(),
+            cancelled: false,
+        }
+    }
+
+    async fn write(&self, bytes: &[u8]) {
+        let _ = self.writer.lock().await.write_all(bytes).await;
+    }
+
+    async fn event(&self, event: &Event) {
+        let mut bytes = Vec::new();
+        event.encode(&mut bytes, self.number).unwrap();
+        self.write(&bytes).await;
+    }
+
+    async fn done(&self, done: &Done) {
+        let mut bytes = Vec::new();
+        done.encode(&mut bytes, self.number).unwrap();
+        self.write(&bytes).await;
+    }
+
+    /// Says that input was used.
+    async fn consumed(&mut self, bytes: usize) {
+        if let Some(bytes) = self.input.consumed(bytes) {
+            let mut frame = Vec::new();
+            let credit = Credit {
+                pipe: Pipe::Stdin,
+                bytes,
+            };
+            encode(&mut frame, Kind::Credit, self.number, &credit.to_payload()).unwrap();
+            self.write(&frame).await;
+        }
+    }
+
+    /// Sends output within the credit; `false` when the host cancelled.
+    async fn output(&mut self, pipe: Pipe, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() && !self.cancelled {
+            let window = &mut self.windows[usize::from(pipe == Pipe::Stderr)];
+            let (now, later) = bytes.split_at(window.reserve(bytes.len().min(32 * 1024)));
+            bytes = later;
+            if now.is_empty() {
+                if !self.wait().await {
+                    return false;
+                }
+                continue;
+            }
+            let mut frames = Vec::new();
+            encode_data(&mut frames, pipe, self.number, now);
+            self.write(&frames).await;
+            while let Ok(frame) = self.frames.try_recv() {
+                self.take(&frame);
+            }
+        }
+        !self.cancelled
+    }
+
+    /// Takes the next frame of the host; `false` when there will be none.
+    async fn wait(&mut self) -> bool {
+        let Some(frame) = self.frames.recv().await else {
+            return false;
+        };
+        self.take(&frame);
+        true
+    }
+
+    fn take(&mut self, frame: &Frame) {
+        match frame.kind {
+            Kind::Stdin => {
+                self.input
+                    .received(frame.payload.len())
+                    .expect("input within the credit");
+                self.stdin.extend(&frame.payload);
+            }
+            Kind::Eof => self.stdin_ended = true,
+            Kind::Credit => {
+                let credit = Credit::from_payload(&frame.payload).unwrap();
+                self.windows[usize::from(credit.pipe == Pipe::Stderr)]
+                    .grant(credit.bytes)
+                    .unwrap();
+            }
+            Kind::Signal => self
+                .signals
+                .push(signal_from_payload(&frame.payload).unwrap()),
+            Kind::Resize => {
+                let size = Resize::from_payload(&frame.payload).unwrap();
+                self.sizes.push((size.rows, size.cols));
+            }
+            Kind::Cancel => self.cancelled = true,
+            _ => {}
+        }
+    }
+}

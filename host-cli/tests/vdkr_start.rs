@@ -1,0 +1,200 @@
+//! The start of a machine, with a shell script in the emulator's place.
+
+mod fake_agent;
+mod user;
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    thread,
+};
+
+use user::{User, status, stderr};
+
+/// A user whose emulator is this shell script.
+fn with_emulator(script: &str) -> (User, String) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let user = User::new();
+    let bin = user.home.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let program = bin.join("qemu-system-x86_64");
+    fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(bin.join("kernel"), b"\x7fELF").unwrap();
+    let kernel = bin.join("kernel").to_str().unwrap().to_owned();
+    (user, kernel)
+}
+
+impl User {
+    /// A command that starts the script as its machine.
+    fn starting(&self, kernel: &str, args: &[&str]) -> Command {
+        let options = [
+            "--stateless",
+            "--accel",
+            "tcg",
+            "--kernel",
+            kernel,
+            "--initrd",
+            kernel,
+        ];
+        let mut command = self.command(&[&options[..], args].concat());
+        command.env(
+            "PATH",
+            format!("{}:/usr/bin:/bin", self.home.path().join("bin").display()),
+        );
+        command
+    }
+}
+
+#[test]
+fn a_boot_that_fails_shows_what_was_said_last() {
+    let script = "echo 'qemu: bad luck' >&2; exit 9";
+    let (user, kernel) = with_emulator(script);
+    let output = user.starting(&kernel, &["images"]).output().unwrap();
+    status(&output, 3);
+    let words = stderr(&output);
+    assert!(
+        words.contains("ended with status 9: qemu: bad luck"),
+        "{words}"
+    );
+    let output = user.starting(&kernel, &["run", "img"]).output().unwrap();
+    status(&output, 125);
+
+    // The console is a socket whose number is on the command line; bash takes numbers beyond 9.
+    let script = "fd=$(echo \"$*\" | sed 's/.*id=console,fd=\\([0-9]*\\).*/\\1/')\n\
+                  bash -c \"echo 'Kernel panic' >&$fd\"";
+    let (user, kernel) = with_emulator(script);
+    let output = user.starting(&kernel, &["images"]).output().unwrap();
+    status(&output, 3);
+    assert!(
+        stderr(&output).contains("Kernel panic"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_boot_that_leads_nowhere_is_given_up() {
+    let (user, kernel) = with_emulator("exec sleep 1000");
+    let output = user
+        .starting(&kernel, &["images"])
+        .env("VDKR_BOOT_TIMEOUT", "1")
+        .output()
+        .unwrap();
+    status(&output, 3);
+    assert!(
+        stderr(&output).contains("no sign of life"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn the_emulator_does_not_outlive_a_killed_command() {
+    let (user, kernel) =
+        with_emulator("echo $$ >$HOME/pid.new; mv $HOME/pid.new $HOME/pid; exec sleep 1000");
+    let mut child = user
+        .starting(&kernel, &["images"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = loop {
+        if let Ok(text) = fs::read_to_string(user.home.path().join("pid")) {
+            break text.trim().parse::<i32>().unwrap();
+        }
+        thread::sleep(std::time::Duration::from_millis(10));
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Gone, or a zombie that nobody has waited for yet.
+    let alive = || {
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        state
+            .rsplit_once(") ")
+            .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    };
+    while alive() {
+        thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn no_secret_and_no_command_is_on_the_emulators_command_line() {
+    let script = "echo \"$@\" >$HOME/line; env >$HOME/env; exit 1";
+    let (user, kernel) = with_emulator(script);
+    let args = [
+        "--registry",
+        "r.example.com:1",
+        "--registry-user",
+        "someone",
+        "run",
+        "-e",
+        "TOKEN=t0k3n",
+        "img",
+        "secret-argument",
+    ];
+    let mut command = user.starting(&kernel, &args);
+    status(
+        &command
+            .env("VDKR_REGISTRY_PASSWORD", "s3cr3t")
+            .output()
+            .unwrap(),
+        125,
+    );
+    let line = fs::read_to_string(user.home.path().join("line")).unwrap();
+    assert!(line.contains("virtserialport"), "{line}");
+    let env = fs::read_to_string(user.home.path().join("env")).unwrap();
+    for secret in [
+        "s3cr3t",
+        "someone",
+        "t0k3n",
+        "secret-argument",
+        "r.example.com",
+    ] {
+        assert!(
+            !line.contains(secret) && !env.contains(secret),
+            "{secret} is in {line} {env}"
+        );
+    }
+}
+
+#[test]
+fn acceleration_is_proved_once_and_remembered() {
+    // A guest that gets nowhere under KVM, and an emulator that ends at once without it.
+    let script = "case \"$*\" in *'-accel kvm'*) echo kvm >>$HOME/tried; exec sleep 1000;; esac\n\
+                  echo tcg >>$HOME/tried; exit 9";
+    let (user, kernel) = with_emulator(script);
+    let options = [
+        "--stateless",
+        "--kernel",
+        &kernel,
+        "--initrd",
+        &kernel,
+        "images",
+    ];
+    let try_once = || {
+        let mut command = user.command(&options);
+        command.env(
+            "PATH",
+            format!("{}:/usr/bin:/bin", user.home.path().join("bin").display()),
+        );
+        let output = command.output().unwrap();
+        status(&output, 3);
+        let tried = fs::read_to_string(user.home.path().join("tried")).unwrap();
+        fs::remove_file(user.home.path().join("tried")).unwrap();
+        (stderr(&output), tried)
+    };
+    // Without a usable device there is nothing to prove.
+    let usable = cfg!(target_arch = "x86_64")
+        && fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .is_ok();
+    let (words, tried) = try_once();
+    assert_eq!(tried, if usable { "kvm\ntcg\n" } else { "tcg\n" });
+    assert_eq!(words.contains("no sign of life"), usable, "{words}");
+    let (words, tried) = try_once();
+    assert_eq!(tried, "tcg\n");
+    assert!(!words.contains("kvm"), "{words}");
+}

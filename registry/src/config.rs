@@ -1,0 +1,79 @@
+//! What a server is told.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::fs::FaultPlan;
+use crate::storage::Memory;
+
+/// How to serve one storage.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The storage root; made when missing. `docker/registry/v2` lies in it.
+    pub storage: PathBuf,
+    /// Whether tags, manifests and blobs may be deleted.
+    pub delete_enabled: bool,
+    /// Whether nothing at all may change.
+    pub read_only: bool,
+    /// Whether manifests are taken whose blobs or children the repository does not have, as for an
+    /// index of which only some platforms are kept.
+    pub sparse_manifests: bool,
+    /// Bounds on what clients may take up.
+    pub limits: Limits,
+    /// Bounds on what is kept in memory.
+    pub memory: Memory,
+    /// For tests: sees every file operation.
+    pub fault_plan: Option<Arc<FaultPlan>>,
+}
+
+impl ServerConfig {
+    /// The defaults for a storage root.
+    pub fn new(storage: impl Into<PathBuf>) -> Self {
+        Self {
+            storage: storage.into(),
+            delete_enabled: true,
+            read_only: false,
+            sparse_manifests: false,
+            limits: Limits::default(),
+            memory: Memory::default(),
+            fault_plan: None,
+        }
+    }
+}
+
+/// Bounds on what clients may take up.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time; more wait to be accepted.
+    pub connections: usize,
+    /// How long a client may take to send the head of a request, and a connection may be idle.
+    pub header_timeout: Duration,
+    /// How long a client may leave a request's body, or the reading of an answer, without progress.
+    pub idle_timeout: Duration,
+    /// How long requests may go on after the shutdown began.
+    pub shutdown_deadline: Duration,
+    /// Bytes of the head of a request.
+    pub head_bytes: usize,
+    /// Bytes of manifests being received at a time.
+    pub manifest_budget: usize,
+    /// Bytes of one list of referrers.
+    pub referrers_bytes: usize,
+    /// Upload sessions that nobody touched for so long are removed.
+    pub upload_expiry: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            header_timeout: Duration::from_mins(1),
+            idle_timeout: Duration::from_mins(1),
+            shutdown_deadline: Duration::from_secs(10),
+            head_bytes: 64 << 10,
+            manifest_budget: 64 << 20,
+            referrers_bytes: 4 << 20,
+            upload_expiry: Duration::from_hours(7 * 24),
+        }
+    }
+}

@@ -1,0 +1,529 @@
+//! The one room through which every file operation of the registry passes.
+//!
+//! Paths are relative to the storage root, with `/` between their components, and are resolved beneath
+//! it: a symbolic link inside the storage is never followed, whatever it points to. Nothing here knows
+//! what a blob or a tag is; [`crate::storage`] does.
+//!
+//! A [`FaultPlan`] given to [`Fs::open_with`] sees each operation before it happens. Tests use it to
+//! record a request, to make its n-th operation fail, and to stop the world in the middle of one.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{self as sys, AtFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+mod fault;
+mod stat;
+
+pub use fault::{Fault, FaultPlan, Op};
+pub use stat::{Kind, Stamp, Stat};
+
+/// An operation on the storage that failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot {action} {}: {errno}", path.display())]
+pub struct FsError {
+    /// What was tried, as a verb: `create`, `write to`, `sync`.
+    pub action: &'static str,
+    /// The file or directory, with the storage root in front.
+    pub path: PathBuf,
+    /// What the operating system answered.
+    pub errno: Errno,
+}
+
+impl FsError {
+    /// Nothing is there under this name.
+    pub fn is_not_found(&self) -> bool {
+        matches!(
+            self.errno,
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV
+        )
+    }
+
+    /// The disk, or the quota on it, is full.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self.errno, Errno::NOSPC | Errno::DQUOT)
+    }
+}
+
+/// Shorthand of this room.
+pub type Result<T> = std::result::Result<T, FsError>;
+
+/// Room on the file system of the storage, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Free for this user.
+    pub free: u64,
+    /// In all.
+    pub total: u64,
+}
+
+/// The storage root. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fs(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    root: OwnedFd,
+    base: PathBuf,
+    openat2: bool,
+    plan: Option<Arc<FaultPlan>>,
+}
+
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+
+impl Fs {
+    /// Opens the directory `base`, which may itself be reached through symbolic links.
+    pub fn open(base: &Path) -> Result<Self> {
+        Self::open_with(base, None)
+    }
+
+    /// [`Fs::open`] with a plan that sees every operation.
+    pub fn open_with(base: &Path, plan: Option<Arc<FaultPlan>>) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = retry(|| sys::open(base, flags, Mode::empty())).map_err(|errno| FsError {
+            action: "open",
+            path: base.to_owned(),
+            errno,
+        })?;
+        // Old kernels and some sandboxes have no openat2: the walk in `resolve` does the same in steps.
+        let openat2 = sys::openat2(&root, ".", flags, Mode::empty(), RESOLVE).is_ok();
+        let base = base.to_owned();
+        Ok(Self(Arc::new(Inner {
+            root,
+            base,
+            openat2,
+            plan,
+        })))
+    }
+
+    /// The directory given to [`Fs::open`].
+    pub fn base(&self) -> &Path {
+        &self.0.base
+    }
+
+    /// Whether a plan watches the operations.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.0.plan.is_some()
+    }
+
+    /// The error of an operation that ended without an answer.
+    pub(crate) fn interrupted(&self) -> FsError {
+        self.error("finish an operation in", "", Errno::INTR)
+    }
+
+    /// Makes one directory, in a parent that exists. `false`: it was there already.
+    pub fn mkdir(&self, path: &str) -> Result<bool> {
+        let done = self
+            .step(|| Op::Mkdir {
+                path: path.to_owned(),
+            })
+            .and_then(|()| {
+                let (parent, name) = self.parent(path)?;
+                retry(|| sys::mkdirat(&parent, name, Mode::from_raw_mode(0o777)))
+            });
+        match done {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(errno) => Err(self.error("create the directory", path, errno)),
+        }
+    }
+
+    /// Makes a file that does not exist yet, for writing.
+    pub fn create(&self, path: &str) -> Result<File> {
+        let id = self.0.plan.as_ref().map_or(0, |plan| plan.opening());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        self.step(|| Op::Create {
+            path: path.to_owned(),
+            file: id,
+        })
+        .and_then(|()| self.resolve(path, flags, Mode::from_raw_mode(0o666)))
+        .map(|fd| File {
+            fs: self.clone(),
+            fd,
+            path: path.to_owned(),
+            id,
+        })
+        .map_err(|errno| self.error("create", path, errno))
+    }
+
+    /// Opens a regular file for reading.
+    pub fn open_file(&self, path: &str) -> Result<(File, Stat)> {
+        self.open_existing(path, OFlags::RDONLY)
+    }
+
+    /// Opens a regular file that exists, for reading and for writing at any offset.
+    pub fn reopen(&self, path: &str) -> Result<(File, Stat)> {
+        self.open_existing(path, OFlags::RDWR)
+    }
+
+    fn open_existing(&self, path: &str, access: OFlags) -> Result<(File, Stat)> {
+        let id = self.0.plan.as_ref().map_or(0, |plan| plan.opening());
+        // NONBLOCK: a pipe that someone put here must not hold the thread; it means nothing to a file.
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        self.step(|| Op::Open {
+            path: path.to_owned(),
+            file: id,
+        })
+        .and_then(|()| self.resolve(path, flags, Mode::empty()))
+        .and_then(|fd| {
+            let stat = Stat::from(retry(|| sys::fstat(&fd))?);
+            match stat.kind {
+                Kind::File => Ok((
+                    File {
+                        fs: self.clone(),
+                        fd,
+                        path: path.to_owned(),
+                        id,
+                    },
+                    stat,
+                )),
+                _ => Err(Errno::NOENT),
+            }
+        })
+        .map_err(|errno| self.error("open", path, errno))
+    }
+
+    /// Reads a whole regular file of at most `cap` bytes; a longer one is cut there.
+    pub fn read(&self, path: &str, cap: usize) -> Result<(Vec<u8>, Stat)> {
+        let (file, stat) = self.open_file(path)?;
+        let wanted = usize::try_from(stat.size).unwrap_or(usize::MAX).min(cap);
+        let mut bytes = vec![0; wanted];
+        let mut filled = 0;
+        while filled < wanted {
+            let n = file.read_at(&mut bytes[filled..], filled as u64)?;
+            if n == 0 {
+                break;
+            }
+            filled += n;
+        }
+        bytes.truncate(filled);
+        Ok((bytes, stat))
+    }
+
+    /// Looks at a file or directory; `None` when nothing is there.
+    pub fn stat(&self, path: &str) -> Result<Option<Stat>> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        self.stat_by(path, || {
+            retry(|| sys::fstat(self.resolve(path, flags, Mode::empty())?))
+        })
+    }
+
+    /// [`Fs::stat`] in one system call, for comparing with a [`Stamp`] taken before: only the last
+    /// component is checked for being a symbolic link.
+    pub fn stat_known(&self, path: &str) -> Result<Option<Stat>> {
+        self.stat_by(path, || {
+            retry(|| sys::statat(&self.0.root, path, AtFlags::SYMLINK_NOFOLLOW))
+        })
+    }
+
+    fn stat_by(
+        &self,
+        path: &str,
+        look: impl Fn() -> rustix::io::Result<sys::Stat>,
+    ) -> Result<Option<Stat>> {
+        let found = self
+            .step(|| Op::Stat {
+                path: path.to_owned(),
+            })
+            .and_then(|()| look());
+        match found.map_err(|errno| self.error("look at", path, errno)) {
+            Ok(stat) => Ok(Some(stat.into())),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Calls `visit` with each entry of a directory, in no order. Names that are not UTF-8 are left out.
+    pub fn list(&self, path: &str, mut visit: impl FnMut(&str, Kind)) -> Result<()> {
+        let fail = |errno| self.error("list", path, errno);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let fd = self
+            .step(|| Op::List {
+                path: path.to_owned(),
+            })
+            .and_then(|()| self.resolve(path, flags, Mode::empty()))
+            .map_err(fail)?;
+        let mut entries = sys::Dir::new(fd).map_err(fail)?;
+        while let Some(entry) = entries.read() {
+            let entry = entry.map_err(fail)?;
+            let Ok(name) = entry.file_name().to_str() else {
+                continue;
+            };
+            if name == "." || name == ".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                // Not every file system says it in the listing.
+                FileType::Unknown => {
+                    let Ok(fd) = entries.fd() else { continue };
+                    match sys::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                        Ok(stat) => FileType::from_raw_mode(stat.st_mode).into(),
+                        Err(_) => continue,
+                    }
+                }
+                known => known.into(),
+            };
+            visit(name, kind);
+        }
+        Ok(())
+    }
+
+    /// Moves a file or directory over whatever file has the new name.
+    pub fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.step(|| Op::Rename {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        })
+        .and_then(|()| {
+            let (from_parent, from_name) = self.parent(from)?;
+            let (to_parent, to_name) = self.parent(to)?;
+            retry(|| sys::renameat(&from_parent, from_name, &to_parent, to_name))
+        })
+        .map_err(|errno| self.error("rename a file to", to, errno))
+    }
+
+    /// Makes the names in a directory durable.
+    pub fn sync_dir(&self, path: &str) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        self.step(|| Op::SyncDir {
+            path: path.to_owned(),
+        })
+        .and_then(|()| {
+            let fd = self.resolve(path, flags, Mode::empty())?;
+            retry(|| sys::fsync(&fd))
+        })
+        .map_err(|errno| self.error("sync the directory", path, errno))
+    }
+
+    /// Removes a file. `false`: there was none.
+    pub fn remove_file(&self, path: &str) -> Result<bool> {
+        self.remove(path, AtFlags::empty(), || Op::RemoveFile {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Removes an empty directory. `false`: there was none.
+    pub fn remove_dir(&self, path: &str) -> Result<bool> {
+        self.remove(path, AtFlags::REMOVEDIR, || Op::RemoveDir {
+            path: path.to_owned(),
+        })
+    }
+
+    fn remove(&self, path: &str, flags: AtFlags, op: impl Fn() -> Op) -> Result<bool> {
+        let done = self.step(op).and_then(|()| {
+            let (parent, name) = self.parent(path)?;
+            retry(|| sys::unlinkat(&parent, name, flags))
+        });
+        match done.map_err(|errno| self.error("remove", path, errno)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Locks a directory against other openings of it, in this process or another, until the result
+    /// is dropped. `None`: another holds it (with `wait` unset), or this file system cannot lock.
+    pub fn lock_dir(&self, path: &str, exclusive: bool, wait: bool) -> Result<Option<OwnedFd>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let fd = self
+            .step(|| Op::Lock {
+                path: path.to_owned(),
+            })
+            .and_then(|()| self.resolve(path, flags, Mode::empty()))
+            .map_err(|errno| self.error("lock", path, errno))?;
+        let how = match (exclusive, wait) {
+            (true, true) => FlockOperation::LockExclusive,
+            (true, false) => FlockOperation::NonBlockingLockExclusive,
+            (false, true) => FlockOperation::LockShared,
+            (false, false) => FlockOperation::NonBlockingLockShared,
+        };
+        Ok(retry(|| sys::flock(&fd, how)).is_ok().then_some(fd))
+    }
+
+    /// Room left on the file system.
+    pub fn space(&self) -> Result<Space> {
+        let stat = retry(|| sys::fstatvfs(&self.0.root))
+            .map_err(|errno| self.error("look at", "", errno))?;
+        Ok(Space {
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
+    }
+
+    fn flush(&self, fd: &OwnedFd) -> rustix::io::Result<()> {
+        // A plan decides itself what is durable, and tests have thousands of runs to do.
+        if self.is_watched() {
+            Ok(())
+        } else {
+            retry(|| sys::fsync(fd))
+        }
+    }
+
+    fn step(&self, op: impl Fn() -> Op) -> rustix::io::Result<()> {
+        match &self.0.plan {
+            None => Ok(()),
+            Some(plan) => retry(|| plan.before(op())),
+        }
+    }
+
+    fn error(&self, action: &'static str, path: &str, errno: Errno) -> FsError {
+        FsError {
+            action,
+            path: self.0.base.join(path),
+            errno,
+        }
+    }
+
+    /// The directory that holds `path`, and the last component's name.
+    fn parent<'p>(&self, path: &'p str) -> rustix::io::Result<(OwnedFd, &'p str)> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
+        if matches!(name, "" | "." | "..") {
+            return Err(Errno::INVAL);
+        }
+        Ok((
+            self.resolve(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?,
+            name,
+        ))
+    }
+
+    /// Opens `path` beneath the root without following any symbolic link.
+    fn resolve(&self, path: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC;
+        if self.0.openat2 {
+            return retry(
+                || match sys::openat2(&self.0.root, path, flags, mode, RESOLVE) {
+                    // A rename somewhere in the tree raced with the look-up of this path.
+                    Err(Errno::AGAIN) => Err(Errno::INTR),
+                    other => other,
+                },
+            );
+        }
+        self.walk(path, flags, mode)
+    }
+
+    fn walk(&self, path: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut dir: Option<OwnedFd> = None;
+        let mut parts = path.split('/').peekable();
+        while let Some(part) = parts.next() {
+            if part.is_empty() || part == ".." {
+                return Err(Errno::INVAL);
+            }
+            let at: BorrowedFd<'_> = dir.as_ref().map_or(self.0.root.as_fd(), AsFd::as_fd);
+            if parts.peek().is_none() {
+                return retry(|| sys::openat(at, part, flags | OFlags::NOFOLLOW, mode));
+            }
+            dir = Some(retry(|| sys::openat(at, part, step, Mode::empty()))?);
+        }
+        Err(Errno::INVAL)
+    }
+}
+
+/// An open regular file of the storage.
+#[derive(Debug)]
+pub struct File {
+    fs: Fs,
+    fd: OwnedFd,
+    path: String,
+    id: u64,
+}
+
+impl File {
+    /// The name that it was opened under.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Writes all of `bytes` at `offset`.
+    pub fn write_at(&self, mut bytes: &[u8], mut offset: u64) -> Result<()> {
+        let fail = |errno| self.fs.error("write to", &self.path, errno);
+        while !bytes.is_empty() {
+            let allowed = match &self.fs.0.plan {
+                None => bytes.len(),
+                Some(plan) => match plan.before_write(self.id, offset, bytes) {
+                    Ok(allowed) => allowed,
+                    Err(Errno::INTR) => continue,
+                    Err(errno) => return Err(fail(errno)),
+                },
+            };
+            let written =
+                retry(|| rustix::io::pwrite(&self.fd, &bytes[..allowed], offset)).map_err(fail)?;
+            if written == 0 {
+                return Err(fail(Errno::IO));
+            }
+            bytes = &bytes[written..];
+            offset += written as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads at most `into.len()` bytes at `offset`; 0 at the end.
+    pub fn read_at(&self, into: &mut [u8], offset: u64) -> Result<usize> {
+        self.fs
+            .step(|| Op::Read { file: self.id })
+            .and_then(|()| retry(|| rustix::io::pread(&self.fd, &mut *into, offset)))
+            .map_err(|errno| self.fs.error("read", &self.path, errno))
+    }
+
+    /// Fills a buffer from `offset` on. A file that ends before is an error.
+    pub fn read_exact_at(&self, mut into: &mut [u8], mut offset: u64) -> Result<()> {
+        while !into.is_empty() {
+            match self.read_at(into, offset)? {
+                0 => {
+                    return Err(self
+                        .fs
+                        .error("read to the end of", &self.path, Errno::NODATA));
+                }
+                n => {
+                    into = &mut into[n..];
+                    offset += n as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the content durable. After an error the content must not be trusted: a second call may
+    /// succeed although the bytes never reached the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.fs
+            .step(|| Op::SyncFile { file: self.id })
+            .and_then(|()| self.fs.flush(&self.fd))
+            .map_err(|errno| self.fs.error("sync", &self.path, errno))
+    }
+
+    /// Asks the kernel to begin writing everything from `offset` on to the disk, so that a later
+    /// [`File::sync`] finds less to do. Only a hint.
+    pub fn begin_writeback(&self, offset: u64) {
+        // Dirty pages are queued for writing by this, and stay cached as long as they are dirty.
+        let _ = sys::fadvise(&self.fd, offset, None, sys::Advice::DontNeed);
+    }
+
+    /// Removes the name that it was opened under.
+    pub fn remove(&self) -> Result<bool> {
+        self.fs.remove_file(&self.path)
+    }
+
+    /// Its state now.
+    pub fn stat(&self) -> Result<Stat> {
+        retry(|| sys::fstat(&self.fd))
+            .map(Stat::from)
+            .map_err(|errno| self.fs.error("look at", &self.path, errno))
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

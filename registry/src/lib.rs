@@ -1,0 +1,23 @@
+//! The embedded registry: a server of the OCI Distribution protocol, version 1.1, on a directory in
+//! the layout of the CNCF Distribution project.
+//!
+//! [`Registry::open`] takes a storage, [`Registry::handle`] answers one request, and [`serve`] does it
+//! for a listener. What was answered with 201 survives a power cut.
+
+pub use body::Body;
+pub use config::{Limits, ServerConfig};
+pub use error::OpenError;
+pub use registry::Registry;
+pub use server::{serve, serve_connection};
+
+mod access;
+mod body;
+mod config;
+mod endpoint;
+mod error;
+pub mod fs;
+mod receive;
+mod registry;
+mod router;
+mod server;
+pub mod storage;

@@ -1,0 +1,210 @@
+//! Bodies of requests.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use tokio::time::timeout;
+use vdkr_core::distribution::ErrorCode;
+
+use crate::error::Refusal;
+use crate::registry::Registry;
+use crate::storage::Sink;
+
+/// Bytes of a refused body that are read so that the client comes to read the answer.
+const DRAINED: u64 = 256 << 10;
+
+/// The body of a request, in pieces, with a limit on how long the client may pause.
+pub(crate) struct Incoming {
+    body: Option<UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>>,
+    length: Option<u64>,
+    pause: Duration,
+}
+
+impl Incoming {
+    pub(crate) fn none() -> Self {
+        Self {
+            body: None,
+            length: Some(0),
+            pause: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn new(
+        body: UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>,
+        length: Option<u64>,
+        pause: Duration,
+    ) -> Self {
+        Self {
+            body: Some(body),
+            length,
+            pause,
+        }
+    }
+
+    /// Its length in bytes, if the client has announced it.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// The next piece; `None` at the end.
+    pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>, Refusal> {
+        loop {
+            let Some(body) = &mut self.body else {
+                return Ok(None);
+            };
+            let frame = timeout(self.pause, body.frame()).await.map_err(|_| {
+                Refusal::new(ErrorCode::Unknown, "the body of the request stopped coming")
+                    .with_status(StatusCode::REQUEST_TIMEOUT)
+            })?;
+            match frame {
+                None => {
+                    self.body = None;
+                    return Ok(None);
+                }
+                Some(Ok(frame)) => {
+                    // Trailers mean nothing here.
+                    if let Ok(data) = frame.into_data()
+                        && !data.is_empty()
+                    {
+                        return Ok(Some(data));
+                    }
+                }
+                Some(Err(error)) => {
+                    self.body = None;
+                    tracing::debug!(%error, "a request broke off");
+                    return Err(Refusal::new(ErrorCode::Unknown, "the request broke off")
+                        .with_status(StatusCode::BAD_REQUEST));
+                }
+            }
+        }
+    }
+
+    /// All of it, if it is no longer than `cap`.
+    pub(crate) async fn whole(&mut self, cap: usize) -> Result<Bytes, Refusal> {
+        let too_long = || {
+            Refusal::new(
+                ErrorCode::SizeInvalid,
+                format!("the body is longer than {cap} bytes"),
+            )
+            .with_status(StatusCode::PAYLOAD_TOO_LARGE)
+        };
+        if self.length.is_some_and(|length| length > cap as u64) {
+            return Err(too_long());
+        }
+        let Some(first) = self.piece().await? else {
+            return Ok(Bytes::new());
+        };
+        if self.length == Some(first.len() as u64) {
+            return Ok(first);
+        }
+        let mut all = BytesMut::from(first);
+        while let Some(piece) = self.piece().await? {
+            if all.len() + piece.len() > cap {
+                return Err(too_long());
+            }
+            all.extend_from_slice(&piece);
+        }
+        if all.len() > cap {
+            return Err(too_long());
+        }
+        Ok(all.freeze())
+    }
+
+    /// Reads on for a while and forgets it. A connection closed with unread bytes would be reset, and
+    /// the client might never see why.
+    pub(crate) async fn drain(mut self) {
+        if self.length.is_some_and(|length| length > DRAINED) {
+            return;
+        }
+        self.pause = self.pause.min(Duration::from_secs(2));
+        let mut left = DRAINED;
+        while let Ok(Some(piece)) = self.piece().await {
+            left = left.saturating_sub(piece.len() as u64);
+            if left == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Moves the body into a sink, at most `limit` bytes of it. While one batch is hashed and written,
+    /// the next one is received.
+    ///
+    /// When the client breaks off, what has arrived is kept, and so is the session. When the storage
+    /// fails, the session ends.
+    pub(crate) async fn pour(
+        &mut self,
+        registry: &Registry,
+        mut sink: Sink,
+        limit: u64,
+    ) -> Result<Sink, Refusal> {
+        let upload = registry.buffers().begin_upload();
+        let mut batch = self.batch(upload.piece()).await;
+        let mut received: u64 = 0;
+        loop {
+            received += batch.size as u64;
+            if received > limit {
+                return Err(Refusal::new(
+                    ErrorCode::SizeInvalid,
+                    format!("the body is longer than the {limit} bytes announced"),
+                ));
+            }
+            let Batch { pieces, end, .. } = batch;
+            if pieces.is_empty()
+                && let Some(end) = end
+            {
+                return end.map(|()| sink);
+            }
+            let written = registry.blocking(move |storage| match sink.write(&pieces) {
+                Ok(()) => Ok(sink),
+                Err(error) => {
+                    storage.abandon(&sink);
+                    Err(error)
+                }
+            });
+            if let Some(end) = end {
+                sink = written.await?;
+                return end.map(|()| sink);
+            }
+            let (written, next) = tokio::join!(written, self.batch(upload.piece()));
+            sink = written?;
+            batch = next;
+        }
+    }
+
+    async fn batch(&mut self, room: usize) -> Batch {
+        let mut batch = Batch {
+            pieces: Vec::new(),
+            size: 0,
+            end: None,
+        };
+        while batch.size < room {
+            match self.piece().await {
+                Ok(Some(piece)) => {
+                    batch.size += piece.len();
+                    batch.pieces.push(piece);
+                }
+                Ok(None) => {
+                    batch.end = Some(Ok(()));
+                    break;
+                }
+                Err(refusal) => {
+                    batch.end = Some(Err(refusal));
+                    break;
+                }
+            }
+        }
+        batch
+    }
+}
+
+/// Pieces of a body that are hashed and written at once.
+struct Batch {
+    pieces: Vec<Bytes>,
+    size: usize,
+    /// Set when nothing follows: the body has ended, or broken off.
+    end: Option<Result<(), Refusal>>,
+}

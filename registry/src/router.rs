@@ -1,0 +1,122 @@
+//! From a request to the endpoint that answers it.
+
+use http::header::{ALLOW, HeaderValue};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use vdkr_core::distribution::{ErrorCode, Query, Route};
+
+use crate::access;
+use crate::body::Body;
+use crate::endpoint::{base, blob, catalog, manifest, referrers, tags, upload};
+use crate::error::Refusal;
+use crate::receive::Incoming;
+use crate::registry::Registry;
+
+/// What an endpoint is given.
+pub(crate) struct Ask<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) head: &'a Parts,
+    pub(crate) query: &'a Query,
+}
+
+/// Answers a request, or says why not.
+pub(crate) async fn answer(
+    registry: &Registry,
+    head: &Parts,
+    mut body: Incoming,
+) -> Response<Body> {
+    let refusal = match dispatch(registry, head, &mut body).await {
+        Ok(response) => return response,
+        Err(refusal) => refusal,
+    };
+    tracing::debug!(
+        method = %head.method, path = head.uri.path(), status = refusal.status().as_u16(),
+        error = %refusal.body(), "refused"
+    );
+    body.drain().await;
+    let mut response = refusal.into_response();
+    if head.method == Method::HEAD {
+        *response.body_mut() = Body::default();
+    }
+    response
+}
+
+async fn dispatch(
+    registry: &Registry,
+    head: &Parts,
+    body: &mut Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let writing = !matches!(head.method, Method::GET | Method::HEAD | Method::DELETE);
+    let route = Route::parse(head.uri.path()).map_err(|error| match error.code(writing) {
+        Some(code) => Refusal::new(code, error.to_string()),
+        None => Refusal::new(ErrorCode::Other("NOT_FOUND".into()), error.to_string())
+            .with_status(StatusCode::NOT_FOUND),
+    })?;
+    let query = Query::parse(head.uri.query().unwrap_or_default()).map_err(|error| {
+        let refusal = Refusal::new(error.code(), error.to_string());
+        match error.code() {
+            ErrorCode::Other(_) => refusal.with_status(StatusCode::BAD_REQUEST),
+            _ => refusal,
+        }
+    })?;
+    access::configured(
+        registry.config(),
+        &access::required(&head.method, &route, &query),
+    )?;
+
+    let ask = Ask {
+        registry,
+        head,
+        query: &query,
+    };
+    match (route, &head.method) {
+        (Route::Base, &Method::GET | &Method::HEAD) => Ok(base::ping()),
+        (Route::Catalog, &Method::GET) => catalog::list(&ask).await,
+        (Route::Tags { name }, &Method::GET) => tags::list(&ask, name).await,
+        (Route::Referrers { name, digest }, &Method::GET) => {
+            referrers::list(&ask, name, digest).await
+        }
+        (Route::Manifest { name, target }, &Method::GET | &Method::HEAD) => {
+            manifest::get(&ask, name, target).await
+        }
+        (Route::Manifest { name, target }, &Method::PUT) => {
+            manifest::put(&ask, name, target, body).await
+        }
+        (Route::Manifest { name, target }, &Method::DELETE) => {
+            manifest::delete(&ask, name, target).await
+        }
+        (Route::Blob { name, digest }, &Method::GET) => blob::get(&ask, name, digest).await,
+        (Route::Blob { name, digest }, &Method::HEAD) => blob::head(&ask, name, digest).await,
+        (Route::Blob { name, digest }, &Method::DELETE) => blob::delete(&ask, name, digest).await,
+        (Route::Uploads { name }, &Method::POST) => upload::begin(&ask, name, body).await,
+        (Route::Upload { name, session }, &Method::GET | &Method::HEAD) => {
+            upload::status(&ask, name, &session).await
+        }
+        (Route::Upload { name, session }, &Method::PATCH) => {
+            upload::append(&ask, name, &session, body).await
+        }
+        (Route::Upload { name, session }, &Method::PUT) => {
+            upload::finish(&ask, name, &session, body).await
+        }
+        (Route::Upload { name, session }, &Method::DELETE) => {
+            upload::cancel(&ask, name, &session).await
+        }
+        (route, method) => Err(not_allowed(&route, method)),
+    }
+}
+
+fn not_allowed(route: &Route, method: &Method) -> Refusal {
+    let allowed = match route {
+        Route::Base => "GET, HEAD",
+        Route::Catalog | Route::Tags { .. } | Route::Referrers { .. } => "GET",
+        Route::Manifest { .. } => "GET, HEAD, PUT, DELETE",
+        Route::Blob { .. } => "GET, HEAD, DELETE",
+        Route::Uploads { .. } => "POST",
+        Route::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
+    };
+    Refusal::new(
+        ErrorCode::Unsupported,
+        format!("{method} is not for this path; {allowed} are"),
+    )
+    .with_header(ALLOW, HeaderValue::from_static(allowed))
+}

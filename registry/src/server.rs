@@ -1,0 +1,215 @@
+//! Connections: accepting them, bounding them, and letting them end.
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, interval, sleep, timeout};
+
+use crate::config::Limits;
+use crate::registry::Registry;
+
+/// How often expired upload sessions are looked for.
+const SWEEP: Duration = Duration::from_hours(1);
+
+/// Serves a listener until `shutdown` completes, then lets the requests under way end within the
+/// deadline of the configuration. Upload sessions stay on the disk.
+pub async fn serve(
+    listener: TcpListener,
+    registry: Registry,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let limits = registry.config().limits;
+    let room = Arc::new(Semaphore::new(
+        limits.connections.clamp(1, Semaphore::MAX_PERMITS),
+    ));
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    let sweeping = tokio::spawn(sweep(registry.clone()));
+
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&room).acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = accepted => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, mostly; others pass as quickly as they came.
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let connection = connection(&registry, TokioIo::new(stream));
+        let connection = graceful.watch(connection);
+        connections.spawn(async move {
+            let _place = place;
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+        });
+    }
+
+    drop(listener);
+    sweeping.abort();
+    if timeout(limits.shutdown_deadline, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!("requests were still under way at the deadline of the shutdown");
+    }
+    connections.shutdown().await;
+    Ok(())
+}
+
+/// Serves one connection to its end: for streams that this crate does not open itself, as those with
+/// TLS.
+pub async fn serve_connection<S>(registry: &Registry, stream: S) -> Result<(), hyper::Error>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    connection(registry, TokioIo::new(stream)).await
+}
+
+fn connection<S>(
+    registry: &Registry,
+    stream: S,
+) -> impl GracefulConnection<Error = hyper::Error, Output = Result<(), hyper::Error>> + use<S>
+where
+    S: Read + Write + Unpin + Send + 'static,
+{
+    let Limits {
+        header_timeout,
+        head_bytes,
+        idle_timeout,
+        ..
+    } = registry.config().limits;
+    let registry = registry.clone();
+    let service = service_fn(move |request| {
+        let registry = registry.clone();
+        async move { Ok::<_, std::convert::Infallible>(registry.handle(request).await) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(head_bytes.max(8192))
+        .serve_connection(
+            Impatient {
+                stream,
+                idle: idle_timeout,
+                waiting: None,
+            },
+            service,
+        )
+}
+
+async fn sweep(registry: Registry) {
+    let mut hours = interval(SWEEP);
+    loop {
+        hours.tick().await;
+        let registry = registry.clone();
+        let swept = tokio::task::spawn_blocking(move || registry.sweep_uploads()).await;
+        match swept {
+            Ok(Ok(swept)) if swept.removed > 0 => {
+                tracing::info!(
+                    removed = swept.removed,
+                    kept = swept.kept,
+                    "expired uploads removed"
+                );
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "expired uploads could not be looked for"),
+            _ => {}
+        }
+    }
+}
+
+/// A stream that fails when its peer takes nothing for a while. (Reading has its own limits: of the
+/// head in hyper, of the body where it is received.)
+struct Impatient<S> {
+    stream: S,
+    idle: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Impatient<S> {
+    fn guard<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.waiting = None;
+            return written;
+        }
+        let idle = self.idle;
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + idle)));
+        ready!(waiting.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: Read + Unpin> Read for Impatient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: Write + Unpin> Write for Impatient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.guard(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.guard(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.guard(context, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.guard(context, shut)
+    }
+}

@@ -1,0 +1,156 @@
+//! Blobs, and which repository has them.
+
+use vdkr_core::digest::Digest;
+
+use super::durable::{Batch, Staged};
+use super::{Result, Storage, paths};
+use crate::fs::{File, Kind, Stamp, Stat};
+
+/// A blob that a repository has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// The digest under which its content is stored; another algorithm's than the one asked for when
+    /// the tree was written so.
+    pub stored: Digest,
+    /// Bytes.
+    pub size: u64,
+    stamp: Stamp,
+}
+
+impl Storage {
+    /// Looks for a blob of a repository.
+    pub fn blob(&self, repository: &str, digest: &Digest) -> Result<Option<Blob>> {
+        match self.read_link(&paths::layer_link(repository, digest))? {
+            Some(link) => self.content(link.target),
+            None => Ok(None),
+        }
+    }
+
+    /// [`Storage::blob`] from memory, checked by two system calls that find everything cached: `None`
+    /// says nothing.
+    pub fn known_blob(&self, repository: &str, digest: &Digest) -> Result<Option<Blob>> {
+        match self.known_link(&paths::layer_link(repository, digest))? {
+            Some(link) => self.content(link.target),
+            None => Ok(None),
+        }
+    }
+
+    /// Opens a blob of a repository for reading.
+    pub fn open_blob(&self, repository: &str, digest: &Digest) -> Result<Option<(File, Blob)>> {
+        let Some(link) = self.read_link(&paths::layer_link(repository, digest))? else {
+            return Ok(None);
+        };
+        match self.fs.open_file(&paths::blob_data(&link.target)) {
+            Ok((file, stat)) => Ok(whole(link.target, stat).map(|blob| (file, blob))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes a blob from a repository. The content stays for others. `false`: it was not there.
+    pub fn delete_blob(&self, repository: &str, digest: &Digest) -> Result<bool> {
+        let _alone = self.locks.exclude(repository);
+        if self.blob(repository, digest)?.is_none() {
+            return Ok(false);
+        }
+        self.remove_link(&paths::layer_link(repository, digest))?;
+        Ok(true)
+    }
+
+    /// Gives a repository a blob that another one has, or with `from` unset that any has; durable on
+    /// return. `None`: it is not there.
+    pub fn mount(
+        &self,
+        repository: &str,
+        from: Option<&str>,
+        digest: &Digest,
+    ) -> Result<Option<Blob>> {
+        let _shared = self.locks.share(repository);
+        let found = match from {
+            Some(from) => self.blob(from, digest)?,
+            None => self.content(digest.clone())?,
+        };
+        let Some(blob) = found else { return Ok(None) };
+        let mut batch = self.durable.batch();
+        batch.require(paths::blob_data(&blob.stored), blob.stamp);
+        self.put_link(
+            &mut batch,
+            paths::layer_link(repository, digest),
+            &blob.stored,
+        )?;
+        batch.commit()?;
+        Ok(Some(blob))
+    }
+
+    /// Gives a checked file the name of its content and the repository its link; durable on return.
+    pub(super) fn commit_blob(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        size: u64,
+        staged: Staged,
+    ) -> Result<()> {
+        let _shared = self.locks.share(repository);
+        let mut batch = self.durable.batch();
+        let target = paths::blob_data(digest);
+        match self.content(digest.clone())? {
+            Some(blob) if blob.size == size => batch.require(target, blob.stamp),
+            // One of another size is damaged, and this is how it is mended.
+            _ => batch.place(staged, target),
+        }
+        self.put_link(&mut batch, paths::layer_link(repository, digest), digest)?;
+        batch.commit()?;
+        Ok(())
+    }
+
+    /// Asks for a blob of the repository to be durable. `false`: it is not there.
+    pub(super) fn require_blob(
+        &self,
+        batch: &mut Batch<'_>,
+        repository: &str,
+        digest: &Digest,
+    ) -> Result<bool> {
+        let path = paths::layer_link(repository, digest);
+        let Some(link) = self.read_link(&path)? else {
+            return Ok(false);
+        };
+        let Some(blob) = self.content(link.target)? else {
+            return Ok(false);
+        };
+        batch.require(paths::blob_data(&blob.stored), blob.stamp);
+        batch.require(path, link.stamp);
+        Ok(true)
+    }
+
+    /// Looks for stored content, whoever has it.
+    pub(super) fn content(&self, digest: Digest) -> Result<Option<Blob>> {
+        let stat = self.fs.stat(&paths::blob_data(&digest))?;
+        Ok(stat.and_then(|stat| whole(digest, stat)))
+    }
+
+    /// Removes a link durably, with the directory that was made for it.
+    pub(super) fn remove_link(&self, path: &str) -> Result<()> {
+        let dir = paths::parent(path);
+        self.durable.forget(dir);
+        self.links.remove(path);
+        self.fs.remove_file(path)?;
+        let mut batch = self.durable.batch();
+        batch.removed_from(dir);
+        batch.commit()?;
+        // Distribution leaves the empty directory; without it the tree stays readable for people.
+        let _ = self.fs.remove_dir(dir);
+        Ok(())
+    }
+}
+
+/// A stored file as a blob, unless it cannot be one: content that never reached the disk leaves an
+/// empty file, and only one content is empty.
+fn whole(stored: Digest, stat: Stat) -> Option<Blob> {
+    let possible =
+        stat.kind == Kind::File && (stat.size > 0 || stored == Digest::of(stored.algorithm(), b""));
+    possible.then_some(Blob {
+        stored,
+        size: stat.size,
+        stamp: stat.stamp,
+    })
+}

@@ -1,0 +1,207 @@
+//! The storage: content and names on a file system, in the layout of the CNCF Distribution project.
+//!
+//! ```text
+//! <root>/docker/registry/v2
+//! ├── blobs/<algorithm>/<first two digits>/<digits>/data        content, once for all repositories
+//! ├── repositories/<name>
+//! │   ├── _layers/<algorithm>/<digits>/link                     this repository may serve the blob
+//! │   ├── _manifests
+//! │   │   ├── revisions/<algorithm>/<digits>/link               this repository has the manifest
+//! │   │   └── tags/<tag>
+//! │   │       ├── current/link                                  what the tag points to
+//! │   │       └── index/<algorithm>/<digits>/link               what it ever pointed to
+//! │   └── _uploads/<uuid>/{data,startedat}                      uploads under way
+//! └── _vdkr/tmp/<process>/<number>                              ours: files before they get a name
+//! ```
+//!
+//! A link is a small file that holds a digest. Everything gets its name by a rename of a file that was
+//! written and synced before, so that no reader, neither this server nor another on the same tree, ever
+//! sees a part of it; and nothing is acknowledged before its name is durable (see [`durable`]).
+//!
+//! A push comes in waves, and a crash between any two leaves a legal state: blob, link of the blob,
+//! manifest, revision and tag index, tag. Deleting goes the other way.
+//!
+//! The methods block on the disk. The tree is the truth: caches are checked against it on every use,
+//! because another process may serve or clean the same tree.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use vdkr_core::digest::Digest;
+
+use crate::fs::{self, Fs, FsError};
+use cache::Cache;
+use durable::{Durable, Staged};
+
+mod blobs;
+mod cache;
+mod catalog;
+mod durable;
+mod links;
+mod locks;
+mod manifests;
+mod paths;
+mod recovery;
+mod referrers;
+mod tags;
+mod uploads;
+
+pub use blobs::Blob;
+pub(crate) use manifests::type_of;
+pub use manifests::{Condition, Manifest, NewManifest, Wanted};
+pub use recovery::Swept;
+pub use referrers::Referrers;
+pub use uploads::{Session, Sink, UploadId};
+
+/// Why the storage could not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StorageError {
+    /// The file system refused.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// The content received is not what its digest promises.
+    #[error("content has the digest {got}, not {expected}")]
+    DigestMismatch {
+        /// What the client announced.
+        expected: Digest,
+        /// What arrived.
+        got: Digest,
+    },
+    /// A manifest names what this repository does not have.
+    #[error("{} of the blobs and manifests named are unknown to the repository", .0.len())]
+    MissingReferences(Vec<Digest>),
+    /// The condition of the request does not hold.
+    #[error("the tag or manifest is not in the state that the request asks for")]
+    ConditionFailed {
+        /// What is there now.
+        current: Option<Digest>,
+    },
+    /// There is no such upload session, or no longer.
+    #[error("upload session unknown")]
+    UploadUnknown,
+}
+
+/// Shorthand of this room.
+pub type Result<T> = std::result::Result<T, StorageError>;
+
+/// Bounds of what the storage keeps in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Bytes of manifests.
+    pub manifest_bytes: usize,
+    /// Number of links.
+    pub links: usize,
+    /// Bytes of what manifests say of themselves to those who ask for referrers.
+    pub referrer_bytes: usize,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            manifest_bytes: 8 << 20,
+            links: 16_384,
+            referrer_bytes: 4 << 20,
+        }
+    }
+}
+
+/// The content and names under one storage root.
+#[derive(Debug)]
+pub struct Storage {
+    fs: Fs,
+    durable: Durable,
+    locks: locks::Locks,
+    temporary: recovery::TemporaryDir,
+    next_temporary: AtomicU64,
+    links: Cache<String, (fs::Stamp, Digest)>,
+    manifests: Cache<Digest, Arc<manifests::Cached>>,
+    subjects: Cache<Digest, referrers::Entry>,
+    sessions: uploads::Sessions,
+}
+
+impl Storage {
+    /// Opens the tree, making its first directories, and clears what dead processes left behind.
+    pub fn open(fs: Fs, memory: Memory) -> Result<Self> {
+        for dir in [paths::BLOBS, paths::REPOSITORIES, paths::TEMPORARY] {
+            make_dirs(&fs, dir)?;
+        }
+        let temporary = recovery::TemporaryDir::make(&fs)?;
+        recovery::clear_temporary(&fs)?;
+        Ok(Self {
+            durable: Durable::new(fs.clone()),
+            locks: locks::Locks::new(fs.clone()),
+            temporary,
+            next_temporary: AtomicU64::new(0),
+            links: Cache::new(memory.links),
+            manifests: Cache::new(memory.manifest_bytes),
+            subjects: Cache::new(memory.referrer_bytes),
+            sessions: uploads::Sessions::default(),
+            fs,
+        })
+    }
+
+    /// The file room beneath.
+    pub fn fs(&self) -> &Fs {
+        &self.fs
+    }
+
+    /// A new file under a name that nobody looks at.
+    fn temporary(&self) -> Result<Staged> {
+        let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
+        let path = format!("{}/{number}", self.temporary.path());
+        Ok(Staged::temporary(self.fs.create(&path)?))
+    }
+
+    /// A new file with this content.
+    fn staged(&self, content: &[u8]) -> Result<Staged> {
+        let staged = self.temporary()?;
+        staged.file().write_at(content, 0)?;
+        // Several such files go to the disk together when the first of them is synced.
+        staged.file().begin_writeback(0);
+        Ok(staged)
+    }
+}
+
+/// Makes a directory and those above it, promising nothing.
+fn make_dirs(fs: &Fs, dir: &str) -> fs::Result<()> {
+    match fs.mkdir(dir) {
+        Err(error) if error.is_not_found() && paths::parent(dir) != "." => {
+            make_dirs(fs, paths::parent(dir))?;
+            fs.mkdir(dir).map(drop)
+        }
+        done => done.map(drop),
+    }
+}
+
+/// Seconds since the epoch.
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |passed| passed.as_secs())
+}
+
+/// `size` random bytes as hexadecimal digits.
+fn random_hex(size: usize) -> String {
+    let mut bytes = vec![0_u8; size];
+    let mut filled = 0;
+    while filled < size {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(n) => filled += n,
+            Err(rustix::io::Errno::INTR) => {}
+            // The kernel has had no entropy source since boot; names stay unique by process and time.
+            Err(_) => {
+                let seed = format!("{:?}{}", SystemTime::now(), std::process::id());
+                let digest = Digest::sha256(seed.as_bytes());
+                return digest.hex()[..(size * 2).min(64)].to_owned();
+            }
+        }
+    }
+    bytes
+        .iter()
+        .fold(String::with_capacity(size * 2), |mut hex, byte| {
+            use std::fmt::Write as _;
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+}

@@ -1,0 +1,39 @@
+//! Measurements for `docs/benchmarks.md`: ours and a peer in turns, in one run, as Markdown on
+//! stdout. `cargo xtask bench` builds what it needs.
+
+mod push;
+mod server;
+mod table;
+mod vm;
+
+use std::time::Duration;
+
+/// Rounds of each measurement; the first of a pair changes places every round.
+const ROUNDS: usize = 5;
+
+fn main() {
+    let only = std::env::args().nth(1);
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    println!("{}", table::machine());
+    if wanted("push") {
+        push::run();
+    }
+    if wanted("server") {
+        server::run();
+    }
+    if wanted("vm") {
+        vm::run();
+    }
+}
+
+/// Times one piece of work.
+fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
+    let begun = std::time::Instant::now();
+    let result = work();
+    (begun.elapsed(), result)
+}
+
+/// Flushes what earlier rounds left to be written, so that no round pays for another's.
+fn settle() {
+    nix::unistd::sync();
+}

@@ -1,0 +1,14 @@
+//! Harness of the end-to-end tests: real programs, free ports, temporary directories, and nothing
+//! left running.
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::return_self_not_must_use,
+    reason = "a harness fails its test by a panic, and an outcome that was checked may be dropped"
+)]
+
+pub mod fixtures;
+pub mod layout;
+pub mod peers;
+pub mod process;
+pub mod registry;
+pub mod vm;

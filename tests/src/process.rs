@@ -1,0 +1,169 @@
+//! Running programs: with a deadline, and gone when the test is.
+
+use std::ffi::OsStr;
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a program did.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// What it wrote to stdout.
+    pub stdout: Vec<u8>,
+    /// What it wrote to stderr, as text.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Exit status as a number; a signal is shown as 128 and its number, as shells do.
+    pub fn code(&self) -> i32 {
+        use std::os::unix::process::ExitStatusExt as _;
+        self.status
+            .code()
+            .unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
+    }
+
+    /// Stdout as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Fails the test, with all that was said, unless the status is `code`.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(
+            self.code(),
+            code,
+            "unexpected exit status\n--- stdout\n{}\n--- stderr\n{}",
+            self.text().chars().take(4000).collect::<String>(),
+            self.stderr
+        );
+        self
+    }
+}
+
+/// A program of this workspace, from the target directory that the tests themselves run from.
+pub fn program(name: &str) -> PathBuf {
+    let exe = std::env::current_exe().expect("the path of the running test");
+    // target/<profile>/deps/<test>, or target/<profile>/<binary> for a benchmark.
+    let path = exe
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| exe.with_file_name(name));
+    assert!(
+        path.is_file(),
+        "{} is missing; `make test` builds it first",
+        path.display()
+    );
+    path
+}
+
+/// A program of the system that a test cannot do without.
+pub fn tool(name: &str) -> Command {
+    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file());
+    Command::new(found.unwrap_or_else(|| panic!("{name} is not installed; `make test` does that")))
+}
+
+/// Runs to the end, or fails the test after `patience`.
+#[track_caller]
+pub fn run_within(command: &mut Command, input: &[u8], patience: Duration) -> Ran {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let (mut stdout, mut stderr) = (
+        child.stdout.take().expect("a pipe"),
+        child.stderr.take().expect("a pipe"),
+    );
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            use std::io::Write as _;
+            // A program that does not read its input is not at fault.
+            let _ = stdin.write_all(input);
+        });
+        let out = scope.spawn(move || {
+            let mut bytes = Vec::new();
+            stdout.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let err = scope.spawn(move || {
+            let mut bytes = Vec::new();
+            stderr.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let deadline = Instant::now() + patience;
+        let (status, late) = loop {
+            if let Some(status) = child.try_wait().expect("wait for a child") {
+                break (status, false);
+            }
+            if Instant::now() > deadline {
+                child.kill().expect("kill a child");
+                break (child.wait().expect("wait for a child"), true);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let ran = Ran {
+            status,
+            stdout: out.join().expect("reader").expect("read stdout"),
+            stderr: String::from_utf8_lossy(&err.join().expect("reader").expect("read stderr"))
+                .into_owned(),
+        };
+        assert!(
+            !late,
+            "{command:?} did not end within {patience:?}\n--- stdout\n{}\n--- stderr\n{}",
+            ran.text().chars().take(4000).collect::<String>(),
+            ran.stderr
+        );
+        ran
+    })
+}
+
+/// Runs to the end, within a minute.
+#[track_caller]
+pub fn run(command: &mut Command) -> Ran {
+    run_within(command, b"", Duration::from_mins(1))
+}
+
+/// Runs a system tool with arguments.
+#[track_caller]
+pub fn run_tool<A: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = A>) -> Ran {
+    run(tool(name).args(args))
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// A background process that ends with the test.
+#[derive(Debug)]
+pub struct Background(pub Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until `ready` says so, or fails the test.
+#[track_caller]
+pub fn wait_until(what: &str, patience: Duration, mut ready: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !ready() {
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

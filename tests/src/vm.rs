@@ -1,0 +1,73 @@
+//! `vdkr` with a state directory and configuration of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::process::{Ran, program, run_within};
+
+/// A boot under emulation on a busy machine, and the pull of an image, fit well into this.
+pub const PATIENCE: Duration = Duration::from_mins(4);
+
+/// A user of `vdkr`: their home, hence their configuration, VM state and images.
+#[derive(Debug)]
+pub struct User {
+    home: TempDir,
+    arch: &'static str,
+}
+
+impl User {
+    /// A new user who works with VMs of this architecture (`x86_64`, `aarch64`).
+    pub fn new(arch: &'static str) -> Self {
+        Self {
+            home: TempDir::new().expect("a temporary directory"),
+            arch,
+        }
+    }
+
+    /// Home directory.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// State directory of the VM.
+    pub fn state_dir(&self) -> PathBuf {
+        self.home.path().join(".vdkr").join(self.arch)
+    }
+
+    /// `vdkr -a ARCH`, of this user.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(program("vdkr"));
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("VDKR_") || text.starts_with("XDG_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("HOME", self.home.path())
+            .args(["-a", self.arch]);
+        command
+    }
+
+    /// Runs a command without input.
+    #[track_caller]
+    pub fn run<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Ran {
+        self.run_with_input(args, b"")
+    }
+
+    /// Runs a command with this on its stdin.
+    #[track_caller]
+    pub fn run_with_input<'a>(&self, args: impl IntoIterator<Item = &'a str>, input: &[u8]) -> Ran {
+        run_within(self.command().args(args), input, PATIENCE)
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        // A VM kept by `memres start` must not outlive the test; without one this is a no-op.
+        let _ = self.command().args(["memres", "stop"]).output();
+    }
+}

@@ -1,0 +1,199 @@
+//! Our registry driven by skopeo and curl, and its storage shared with Debian's docker-registry.
+
+use serde_json::Value;
+use tempfile::TempDir;
+use vdkr_tests::fixtures::layout;
+use vdkr_tests::layout::{digest, noise, write_image};
+use vdkr_tests::peers::{ACCEPT, DockerRegistry, curl, curl_status, skopeo_copy, skopeo_raw};
+use vdkr_tests::process::{free_port, run, tool};
+use vdkr_tests::registry::Registry;
+
+fn oci(path: &std::path::Path) -> String {
+    format!("oci:{}", path.display())
+}
+
+/// The digest of the one manifest that a layout's index.json names.
+fn only_manifest(layout: &std::path::Path) -> String {
+    let index: Value =
+        serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let manifests = index["manifests"].as_array().unwrap();
+    assert_eq!(manifests.len(), 1, "{}", layout.display());
+    manifests[0]["digest"].as_str().unwrap().to_owned()
+}
+
+fn round_trip(source: &std::path::Path) {
+    let registry = Registry::start();
+    let remote = format!("docker://{}/peer/image:v1", registry.host());
+    skopeo_copy(&oci(source), &remote);
+    let wanted = only_manifest(source);
+    assert_eq!(digest(&skopeo_raw(&remote)), wanted);
+    let by_digest = format!("{}/v2/peer/image/manifests/{wanted}", registry.url());
+    assert_eq!(digest(&curl(&by_digest)), wanted);
+
+    let dir = TempDir::new().unwrap();
+    let back = dir.path().join("back");
+    skopeo_copy(&remote, &format!("{}:v1", oci(&back)));
+    assert_eq!(only_manifest(&back), wanted);
+    for blob in std::fs::read_dir(back.join("blobs/sha256")).unwrap() {
+        let blob = blob.unwrap();
+        let bytes = std::fs::read(blob.path()).unwrap();
+        assert_eq!(
+            digest(&bytes)["sha256:".len()..],
+            *blob.file_name().to_str().unwrap()
+        );
+        assert!(source.join("blobs/sha256").join(blob.file_name()).is_file());
+    }
+}
+
+#[test]
+fn skopeo_copies_an_image_in_and_out_bit_for_bit() {
+    round_trip(&layout("qemux86-64", "container-base-latest-oci"));
+}
+
+#[test]
+fn skopeo_copies_a_debian_rootfs_in_and_out_bit_for_bit() {
+    round_trip(&layout("qemux86-64", "debian-base-latest-oci"));
+}
+
+#[test]
+fn skopeo_copies_an_index_in_and_out_bit_for_bit() {
+    round_trip(&layout("qemux86-64", "container-base-multiarch-oci"));
+}
+
+#[test]
+fn skopeo_copies_our_pushes() {
+    let registry = Registry::start();
+    let source = layout("qemux86-64", "container-base-latest-oci");
+    registry
+        .run(["push", source.to_str().unwrap(), "--tag", "v1"])
+        .expect(0);
+    let remote = format!("docker://{}/yocto/container-base:v1", registry.host());
+    let index: Value = serde_json::from_slice(&skopeo_raw(&remote)).unwrap();
+    assert_eq!(
+        index["mediaType"],
+        "application/vnd.oci.image.index.v1+json"
+    );
+    assert_eq!(
+        index["manifests"][0]["digest"],
+        only_manifest(&source).as_str()
+    );
+    let dir = TempDir::new().unwrap();
+    skopeo_copy(&remote, &format!("{}:v1", oci(&dir.path().join("back"))));
+}
+
+#[test]
+fn docker_registry_serves_our_storage_and_we_serve_its() {
+    let dir = TempDir::new().unwrap();
+    let source = layout("qemux86-64", "container-base-latest-oci");
+    let wanted = only_manifest(&source);
+
+    // Ours first, then theirs on the same directory.
+    let ours = Registry::start_on(&dir.path().join("ours"), free_port());
+    ours.run(["push", source.to_str().unwrap(), "--tag", "v1"])
+        .expect(0);
+    skopeo_copy(
+        &oci(&source),
+        &format!("docker://{}/by/skopeo:v1", ours.host()),
+    );
+    ours.stop();
+    let theirs = DockerRegistry::start(ours.storage(), dir.path());
+    assert_eq!(
+        digest(&skopeo_raw(&format!(
+            "docker://{}/by/skopeo:v1",
+            theirs.host()
+        ))),
+        wanted
+    );
+    let copy = dir.path().join("copy");
+    skopeo_copy(
+        &format!("docker://{}/yocto/container-base:v1", theirs.host()),
+        &format!("{}:v1", oci(&copy)),
+    );
+    let catalog: Value =
+        serde_json::from_slice(&curl(&format!("{}/v2/_catalog", theirs.url()))).unwrap();
+    assert_eq!(
+        catalog["repositories"],
+        serde_json::json!(["by/skopeo", "yocto/container-base"])
+    );
+    drop(theirs);
+
+    // Theirs first, then ours.
+    let storage = dir.path().join("theirs");
+    std::fs::create_dir(&storage).unwrap();
+    let theirs = DockerRegistry::start(&storage, dir.path());
+    skopeo_copy(
+        &oci(&source),
+        &format!("docker://{}/by/them:v1", theirs.host()),
+    );
+    drop(theirs);
+    let ours = Registry::start_on(&storage, free_port());
+    let remote = format!("docker://{}/by/them:v1", ours.host());
+    assert_eq!(digest(&skopeo_raw(&remote)), wanted);
+    skopeo_copy(
+        &remote,
+        &format!("{}:v1", oci(&dir.path().join("ours-copy"))),
+    );
+    assert_eq!(ours.run(["tags", "by/them"]).expect(0).text().trim(), "v1");
+}
+
+#[test]
+fn we_push_to_and_import_from_docker_registry() {
+    let dir = TempDir::new().unwrap();
+    let storage = dir.path().join("theirs");
+    std::fs::create_dir(&storage).unwrap();
+    let theirs = DockerRegistry::start(&storage, dir.path());
+    let source = layout("qemux86-64", "container-base-latest-oci");
+    let ours = Registry::start();
+    // A registry without conditional PUT gets the same result.
+    let push = [
+        "--url",
+        &theirs.host(),
+        "push",
+        source.to_str().unwrap(),
+        "--tag",
+        "v1",
+    ];
+    ours.run(push).expect(0);
+    ours.run(push).expect(0);
+    let pushed = skopeo_raw(&format!(
+        "docker://{}/yocto/container-base:v1",
+        theirs.host()
+    ));
+    ours.run([
+        "import",
+        &format!("{}/yocto/container-base:v1", theirs.host()),
+        "taken",
+    ])
+    .expect(0);
+    let taken = skopeo_raw(&format!("docker://{}/yocto/taken:v1", ours.host()));
+    assert_eq!(pushed, taken, "import keeps the index bit for bit");
+}
+
+#[test]
+fn curl_reads_ranges_and_sees_errors_in_the_standard_form() {
+    let registry = Registry::start();
+    let dir = TempDir::new().unwrap();
+    let source = dir.path().join("noise-latest-oci");
+    let layer = noise(1, 300_000);
+    write_image(&source, "amd64", std::slice::from_ref(&layer));
+    registry
+        .run(["push", source.to_str().unwrap(), "--tag", "v1"])
+        .expect(0);
+    let blob = format!("{}/v2/yocto/noise/blobs/{}", registry.url(), digest(&layer));
+    assert_eq!(curl(&blob), layer);
+    let part = run(tool("curl").args(["-fsS", "-r", "1000-1999", &blob])).expect(0);
+    assert_eq!(part.stdout, layer[1000..2000]);
+    assert_eq!(curl_status(&["-r", "300000-", &blob]), 416);
+
+    let unknown = format!("{}/v2/no/such/manifests/v1", registry.url());
+    assert_eq!(curl_status(&["-H", ACCEPT, &unknown]), 404);
+    let body = run(tool("curl").args(["-sS", &unknown])).expect(0).stdout;
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    assert!(
+        ["MANIFEST_UNKNOWN", "NAME_UNKNOWN"].contains(&body["errors"][0]["code"].as_str().unwrap())
+    );
+    assert_eq!(
+        curl_status(&[&format!("{}/v2/Bad/Name/tags/list", registry.url())]),
+        400
+    );
+}

@@ -1,0 +1,49 @@
+//! Moves image content between registries, layouts and stores, verifying every byte.
+//!
+//! [`Client`] speaks OCI Distribution v1.1 with any registry; [`layout`] reads and writes OCI image
+//! layouts; [`copy`] moves whole images between the two. Content passes a check of digest and size
+//! ([`VerifyingReader`]) at each boundary, and no length is believed before it is bounded.
+//!
+//! Everything runs on any tokio runtime, with one thread or several, that has time and I/O
+//! enabled. Files are read and hashed on the runtime's blocking threads.
+
+mod auth;
+mod blob;
+mod client;
+mod config;
+pub mod copy;
+mod endpoint;
+mod error;
+mod feed;
+mod guard;
+mod http;
+mod json;
+pub mod layout;
+mod listing;
+mod manifests;
+pub mod pem;
+mod progress;
+mod referrers;
+mod request;
+mod retry;
+mod scope;
+mod source;
+mod tls;
+mod token;
+mod upload;
+mod verify;
+
+pub use blob::{BlobReader, RegistryBlob};
+pub use client::{Client, Repository};
+pub use config::{ClientConfig, CredentialSource, Mirror, Trust, TrustRule, anonymous, trust_rule};
+pub use copy::{Copier, CopyOptions, CopyReport, ImageDestination, ImageSource, RegistryImages};
+pub use error::{Answer, TransferError};
+pub use layout::{LayoutImage, LayoutWriter, OciLayout};
+pub use manifests::{FetchedManifest, IfMatch, PutManifest};
+pub use progress::{Item, Outcome, Progress, ProgressEvent, ProgressSink, silent};
+pub use referrers::referrers_tag;
+pub use retry::RetryPolicy;
+pub use source::{BlobSource, ChunkReader, FileSource};
+pub use tls::Roots;
+pub use upload::{MountOutcome, UploadOptions, UploadSession};
+pub use verify::{Verifier, VerifyingReader};

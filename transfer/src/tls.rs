@@ -1,0 +1,163 @@
+//! TLS settings of the client. The provider (ring) is passed by hand: with a process default, one
+//! dependency's feature could change or unset it for everybody.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::error::TransferError;
+use crate::pem;
+
+/// The certificate authorities a client trusts. Nothing is trusted unless it was asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Roots {
+    native: bool,
+    own: Vec<CertificateDer<'static>>,
+    bundle: Vec<CertificateDer<'static>>,
+}
+
+impl Roots {
+    /// No authority at all: only plain HTTP can work until certificates are added.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The system's store (`/etc/ssl/certs`, `SSL_CERT_FILE`, …), read when the client is built.
+    #[cfg(feature = "native-roots")]
+    pub fn native() -> Self {
+        Self {
+            native: true,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a whole trust store as PEM text. Old authorities with encodings that are not understood
+    /// are common in such stores; they are left out.
+    pub fn with_bundle(mut self, pem: &[u8], origin: &str) -> Result<Self, TransferError> {
+        self.bundle.extend(pem::certificates(pem, origin)?);
+        Ok(self)
+    }
+
+    /// Adds the certificates of a PEM text; `origin` names it in errors.
+    pub fn with_pem(mut self, pem: &[u8], origin: &str) -> Result<Self, TransferError> {
+        self.own.extend(pem::certificates(pem, origin)?);
+        Ok(self)
+    }
+
+    fn store(&self) -> Result<RootCertStore, TransferError> {
+        let mut store = RootCertStore::empty();
+        for certificate in &self.own {
+            store.add(certificate.clone()).map_err(|error| {
+                TransferError::Config(format!("a CA certificate is not usable: {error}"))
+            })?;
+        }
+        store.add_parsable_certificates(self.bundle.iter().cloned());
+        if self.native {
+            add_native(&mut store);
+        }
+        Ok(store)
+    }
+}
+
+#[cfg(feature = "native-roots")]
+fn add_native(store: &mut RootCertStore) {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::debug!(%error, "part of the system's certificates could not be read");
+    }
+    // Old authorities with encodings that webpki does not take are common in such stores.
+    let (added, skipped) = store.add_parsable_certificates(found.certs);
+    tracing::debug!(added, skipped, "system certificates");
+}
+
+#[cfg(not(feature = "native-roots"))]
+fn add_native(_: &mut RootCertStore) {}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn versions(
+    provider: Arc<CryptoProvider>,
+) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, TransferError> {
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TransferError::Config(format!("TLS cannot be set up: {error}")))
+}
+
+/// Certificates are checked against `roots`.
+pub(crate) fn verified(roots: &Roots) -> Result<ClientConfig, TransferError> {
+    Ok(versions(provider())?
+        .with_root_certificates(roots.store()?)
+        .with_no_client_auth())
+}
+
+/// Any certificate will do: for hosts that the user named insecure, and for no others.
+pub(crate) fn unverified() -> Result<ClientConfig, TransferError> {
+    let provider = provider();
+    let verifier = AnyCertificate(provider.signature_verification_algorithms);
+    Ok(versions(provider)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth())
+}
+
+/// Accepts every certificate, but still wants the handshake signed by its key.
+#[derive(Debug)]
+struct AnyCertificate(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_roots_still_make_a_configuration() {
+        assert!(verified(&Roots::none()).is_ok());
+        assert!(unverified().is_ok());
+    }
+
+    #[test]
+    fn a_certificate_that_is_none_is_refused_when_the_client_is_built() {
+        let pem = b"-----BEGIN CERTIFICATE-----\nAQID\n-----END CERTIFICATE-----\n";
+        let roots = Roots::none().with_pem(pem, "ca.crt").unwrap();
+        assert!(matches!(verified(&roots), Err(TransferError::Config(_))));
+    }
+}

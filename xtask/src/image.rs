@@ -1,0 +1,212 @@
+//! The VM image: kernel and initramfs in a directory of the cache, linked as `target/vm/<arch>`.
+//!
+//! The kernel is Debian's cloud kernel, unless one is given by path; `images/qemu/modules.list`
+//! names the modules that the initramfs brings.
+
+mod kernel;
+mod modules;
+mod newc;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::apt::{self, Apt, Deb};
+use crate::cache::{self, Key, file_sha256};
+use crate::run::megabytes;
+use crate::workspace::{Arch, Workspace};
+use newc::Archive;
+
+/// Where the kernel comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// Debian's package, the known one or the newest that the archive has.
+    Debian {
+        /// Ask the archive again.
+        newest: bool,
+    },
+    /// A kernel file without modules: all that the VM needs is built in.
+    File(PathBuf),
+}
+
+/// Makes the image for one architecture around an agent and returns the link to it.
+pub(crate) fn build(
+    workspace: &Workspace,
+    arch: Arch,
+    agent: &Path,
+    source: &Source,
+) -> Result<PathBuf> {
+    let kernel = match source {
+        Source::Debian { newest } => {
+            let apt = Apt::open(workspace)?;
+            let meta = format!("linux-image-cloud-{}", arch.debian());
+            from_package(
+                workspace,
+                arch,
+                &apt.fetch_behind(&meta, "linux-image-", arch, *newest)?,
+            )?
+        }
+        Source::File(file) => from_file(workspace, arch, file)?,
+    };
+    let agent_sha256 = file_sha256(agent)?;
+    let key = Key::new("vm", 1)
+        .with("kernel", kernel.as_os_str().as_encoded_bytes())
+        .with("agent", &agent_sha256)
+        .finish();
+    let entry = cache::entry(workspace, &format!("vm/{}", arch.name()), &key, |place| {
+        eprintln!("packing the {} image", arch.name());
+        for file in ["kernel", "bzImage"] {
+            if kernel.join(file).is_file() {
+                fs::hard_link(kernel.join(file), place.join(file))
+                    .or_else(|_| fs::copy(kernel.join(file), place.join(file)).map(drop))
+                    .with_context(|| format!("cannot copy {file}"))?;
+            }
+        }
+        let loaded = load_list(&kernel)?;
+        fs::write(place.join("initramfs"), initramfs(agent, &kernel, &loaded)?)?;
+        let facts: Value = serde_json::from_slice(&fs::read(kernel.join("kernel.json"))?)?;
+        let description = json!({
+            "arch": arch.name(),
+            "kernel_version": facts["version"],
+            "kernel_format": facts["format"],
+            "machines": machines(arch, &facts),
+            "agent_sha256": agent_sha256,
+            "modules": loaded,
+        });
+        fs::write(
+            place.join("vm.json"),
+            serde_json::to_vec_pretty(&description)?,
+        )?;
+        Ok(())
+    })?;
+    let image = cache::link(workspace, &format!("vm/{}", arch.name()), &entry)?;
+    let size = fs::metadata(image.join("initramfs"))?.len();
+    eprintln!(
+        "image {}: {} (initramfs {})",
+        arch.name(),
+        image.display(),
+        megabytes(size)
+    );
+    Ok(image)
+}
+
+/// The QEMU machine types that the kernel boots on, the fastest first. microvm describes its
+/// devices by ACPI only, which kernels from elsewhere seldom have tried.
+fn machines(arch: Arch, facts: &Value) -> &'static [&'static str] {
+    match arch {
+        Arch::Aarch64 => &["virt"],
+        Arch::X86_64 if facts["format"] == "vmlinux" && facts["packaged"] == true => {
+            &["microvm", "q35"]
+        }
+        Arch::X86_64 => &["q35"],
+    }
+}
+
+/// Unpacks a kernel package: `kernel`, `bzImage` (x86), `modules/`, `load.list`, `kernel.json`.
+fn from_package(workspace: &Workspace, arch: Arch, deb: &Deb) -> Result<PathBuf> {
+    let list = workspace.root.join("images/qemu/modules.list");
+    let wanted =
+        fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
+    let key = Key::new("kernel", 1)
+        .with("deb", &deb.sha256)
+        .with("modules", &wanted)
+        .finish();
+    cache::entry(
+        workspace,
+        &format!("kernel/{}", arch.name()),
+        &key,
+        |place| {
+            eprintln!("unpacking {}", deb.name);
+            let work = place.join("unpacked");
+            fs::create_dir(&work)?;
+            apt::unpack(&deb.file, &work)?;
+            let version = deb.name.trim_start_matches("linux-image-");
+            let file = fs::read(work.join("boot").join(format!("vmlinuz-{version}")))
+                .with_context(|| format!("{} has no kernel file", deb.name))?;
+            write_kernel(place, arch, &file, Some(version))?;
+            let tree = ["lib/modules", "usr/lib/modules"]
+                .map(|dir| work.join(dir).join(version))
+                .into_iter()
+                .find(|dir| dir.is_dir())
+                .with_context(|| format!("{} has no modules", deb.name))?;
+            fs::create_dir(place.join("modules"))?;
+            let mut names = String::new();
+            for module in modules::load_order(&tree, &wanted)? {
+                fs::write(place.join("modules").join(&module.file), &module.content)?;
+                names += &module.file;
+                names.push('\n');
+            }
+            fs::write(place.join("load.list"), names)?;
+            cache::remove(&work)
+        },
+    )
+}
+
+/// The same directory from a kernel file alone.
+fn from_file(workspace: &Workspace, arch: Arch, file: &Path) -> Result<PathBuf> {
+    let bytes =
+        fs::read(file).with_context(|| format!("cannot read the kernel {}", file.display()))?;
+    let key = Key::new("kernel-file", 1).with("kernel", &bytes).finish();
+    cache::entry(
+        workspace,
+        &format!("kernel/{}", arch.name()),
+        &key,
+        |place| {
+            write_kernel(place, arch, &bytes, None)
+                .with_context(|| format!("cannot use the kernel {}", file.display()))
+        },
+    )
+}
+
+fn write_kernel(place: &Path, arch: Arch, file: &[u8], version: Option<&str>) -> Result<()> {
+    let kernel = kernel::open(arch, file)?;
+    fs::write(place.join("kernel"), &kernel.content)?;
+    if arch == Arch::X86_64 && kernel.format == "vmlinux" && !file.starts_with(b"\x7fELF") {
+        fs::write(place.join("bzImage"), file)?;
+    }
+    let facts = json!({
+        "version": version.map(str::to_owned).or(kernel.release),
+        "format": kernel.format,
+        "packaged": version.is_some(),
+    });
+    fs::write(place.join("kernel.json"), serde_json::to_vec(&facts)?)?;
+    Ok(())
+}
+
+fn load_list(kernel: &Path) -> Result<Vec<String>> {
+    match fs::read_to_string(kernel.join("load.list")) {
+        Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).context("cannot read the kernel's load.list"),
+    }
+}
+
+/// The first root file system: the agent as `/init`, two devices, and the modules in their order.
+fn initramfs(agent: &Path, kernel: &Path, loaded: &[String]) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    archive.directory("dev");
+    archive.device("dev/console", 0o600, 5, 1);
+    archive.device("dev/null", 0o666, 1, 3);
+    for dir in ["proc", "sys", "run", "tmp", "etc", "var"] {
+        archive.directory(dir);
+    }
+    archive.file("init", 0o755, &fs::read(agent)?);
+    if !loaded.is_empty() {
+        archive.directory("modules");
+        archive.file(
+            "modules/load.list",
+            0o644,
+            (loaded.join("\n") + "\n").as_bytes(),
+        );
+        for file in loaded {
+            archive.file(
+                &format!("modules/{file}"),
+                0o644,
+                &fs::read(kernel.join("modules").join(file))?,
+            );
+        }
+    }
+    Ok(archive.finish())
+}

@@ -1,0 +1,148 @@
+//! Which kernel modules a VM loads and in which order, read from the modules themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::kernel::decompress;
+use crate::cache::files_below;
+use crate::elf::Elf;
+
+/// One module to load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Module {
+    /// Its file name in the image, `<name>.ko`.
+    pub(super) file: String,
+    /// Its content, never compressed.
+    pub(super) content: Vec<u8>,
+}
+
+/// The modules for `wanted` (one a line, `#` comments) and all they need, dependencies first.
+/// What the kernel has built in is left out; a name that it knows in neither form is an error
+/// unless a `?` stands behind it. `modules` is the directory `lib/modules/<version>`.
+pub(super) fn load_order(modules: &Path, wanted: &str) -> Result<Vec<Module>> {
+    let files: BTreeMap<String, PathBuf> = files_below(&modules.join("kernel"))?
+        .into_iter()
+        .filter_map(|file| Some((module_name(file.file_name()?.to_str()?)?, file)))
+        .collect();
+    let builtin: BTreeSet<String> = fs::read_to_string(modules.join("modules.builtin"))
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| module_name(line.rsplit('/').next()?))
+        .collect();
+    let mut order = Order {
+        files,
+        builtin,
+        done: BTreeSet::new(),
+        list: Vec::new(),
+    };
+    for line in wanted.lines() {
+        let name = line.split('#').next().unwrap_or_default().trim();
+        if let Some(optional) = name.strip_suffix('?') {
+            order.add(optional, true)?;
+        } else if !name.is_empty() {
+            order.add(name, false)?;
+        }
+    }
+    Ok(order.list)
+}
+
+struct Order {
+    files: BTreeMap<String, PathBuf>,
+    builtin: BTreeSet<String>,
+    done: BTreeSet<String>,
+    list: Vec<Module>,
+}
+
+impl Order {
+    fn add(&mut self, name: &str, optional: bool) -> Result<()> {
+        let name = name.replace('-', "_");
+        if self.builtin.contains(&name) || !self.done.insert(name.clone()) {
+            return Ok(());
+        }
+        let Some(file) = self.files.get(&name) else {
+            if optional {
+                return Ok(());
+            }
+            bail!("the kernel has no module {name}, neither as a file nor built in");
+        };
+        let content = read(file)?;
+        let info = info(&content).with_context(|| format!("cannot read {}", file.display()))?;
+        for need in info.depends {
+            self.add(&need, false)?;
+        }
+        for need in info.before {
+            self.add(&need, true)?;
+        }
+        self.list.push(Module {
+            file: format!("{name}.ko"),
+            content,
+        });
+        Ok(())
+    }
+}
+
+/// What a module says about its needs.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Info {
+    /// Modules whose symbols it uses.
+    depends: Vec<String>,
+    /// Modules that should be there first, when the kernel has them.
+    before: Vec<String>,
+}
+
+fn info(module: &[u8]) -> Result<Info> {
+    let section = Elf::new(module)?
+        .section(".modinfo")?
+        .context("no .modinfo section")?;
+    let mut info = Info::default();
+    for entry in section.split(|byte| *byte == 0) {
+        let entry = String::from_utf8_lossy(entry);
+        if let Some(list) = entry.strip_prefix("depends=") {
+            info.depends.extend(
+                list.split(',')
+                    .filter(|name| !name.is_empty())
+                    .map(str::to_owned),
+            );
+        } else if let Some(list) = entry.strip_prefix("softdep=pre:") {
+            let names = list
+                .split("post:")
+                .next()
+                .unwrap_or_default()
+                .split_whitespace();
+            info.before.extend(names.map(str::to_owned));
+        }
+    }
+    Ok(info)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    if bytes.starts_with(b"\x7fELF") {
+        return Ok(bytes);
+    }
+    decompress(&bytes).with_context(|| format!("cannot decompress {}", file.display()))
+}
+
+/// "virtio_net" of "virtio-net.ko.xz".
+fn module_name(file: &str) -> Option<String> {
+    file.split_once(".ko")
+        .map(|(name, _)| name.replace('-', "_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::module_name;
+
+    #[test]
+    fn names_are_those_of_the_kernel() {
+        assert_eq!(
+            module_name("vmw-vsock-x.ko.xz").as_deref(),
+            Some("vmw_vsock_x")
+        );
+        assert_eq!(module_name("overlay.ko").as_deref(), Some("overlay"));
+        assert_eq!(module_name("modules.order"), None);
+    }
+}
