@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::fixtures::Scope;
 use crate::image::Source;
-use crate::run::{capture, capture_text, cargo, run, succeeds};
+use crate::run::{capture, capture_text, cargo, run};
 use crate::workspace::{Arch, Workspace};
 use crate::{agent, core_targets, deny, fixtures, image, peers, wasm};
 
@@ -154,18 +154,9 @@ fn all_fixtures(workspace: &Workspace) -> Result<()> {
 
 fn unit_tests(workspace: &Workspace) -> Result<()> {
     let packages = ["--workspace", "--exclude", "vdkr-tests"];
-    if succeeds(cargo(workspace).args(["nextest", "--version"])) {
-        run(cargo(workspace)
-            .args(["nextest", "run", "--no-fail-fast", "--status-level=slow"])
-            .args(packages))?;
-        run(cargo(workspace)
-            .args(["test", "--doc", "--quiet"])
-            .args(packages))
-    } else {
-        run(cargo(workspace)
-            .args(["test", "--no-fail-fast", "--quiet"])
-            .args(packages))
-    }
+    run(cargo(workspace)
+        .args(["test", "--no-fail-fast", "--quiet"])
+        .args(packages))
 }
 
 fn end_to_end(workspace: &Workspace) -> Result<()> {
