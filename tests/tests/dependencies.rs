@@ -45,6 +45,32 @@ fn core_depends_on_four_crates() {
 }
 
 #[test]
+fn agent_depends_on_these_crates() {
+    assert_eq!(
+        dependencies(&metadata(), "vdkr-agent"),
+        set(&[
+            "bytes",
+            "dlmalloc",
+            "flate2",
+            "hickory-resolver",
+            "nix",
+            "reqwest",
+            "ring",
+            "rustix",
+            "serde",
+            "serde_json",
+            "thiserror",
+            "tokio",
+            "tokio-util",
+            "tokio-vsock",
+            "vdkr-core",
+            "vdkr-transfer",
+            "zstd",
+        ])
+    );
+}
+
+#[test]
 fn imports_point_one_way() {
     let metadata = metadata();
     let rooms = |package: &str| -> BTreeSet<String> {

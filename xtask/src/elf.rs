@@ -19,20 +19,32 @@ impl<'a> Elf<'a> {
 
     /// The content of the section called `name`.
     pub(crate) fn section(&self, name: &str) -> Result<Option<&'a [u8]>> {
+        self.find(name)?
+            .map(|(header, _)| self.body(header))
+            .transpose()
+    }
+
+    /// Where in the file the name of the section called `name` stands.
+    pub(crate) fn position_of_name(&self, name: &str) -> Result<Option<usize>> {
+        Ok(self.find(name)?.map(|(_, position)| position))
+    }
+
+    /// The positions of a section's header and of its name.
+    fn find(&self, name: &str) -> Result<Option<(usize, usize)>> {
         let table = self.u64(0x28)?;
         let size = usize::from(self.u16(0x3a)?);
         let count = usize::from(self.u16(0x3c)?);
         let names_index = usize::from(self.u16(0x3e)?);
         let header = |index: usize| table + index * size;
         let names = self.body(header(names_index))?;
+        let names_at = self.u64(header(names_index) + 0x18)?;
         for index in 0..count {
-            let at = header(index);
-            let start = self.u32(at)? as usize;
+            let start = self.u32(header(index))? as usize;
             let found = names
                 .get(start..)
                 .and_then(|rest| rest.split(|byte| *byte == 0).next());
             if found == Some(name.as_bytes()) {
-                return self.body(at).map(Some);
+                return Ok(Some((header(index), names_at + start)));
             }
         }
         Ok(None)

@@ -109,7 +109,7 @@ fn from_package(workspace: &Workspace, arch: Arch, deb: &Deb) -> Result<PathBuf>
     let list = workspace.root.join("images/qemu/modules.list");
     let wanted =
         fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
-    let key = Key::new("kernel", 1)
+    let key = Key::new("kernel", 2)
         .with("deb", &deb.sha256)
         .with("modules", &wanted)
         .finish();

@@ -78,7 +78,7 @@ impl Order {
         }
         self.list.push(Module {
             file: format!("{name}.ko"),
-            content,
+            content: lightened(content)?,
         });
         Ok(())
     }
@@ -118,6 +118,28 @@ fn info(module: &[u8]) -> Result<Info> {
     Ok(info)
 }
 
+/// The module without what only costs time in a small VM: its signature, which nothing enforces there,
+/// and its type information, which only tracers read. The section stays and loses its name.
+fn lightened(mut module: Vec<u8>) -> Result<Vec<u8>> {
+    // What include/linux/module_signature.h describes: the signature, twelve bytes about it of which
+    // the last four are its length, and the mark.
+    const MARK: &[u8] = b"~Module signature appended~\n";
+    if let Some(signed) = module.strip_suffix(MARK)
+        && let Some((rest, length)) = signed.split_last_chunk::<4>()
+    {
+        let signature = 8 + u32::from_be_bytes(*length) as usize;
+        let plain = rest
+            .len()
+            .checked_sub(signature)
+            .context("the module's signature is longer than the module")?;
+        module.truncate(plain);
+    }
+    if let Some(position) = Elf::new(&module)?.position_of_name(".BTF")? {
+        module[position..position + 4].copy_from_slice(b".off");
+    }
+    Ok(module)
+}
+
 fn read(file: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     if bytes.starts_with(b"\x7fELF") {
@@ -134,7 +156,8 @@ fn module_name(file: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::module_name;
+    use super::{lightened, module_name};
+    use crate::elf::Elf;
 
     #[test]
     fn names_are_those_of_the_kernel() {
@@ -144,5 +167,51 @@ mod tests {
         );
         assert_eq!(module_name("overlay.ko").as_deref(), Some("overlay"));
         assert_eq!(module_name("modules.order"), None);
+    }
+
+    /// An ELF file of two sections: `.BTF` with four bytes in it, and the names.
+    fn module() -> Vec<u8> {
+        let mut file = vec![0; 64];
+        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        let names = b"\0.BTF\0.names\0";
+        file.extend(b"type");
+        file.extend(names);
+        let table = file.len() as u64;
+        file[0x28..0x30].copy_from_slice(&table.to_le_bytes());
+        for (at, value) in [(0x3a, 64_u16), (0x3c, 2), (0x3e, 1)] {
+            file[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        }
+        for (name, start, length) in [(1_u32, 64_u64, 4_u64), (6, 68, names.len() as u64)] {
+            let mut header = [0; 64];
+            header[..4].copy_from_slice(&name.to_le_bytes());
+            header[0x18..0x20].copy_from_slice(&start.to_le_bytes());
+            header[0x20..0x28].copy_from_slice(&length.to_le_bytes());
+            file.extend(header);
+        }
+        file
+    }
+
+    #[test]
+    fn signature_and_type_information_go() {
+        let plain = module();
+        let mut signed = plain.clone();
+        signed.extend(b"a signature");
+        signed.extend([0; 8]);
+        signed.extend(11_u32.to_be_bytes());
+        signed.extend(b"~Module signature appended~\n");
+        let light = lightened(signed).unwrap();
+        assert_eq!(light.len(), plain.len());
+        assert_eq!(
+            Elf::new(&plain).unwrap().section(".BTF").unwrap(),
+            Some(&b"type"[..])
+        );
+        assert_eq!(Elf::new(&light).unwrap().section(".BTF").unwrap(), None);
+        assert_eq!(lightened(light.clone()).unwrap(), light);
+
+        let mut lying = plain;
+        lying.extend([0; 8]);
+        lying.extend(u32::MAX.to_be_bytes());
+        lying.extend(b"~Module signature appended~\n");
+        assert!(lightened(lying).is_err());
     }
 }
