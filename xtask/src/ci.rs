@@ -63,19 +63,19 @@ const STEPS: &[Step] = &[
         perform: all_fixtures,
     },
     Step {
-        name: "unit tests",
-        lint: false,
-        perform: unit_tests,
-    },
-    Step {
         name: "wasm",
         lint: false,
         perform: wasm::test,
     },
     Step {
-        name: "end-to-end tests",
+        name: "compiling tests",
         lint: false,
-        perform: end_to_end,
+        perform: compile_tests,
+    },
+    Step {
+        name: "tests",
+        lint: false,
+        perform: tests,
     },
 ];
 
@@ -152,17 +152,16 @@ fn all_fixtures(workspace: &Workspace) -> Result<()> {
     fixtures::build(workspace, Scope::Tests).map(drop)
 }
 
-fn unit_tests(workspace: &Workspace) -> Result<()> {
-    let packages = ["--workspace", "--exclude", "vdkr-tests"];
-    run(cargo(workspace)
-        .args(["test", "--no-fail-fast", "--quiet"])
-        .args(packages))
+/// The programs, and the tests of all rooms. One selection of packages for compiling and running:
+/// with another one cargo would choose other features and compile most dependencies again.
+fn compile_tests(workspace: &Workspace) -> Result<()> {
+    run(cargo(workspace).args(["test", "--quiet", "--no-run", "--workspace"]))
 }
 
-fn end_to_end(workspace: &Workspace) -> Result<()> {
-    run(cargo(workspace).args(["build", "--package=vdkr-host", "--bins"]))?;
+/// Unit, property and documentation tests, then those that drive the programs from end to end.
+fn tests(workspace: &Workspace) -> Result<()> {
     run(cargo(workspace)
-        .args(["test", "--no-fail-fast", "--package=vdkr-tests"])
+        .args(["test", "--quiet", "--no-fail-fast", "--workspace"])
         .env("PATH", path_with_peers(workspace)?))
 }
 
