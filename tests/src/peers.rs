@@ -35,6 +35,22 @@ pub fn skopeo_raw(reference: &str) -> Vec<u8> {
         .stdout
 }
 
+/// crane, over plain HTTP where the registry speaks that, with no credentials of the machine's user.
+pub fn crane() -> Command {
+    let mut command = tool("crane");
+    command
+        .arg("--insecure")
+        .env("DOCKER_CONFIG", "/nonexistent")
+        .env_remove("REGISTRY_AUTH_FILE");
+    command
+}
+
+/// Pushes the one image of a layout with crane, and expects success.
+#[track_caller]
+pub fn crane_push(layout: &Path, to: &str) {
+    run(crane().arg("push").arg(layout).arg(to)).expect(0);
+}
+
 /// curl that fails on HTTP errors; returns the body.
 #[track_caller]
 pub fn curl(url: &str) -> Vec<u8> {

@@ -4,7 +4,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vdkr_tests::fixtures::layout;
 use vdkr_tests::layout::{digest, noise, write_image};
-use vdkr_tests::peers::{ACCEPT, DockerRegistry, curl, curl_status, skopeo_copy, skopeo_raw};
+use vdkr_tests::peers::{
+    ACCEPT, DockerRegistry, crane, crane_push, curl, curl_status, skopeo_copy, skopeo_raw,
+};
 use vdkr_tests::process::{free_port, run, tool};
 use vdkr_tests::registry::Registry;
 
@@ -58,6 +60,28 @@ fn skopeo_copies_a_debian_rootfs_in_and_out_bit_for_bit() {
 #[test]
 fn skopeo_copies_an_index_in_and_out_bit_for_bit() {
     round_trip(&layout("qemux86-64", "container-base-multiarch-oci"));
+}
+
+#[test]
+fn crane_pushes_and_finds_everything_whole() {
+    let registry = Registry::start();
+    let source = layout("qemux86-64", "debian-base-latest-oci");
+    let remote = format!("{}/peer/image:v1", registry.host());
+    crane_push(&source, &remote);
+    let wanted = only_manifest(&source);
+    let told = run(crane().args(["digest", &remote])).expect(0).text();
+    assert_eq!(told.trim(), wanted);
+    // Reads every layer, and compares digests, sizes and diff IDs.
+    run(crane().args(["validate", "--remote", &remote])).expect(0);
+
+    let ours = layout("qemux86-64", "container-base-latest-oci");
+    registry
+        .run(["push", ours.to_str().unwrap(), "--tag", "v1"])
+        .expect(0);
+    let remote = format!("{}/yocto/container-base:v1", registry.host());
+    run(crane().args(["validate", "--remote", &remote])).expect(0);
+    let repositories = run(crane().args(["catalog", &registry.host()])).expect(0);
+    assert_eq!(repositories.text(), "peer/image\nyocto/container-base\n");
 }
 
 #[test]

@@ -39,9 +39,18 @@ impl Apt {
     /// Sets the private apt up for both architectures; package lists are fetched when first needed.
     pub(crate) fn open(workspace: &Workspace) -> Result<Self> {
         let (suite, sources) = sources::of_host();
+        Self::open_with(workspace, suite, &sources)
+    }
+
+    /// The same for another suite of Debian, from the host's mirror.
+    pub(crate) fn open_suite(workspace: &Workspace, suite: &str) -> Result<Self> {
+        Self::open_with(workspace, suite.to_owned(), &sources::of_suite(suite))
+    }
+
+    fn open_with(workspace: &Workspace, suite: String, sources: &str) -> Result<Self> {
         let settings = acquire_settings()?;
         let key = Key::new("apt", 1)
-            .with("sources", &sources)
+            .with("sources", sources)
             .with("settings", &settings)
             .finish();
         let place = workspace.cache.join("apt").join(key);

@@ -193,7 +193,7 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 /// `PATH` with the programs that only tests talk to in front.
 fn path_with_peers(workspace: &Workspace) -> Result<OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let parts = [peers::docker_registry(workspace)?]
+    let parts = peers::directories(workspace)?
         .into_iter()
         .chain(std::env::split_paths(&path));
     Ok(std::env::join_paths(parts)?)

@@ -9,22 +9,35 @@ use crate::apt::{self, Apt};
 use crate::cache::{self, Key};
 use crate::workspace::{Arch, Workspace};
 
-/// The directory with Debian's `docker-registry`, unpacked and not installed: its package would
-/// start a service on port 5000.
-pub(crate) fn docker_registry(workspace: &Workspace) -> Result<PathBuf> {
-    let deb = Apt::open(workspace)?.fetch("docker-registry", Arch::HOST, false)?;
-    let key = Key::new("docker-registry", 1)
-        .with("deb", &deb.sha256)
-        .finish();
-    let entry = cache::entry(workspace, "peers", &key, |place| {
+/// The suite that has crane; the program needs nothing but a libc that every supported release has.
+const CRANE_SUITE: &str = "sid";
+
+/// The directories with the peers that are unpacked and not installed: `docker-registry`, whose
+/// package would start a service on port 5000, and `crane`, which is younger than the releases.
+pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 2]> {
+    Ok([
+        program(workspace, &Apt::open(workspace)?, "docker-registry")?,
+        program(
+            workspace,
+            &Apt::open_suite(workspace, CRANE_SUITE)?,
+            "crane",
+        )?,
+    ])
+}
+
+/// A directory that holds one program of the package of the same name.
+fn program(workspace: &Workspace, apt: &Apt, name: &str) -> Result<PathBuf> {
+    let deb = apt.fetch(name, Arch::HOST, false)?;
+    let key = Key::new(name, 1).with("deb", &deb.sha256).finish();
+    let entry = cache::entry(workspace, &format!("peers/{name}"), &key, |place| {
         let work = place.join("unpacked");
         fs::create_dir(&work)?;
         apt::unpack(&deb.file, &work)?;
-        let program = work.join("usr/bin/docker-registry");
+        let program = work.join("usr/bin").join(name);
         if !program.is_file() {
-            bail!("{} holds no docker-registry", deb.file.display());
+            bail!("{} holds no {name}", deb.file.display());
         }
-        fs::rename(program, place.join("docker-registry"))?;
+        fs::rename(program, place.join(name))?;
         cache::remove(&work)
     })?;
     Ok(entry)

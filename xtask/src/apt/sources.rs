@@ -61,6 +61,24 @@ pub(super) fn of_host() -> (String, String) {
     }
 }
 
+/// The source list of another suite, from the mirror and with the keys of the host's own main archive.
+pub(super) fn of_suite(suite: &str) -> String {
+    let (codename, stanzas) = of_host();
+    moved(&stanzas, &codename, suite)
+        .or_else(|| moved(FALLBACK, "bookworm", suite))
+        .unwrap_or_default()
+}
+
+/// The stanza that offers `codename` itself, offering `suite` instead.
+fn moved(stanzas: &str, codename: &str, suite: &str) -> Option<String> {
+    stanzas.split_inclusive("\n\n").find_map(|stanza| {
+        let line = stanza.lines().find(|line| line.starts_with("Suites:"))?;
+        line.split_whitespace()
+            .any(|word| word == codename)
+            .then(|| stanza.replace(line, &format!("Suites: {suite}")))
+    })
+}
+
 /// Whether a suite is the release itself, its updates or its security fixes.
 fn is_wanted(suite: &str, codename: &str) -> bool {
     suite
@@ -148,7 +166,18 @@ fn from_line(line: &str, codename: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{from_line, from_stanza};
+    use super::{FALLBACK, from_line, from_stanza, moved};
+
+    #[test]
+    fn another_suite_comes_from_the_same_mirror() {
+        let stanza = moved(FALLBACK, "bookworm", "sid").unwrap();
+        assert_eq!(
+            stanza,
+            "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: sid\nComponents: main\n\
+             Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n"
+        );
+        assert_eq!(moved(FALLBACK, "trixie", "sid"), None);
+    }
 
     #[test]
     fn foreign_sources_are_left_out() {

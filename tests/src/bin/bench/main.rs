@@ -1,6 +1,7 @@
 //! Measurements for `docs/benchmarks.md`: ours and a peer in turns, in one run, as Markdown on
 //! stdout. `cargo xtask bench` builds what it needs.
 
+mod deploy;
 mod push;
 mod server;
 mod table;
@@ -17,6 +18,9 @@ fn main() {
     println!("{}", table::machine());
     if wanted("push") {
         push::run();
+    }
+    if wanted("deploy") {
+        deploy::run();
     }
     if wanted("server") {
         server::run();

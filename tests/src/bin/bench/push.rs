@@ -1,13 +1,13 @@
-//! `container-registry push` against `skopeo copy`, both into our registry.
+//! `container-registry push` against `skopeo copy` and `crane push`, all into our registry.
 
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use vdkr_tests::layout::{noise, write_image};
-use vdkr_tests::peers::skopeo_copy;
+use vdkr_tests::peers::{crane_push, skopeo_copy};
 use vdkr_tests::registry::Registry;
 
-use crate::table::{Samples, compare};
+use crate::table::{HEAD, Samples, compare_three};
 use crate::{ROUNDS, settle, timed};
 
 const MIB: usize = 1 << 20;
@@ -24,11 +24,15 @@ pub(crate) fn images(dir: &TempDir) -> Vec<(&'static str, PathBuf)> {
     vec![("1 GiB in 4 layers", big), ("40 layers of 64 KiB", many)]
 }
 
+/// Who pushes; the numbers are places in the arrays of samples.
 #[derive(Clone, Copy, PartialEq)]
 enum Pusher {
     Ours,
     Skopeo,
+    Crane,
 }
+
+const PUSHERS: [Pusher; 3] = [Pusher::Ours, Pusher::Skopeo, Pusher::Crane];
 
 fn push(pusher: Pusher, registry: &Registry, image: &Path) {
     match pusher {
@@ -47,23 +51,26 @@ fn push(pusher: Pusher, registry: &Registry, image: &Path) {
             &format!("oci:{}", image.display()),
             &format!("docker://{}/bench/image:latest", registry.host()),
         ),
+        Pusher::Crane => crane_push(image, &format!("{}/bench/image:latest", registry.host())),
     }
 }
 
 /// Prints the table.
 pub(crate) fn run() {
-    println!("### Push: `container-registry push` and `skopeo copy`, into our registry\n");
+    println!(
+        "### Push: `container-registry push`, `skopeo copy` and `crane push`, into our registry\n"
+    );
     println!(
         "Seconds, median (min–max) of {ROUNDS} rounds in turns; cold: empty storage, disk synced.\n"
     );
-    println!("| what | ours | skopeo | skopeo ÷ ours |\n|---|---|---|---|");
+    println!("{HEAD}");
     let dir = TempDir::new().expect("a temporary directory");
     for (name, image) in images(&dir) {
-        let mut cold = [Samples::default(), Samples::default()];
-        let mut again = [Samples::default(), Samples::default()];
+        let mut cold: [Samples; 3] = Default::default();
+        let mut again: [Samples; 3] = Default::default();
         for round in 0..ROUNDS {
-            let mut turns = [Pusher::Ours, Pusher::Skopeo];
-            turns.rotate_left(round % 2);
+            let mut turns = PUSHERS;
+            turns.rotate_left(round % PUSHERS.len());
             for pusher in turns {
                 let registry = Registry::start();
                 settle();
@@ -71,14 +78,8 @@ pub(crate) fn run() {
                 again[pusher as usize].add_time(timed(|| push(pusher, &registry, &image)).0);
             }
         }
-        compare(&format!("{name}, cold"), &cold[0], &cold[1], 3, true);
-        compare(
-            &format!("{name}, everything there"),
-            &again[0],
-            &again[1],
-            3,
-            true,
-        );
+        compare_three(&format!("{name}, cold"), &cold);
+        compare_three(&format!("{name}, everything there"), &again);
     }
     println!();
 }

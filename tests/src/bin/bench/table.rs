@@ -58,6 +58,22 @@ pub(crate) fn compare(
     );
 }
 
+/// The head of a table whose rows [`compare_three`] prints.
+pub(crate) const HEAD: &str =
+    "| what | ours | skopeo | crane | skopeo ÷ ours | crane ÷ ours |\n|---|---|---|---|---|---|";
+
+/// Prints a row of times: ours, skopeo's, crane's, and how many times ours theirs are.
+pub(crate) fn compare_three(what: &str, [ours, skopeo, crane]: &[Samples; 3]) {
+    println!(
+        "| {what} | {} | {} | {} | {:.2} | {:.2} |",
+        ours.show(3),
+        skopeo.show(3),
+        crane.show(3),
+        skopeo.median() / ours.median(),
+        crane.median() / ours.median(),
+    );
+}
+
 /// What this was measured on.
 pub(crate) fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
@@ -94,8 +110,9 @@ pub(crate) fn machine() -> String {
     );
     let _ = writeln!(
         text,
-        "Peers: {}; {}; {}.",
+        "Peers: {}; crane {}; {}; {}.",
         version("skopeo", "--version"),
+        version("crane", "version"),
         version("docker-registry", "--version"),
         version("qemu-system-x86_64", "--version"),
     );
