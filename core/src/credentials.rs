@@ -4,12 +4,14 @@
 
 mod credsfile;
 mod docker_config;
+mod edit;
 mod secret;
 
 use alloc::{format, string::String};
 
 pub use credsfile::parse_credsfile;
 pub use docker_config::{DockerConfig, Step, StepSource, parse_docker_config, parse_helper_answer};
+pub use edit::{CredentialFile, Place, helper_store_request, parse_helper_list};
 pub use secret::Secret;
 
 use crate::base64;

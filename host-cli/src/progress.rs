@@ -1,12 +1,30 @@
-//! Progress on stderr: bars on a terminal, lines in a log, JSON lines for programs.
+//! Progress on stderr: bars on a terminal, a line now and then in a log, JSON lines for programs.
+//!
+//! JSON lines carry `"v": 1`, which changes when a program that reads them could not read the new
+//! ones, and `"ms"`, milliseconds since the beginning. Events: `planned` (`items`, `bytes`),
+//! `started` (`id`, `what`, `total`), `progress` (`id`, `done`; at most two a second for each item),
+//! `finished` (`id`, `outcome`), `total` (`items`, `items_done`, `bytes`, `bytes_done`, `rate`,
+//! `eta_seconds`; every ten seconds), `stalled` (`seconds`), `note` (`text`).
 
-use std::collections::HashMap;
-use std::io::{IsTerminal as _, stderr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+mod tally;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{IsTerminal as _, Write as _, stderr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use self::tally::{Bytes, Span, Tally, Word};
+
+/// Version of the JSON lines.
+const JSON_VERSION: u32 = 1;
+/// Shortest time between two `progress` events of one item.
+const JSON_PAUSE: Duration = Duration::from_millis(500);
+/// How often the watcher looks.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -14,9 +32,9 @@ pub enum Mode {
     /// Bars when stderr is a terminal, else lines
     #[default]
     Auto,
-    /// Bars
+    /// One bar for each item, with rate and remaining time
     Tty,
-    /// One line for each finished item
+    /// One line for everything now and then, with rate and remaining time
     Plain,
     /// One JSON object per event
     Jsonl,
@@ -34,9 +52,25 @@ enum Shown {
         all: MultiProgress,
         bars: Mutex<HashMap<String, ProgressBar>>,
     },
-    Plain,
-    Jsonl,
+    Lines(Arc<Lines>),
     None,
+}
+
+/// Lines for people or programs.
+#[derive(Debug)]
+struct Lines {
+    json: bool,
+    state: Mutex<Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    tally: Tally,
+    watched: bool,
+    /// How many items came to which end.
+    outcomes: BTreeMap<String, usize>,
+    /// When each item's progress was last written.
+    written: HashMap<String, Instant>,
 }
 
 impl Progress {
@@ -52,10 +86,22 @@ impl Progress {
                 all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
                 bars: Mutex::default(),
             },
-            Mode::Plain | Mode::Auto => Shown::Plain,
-            Mode::Jsonl => Shown::Jsonl,
+            Mode::Plain | Mode::Auto => Shown::Lines(Lines::new(false)),
+            Mode::Jsonl => Shown::Lines(Lines::new(true)),
             Mode::None => Shown::None,
         })
+    }
+
+    /// This many items of this many bytes together will be asked for.
+    pub fn planned(&self, items: usize, bytes: u64) {
+        if let Shown::Lines(lines) = &self.0 {
+            let mut seen = locked(&lines.state);
+            seen.tally.planned(bytes);
+            lines.event(
+                &seen,
+                json!({"event": "planned", "items": items, "bytes": bytes}),
+            );
+        }
     }
 
     /// An item begins; `total` is its size in bytes.
@@ -63,7 +109,7 @@ impl Progress {
         match &self.0 {
             Shown::Bars { all, bars } => {
                 let style = ProgressStyle::with_template(
-                    "{prefix:.cyan} {msg:12} {bar:30} {bytes:>10}/{total_bytes:10} {bytes_per_sec}",
+                    "{prefix:.cyan} {msg:10} {bar:24} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} {eta:>4}",
                 )
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
                 let bar = all.add(ProgressBar::new(total).with_style(style));
@@ -72,12 +118,14 @@ impl Progress {
                 bar.enable_steady_tick(Duration::from_millis(200));
                 locked(bars).insert(key.to_owned(), bar);
             }
-            Shown::Jsonl => {
-                emit(
-                    &serde_json::json!({"event": "started", "id": key, "what": label, "total": total}),
-                );
+            Shown::Lines(lines) => {
+                let mut seen = locked(&lines.state);
+                seen.tally.started(key, total, Instant::now());
+                lines.watch(&mut seen);
+                let event = json!({"event": "started", "id": key, "what": label, "total": total});
+                lines.event(&seen, event);
             }
-            Shown::Plain | Shown::None => {}
+            Shown::None => {}
         }
     }
 
@@ -89,10 +137,17 @@ impl Progress {
                     bar.set_position(done);
                 }
             }
-            Shown::Jsonl => {
-                emit(&serde_json::json!({"event": "progress", "id": key, "done": done}));
+            Shown::Lines(lines) => {
+                let now = Instant::now();
+                let mut seen = locked(&lines.state);
+                seen.tally.advanced(key, done, now);
+                let last = seen.written.get(key);
+                if lines.json && last.is_none_or(|last| now.duration_since(*last) >= JSON_PAUSE) {
+                    seen.written.insert(key.to_owned(), now);
+                    lines.event(&seen, json!({"event": "progress", "id": key, "done": done}));
+                }
             }
-            Shown::Plain | Shown::None => {}
+            Shown::None => {}
         }
     }
 
@@ -106,9 +161,15 @@ impl Progress {
                 }
                 let _ = all.println(format!("{} {outcome}", short(key)));
             }
-            Shown::Plain => eprintln!("{} {outcome}", short(key)),
-            Shown::Jsonl => {
-                emit(&serde_json::json!({"event": "finished", "id": key, "outcome": outcome}));
+            Shown::Lines(lines) => {
+                let mut seen = locked(&lines.state);
+                seen.tally.finished(key, Instant::now());
+                seen.written.remove(key);
+                *seen.outcomes.entry(outcome.to_owned()).or_default() += 1;
+                lines.event(
+                    &seen,
+                    json!({"event": "finished", "id": key, "outcome": outcome}),
+                );
             }
             Shown::None => {}
         }
@@ -118,24 +179,139 @@ impl Progress {
     pub fn note(&self, text: &str) {
         match &self.0 {
             Shown::Bars { all, .. } => {
-                let _ = all.println(text);
+                // Bars that stderr cannot show do not swallow what must be read.
+                if all.is_hidden() || all.println(text).is_err() {
+                    say(text);
+                }
             }
-            Shown::Plain => eprintln!("{text}"),
-            Shown::Jsonl => emit(&serde_json::json!({"event": "note", "text": text})),
+            Shown::Lines(lines) if lines.json => {
+                lines.event(
+                    &locked(&lines.state),
+                    json!({"event": "note", "text": text}),
+                );
+            }
+            Shown::Lines(_) => say(text),
             Shown::None => {}
         }
     }
 }
 
-/// The bars, also after a panic elsewhere: they only show.
-fn locked(
-    bars: &Mutex<HashMap<String, ProgressBar>>,
-) -> MutexGuard<'_, HashMap<String, ProgressBar>> {
-    bars.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Progress {
+    /// In a log, one line says what came of it.
+    fn drop(&mut self) {
+        if let Shown::Lines(lines) = &self.0
+            && !lines.json
+        {
+            let seen = locked(&lines.state);
+            if let Some(line) = summary(&seen.outcomes, seen.tally.elapsed(Instant::now())) {
+                say(&line);
+            }
+        }
+    }
 }
 
-fn emit(value: &serde_json::Value) {
-    eprintln!("{value}");
+fn summary(outcomes: &BTreeMap<String, usize>, elapsed: Duration) -> Option<String> {
+    if outcomes.is_empty() {
+        return None;
+    }
+    let parts: Vec<_> = outcomes
+        .iter()
+        .map(|(outcome, count)| format!("{count} {outcome}"))
+        .collect();
+    Some(format!("{} in {}", parts.join(", "), Span(elapsed)))
+}
+
+impl Lines {
+    fn new(json: bool) -> Arc<Self> {
+        Arc::new(Self {
+            json,
+            state: Mutex::new(Seen {
+                tally: Tally::new(Instant::now()),
+                watched: false,
+                outcomes: BTreeMap::new(),
+                written: HashMap::new(),
+            }),
+        })
+    }
+
+    /// Starts the thread that says how far it is; it ends with the display.
+    fn watch(self: &Arc<Self>, seen: &mut Seen) {
+        if std::mem::replace(&mut seen.watched, true) {
+            return;
+        }
+        let watched: Weak<Self> = Arc::downgrade(self);
+        let watcher = move || {
+            while let Some(lines) = watched.upgrade() {
+                lines.look();
+                drop(lines);
+                std::thread::sleep(LOOK);
+            }
+        };
+        // Without the thread the work goes on, only unseen.
+        let _ = std::thread::Builder::new()
+            .name("progress".to_owned())
+            .spawn(watcher);
+    }
+
+    fn look(&self) {
+        let mut seen = locked(&self.state);
+        let Some(word) = seen.tally.word(Instant::now()) else {
+            return;
+        };
+        if self.json {
+            let event = match word {
+                Word::State(state) => json!({
+                    "event": "total",
+                    "items": state.items,
+                    "items_done": state.items_done,
+                    "bytes": state.bytes,
+                    "bytes_done": state.bytes_done,
+                    "rate": state.rate,
+                    "eta_seconds": state.left.map(|left| left.as_secs()),
+                }),
+                Word::Stalled(silent) => {
+                    json!({"event": "stalled", "seconds": silent.as_secs()})
+                }
+            };
+            self.event(&seen, event);
+        } else {
+            match word {
+                Word::State(state) => say(&state.to_string()),
+                Word::Stalled(silent) => {
+                    say(&format!(
+                        "warning: no data moved for {}; still waiting",
+                        Span(silent)
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Writes a JSON line, where lines are JSON.
+    fn event(&self, seen: &Seen, mut event: Value) {
+        if !self.json {
+            return;
+        }
+        if let Value::Object(fields) = &mut event {
+            let elapsed = seen.tally.elapsed(Instant::now()).as_millis();
+            fields.insert("v".to_owned(), JSON_VERSION.into());
+            fields.insert(
+                "ms".to_owned(),
+                u64::try_from(elapsed).unwrap_or(u64::MAX).into(),
+            );
+        }
+        say(&event.to_string());
+    }
+}
+
+/// Writes a line to stderr. A reader that is gone does not end the work.
+fn say(line: &str) {
+    let _ = writeln!(stderr().lock(), "{line}");
+}
+
+/// The state, also after a panic elsewhere: it is only shown.
+fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The first 12 digits of a digest; other keys as they are.
@@ -144,6 +320,11 @@ fn short(key: &str) -> &str {
         .filter(|(_, hex)| hex.len() >= 64)
         .and_then(|(_, hex)| hex.get(..12))
         .unwrap_or(key)
+}
+
+/// A size in bytes for people.
+pub fn bytes(count: u64) -> String {
+    Bytes(count).to_string()
 }
 
 #[cfg(test)]
@@ -160,6 +341,7 @@ mod tests {
     #[test]
     fn bars_come_and_go() {
         let progress = Progress::new(Mode::Tty);
+        progress.planned(1, 10);
         progress.started("a", "layer", 10);
         progress.advanced("a", 5);
         progress.advanced("unknown", 5);
@@ -168,5 +350,31 @@ mod tests {
             panic!("bars were asked for")
         };
         assert!(bars.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_end_is_summed_up() {
+        let outcomes = BTreeMap::from([("present".to_owned(), 2), ("uploaded".to_owned(), 1)]);
+        let line = summary(&outcomes, Duration::from_secs(3));
+        assert_eq!(line.as_deref(), Some("2 present, 1 uploaded in 3s"));
+        assert_eq!(summary(&BTreeMap::new(), Duration::ZERO), None);
+    }
+
+    #[test]
+    fn json_progress_of_one_item_is_rate_limited() {
+        let progress = Progress::new(Mode::Jsonl);
+        progress.started("a", "layer", 1000);
+        let Shown::Lines(lines) = &progress.0 else {
+            panic!("lines were asked for")
+        };
+        progress.advanced("a", 1);
+        let first = locked(&lines.state).written["a"];
+        for done in 2..100 {
+            progress.advanced("a", done);
+        }
+        let passed = first.elapsed() >= JSON_PAUSE;
+        assert!(passed || locked(&lines.state).written["a"] == first);
+        progress.finished("a", "uploaded");
+        assert!(locked(&lines.state).written.is_empty());
     }
 }

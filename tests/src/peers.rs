@@ -101,8 +101,28 @@ impl DockerRegistry {
     /// Starts it and waits until it answers.
     #[track_caller]
     pub fn start(storage: &Path, scratch: &Path) -> Self {
+        Self::start_with(storage, scratch, "")
+    }
+
+    /// Starts it with a password for everything; `users` are lines of an htpasswd file.
+    #[track_caller]
+    pub fn start_protected(storage: &Path, scratch: &Path, users: &str) -> Self {
+        let file = scratch.join("htpasswd");
+        std::fs::write(&file, users).expect("write an htpasswd file");
+        let auth = format!(
+            "auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
+            file.display()
+        );
+        Self::start_with(storage, scratch, &auth)
+    }
+
+    #[track_caller]
+    fn start_with(storage: &Path, scratch: &Path, more: &str) -> Self {
         let port = free_port();
         let config = Self::configuration(storage, scratch, port);
+        let mut text = std::fs::read_to_string(&config).expect("read a configuration");
+        text.push_str(more);
+        std::fs::write(&config, text).expect("write a configuration");
         let child = tool("docker-registry")
             .arg("serve")
             .arg(&config)

@@ -11,7 +11,7 @@ pub(super) const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 /// Other names of Docker Hub in keys.
 const DOCKER_HUB_HOSTS: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 /// What helpers give as the user name of an identity token.
-const TOKEN_USERNAME: &str = "<token>";
+pub(super) const TOKEN_USERNAME: &str = "<token>";
 /// Longest answer of a helper, and longest name of one, in bytes.
 const MAX_HELPER_ANSWER: usize = 64 * 1024;
 const MAX_HELPER_NAME: usize = 64;
@@ -241,7 +241,7 @@ impl DockerConfig {
 
 /// One spelling for the keys of docker (a host, or a URL whose path means nothing) and of podman
 /// (a host and a namespace).
-fn normalise(key: &str) -> String {
+pub(super) fn normalise(key: &str) -> String {
     let stripped = key
         .strip_prefix("https://")
         .or_else(|| key.strip_prefix("http://"));
@@ -264,7 +264,7 @@ fn normalise(key: &str) -> String {
 }
 
 /// The key that docker or podman writes for a normalised one.
-fn canonical(normalised: &str) -> &str {
+pub(super) fn canonical(normalised: &str) -> &str {
     if normalised == "docker.io" {
         DOCKER_HUB_KEY
     } else {

@@ -3,7 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use vdkr_core::credentials::Secret;
 
+use super::command::auth::AuthCommandArgs;
+use super::command::completions::CompletionsArgs;
+use super::command::doctor::DoctorArgs;
+use super::command::login::LoginArgs;
+use super::command::logout::LogoutArgs;
+use super::command::man::ManArgs;
 use super::config::Overrides;
 
 const EXAMPLES: &str = "\
@@ -73,27 +80,54 @@ impl GlobalArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start the registry in the background; returns when it answers
+    #[command(
+        after_help = "Examples:\n  container-registry start\n  container-registry start --listen 0.0.0.0"
+    )]
     Start(ServeArgs),
     /// Stop the registry and wait until it is gone
+    #[command(after_help = "Example:\n  container-registry stop")]
     Stop,
     /// Say whether the registry runs, where, and whether it is healthy
+    #[command(after_help = "Example:\n  container-registry status --json")]
     Status(JsonArgs),
     /// Serve in the foreground (for systemd: sd_notify and socket activation)
+    #[command(after_help = "Example:\n  container-registry serve --listen 127.0.0.1:5001")]
     Serve(ServeArgs),
     /// Push OCI images from the deploy directories, or from given layout directories
     Push(PushArgs),
     /// Copy an image of another registry into this one, every platform, bit for bit
     Import(ImportArgs),
     /// List all images with their tags
+    #[command(after_help = "Example:\n  container-registry list")]
     List(JsonArgs),
     /// List the tags of one image
     Tags(TagsArgs),
     /// List the repositories
+    #[command(after_help = "Example:\n  container-registry catalog --json")]
     Catalog(JsonArgs),
     /// Delete a tag (and nothing else), or with @DIGEST a manifest and the tags that name it
     Delete(DeleteArgs),
+    /// Check a user name and password with a registry and keep them
+    Login(LoginArgs),
+    /// Forget the login to a registry
+    Logout(LogoutArgs),
+    /// Explain which credentials a registry is shown
+    Auth(AuthCommandArgs),
+    /// Check that clients on this machine and guests can use the registry, and say what to mend
+    Doctor(DoctorArgs),
     /// Print every configuration value and where it came from
+    #[command(
+        after_help = "Examples:\n  container-registry config\n  container-registry config --json"
+    )]
     Config(JsonArgs),
+    /// Print where everything is, as below the help
+    #[command(hide = true)]
+    #[command(after_help = "Example:\n  container-registry info")]
+    Info,
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual, or write its pages to a directory
+    Man(ManArgs),
 }
 
 /// Options of `start` and `serve`.
@@ -114,6 +148,9 @@ pub struct JsonArgs {
 
 /// Options of `push`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  container-registry push\n  container-registry push container-base --tag v1.0.0 --tag latest\n  container-registry push --strategy 'semver latest' --version 1.2.3\n  container-registry push build/tmp/deploy/images/qemuarm64/app-latest-oci"
+)]
 pub struct PushArgs {
     /// Image names, or paths of OCI layout directories; nothing means every image found
     #[arg(value_name = "IMAGE|PATH")]
@@ -144,33 +181,30 @@ pub struct PushArgs {
 /// Credentials for the registry that is written to.
 #[derive(Debug, Args, Default)]
 pub struct AuthArgs {
-    /// Where credentials come from: none, home, authfile, credsfile, env
+    /// Where credentials come from: login (what `login` stored), none, home, authfile, credsfile, env
     #[arg(long, value_name = "MODE")]
     pub auth_mode: Option<String>,
     /// Use ~/.docker/config.json (same as --auth-mode home)
-    #[arg(long)]
+    // Of several sources on one line the last counts.
+    #[arg(long, overrides_with_all = ["authfile", "credsfile", "creds", "token"])]
     pub use_home_auth: bool,
     /// Docker-style credential file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with_all = ["use_home_auth", "credsfile", "creds", "token"])]
     pub authfile: Option<PathBuf>,
     /// File of CONTAINER_REGISTRY_USER, _PASSWORD, _TOKEN lines
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with_all = ["use_home_auth", "authfile", "creds", "token"])]
     pub credsfile: Option<PathBuf>,
     /// User and password (visible in the process list; prefer a file)
-    #[arg(long, value_name = "USER:PASS")]
-    pub creds: Option<String>,
+    #[arg(long, value_name = "USER:PASS", overrides_with_all = ["use_home_auth", "authfile", "credsfile", "token"])]
+    pub creds: Option<Secret>,
     /// Bearer token (visible in the process list; prefer a file)
-    #[arg(long, value_name = "TOKEN")]
-    pub token: Option<String>,
+    #[arg(long, value_name = "TOKEN", overrides_with_all = ["use_home_auth", "authfile", "credsfile", "creds"])]
+    pub token: Option<Secret>,
 }
 
-/// Options of `import`.
-#[derive(Debug, Args)]
-pub struct ImportArgs {
-    /// Image of another registry, e.g. docker.io/library/alpine:latest
-    pub source: String,
-    /// Local name, with an optional tag [default: the source's last component and tag]
-    pub name: Option<String>,
+/// Credentials for the registry that is read from.
+#[derive(Debug, Args, Default)]
+pub struct SourceArgs {
     /// Credential file for the source
     #[arg(long, value_name = "FILE")]
     pub src_authfile: Option<PathBuf>,
@@ -179,10 +213,25 @@ pub struct ImportArgs {
     pub src_credsfile: Option<PathBuf>,
     /// User and password for the source
     #[arg(long, value_name = "USER:PASS")]
-    pub src_creds: Option<String>,
+    pub src_creds: Option<Secret>,
     /// Bearer token for the source
     #[arg(long, value_name = "TOKEN")]
-    pub src_token: Option<String>,
+    pub src_token: Option<Secret>,
+}
+
+/// Options of `import`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  container-registry import docker.io/library/alpine:3.20\n  container-registry import ghcr.io/team/app:v1 app:v1 --src-authfile ~/.docker/config.json"
+)]
+pub struct ImportArgs {
+    /// Image of another registry, e.g. docker.io/library/alpine:latest
+    pub source: String,
+    /// Local name, with an optional tag [default: the source's last component and tag]
+    pub name: Option<String>,
+    /// Credentials for the source.
+    #[command(flatten)]
+    pub source_auth: SourceArgs,
     /// Credentials for the registry.
     #[command(flatten)]
     pub auth: AuthArgs,
@@ -190,6 +239,9 @@ pub struct ImportArgs {
 
 /// Options of `tags`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  container-registry tags container-base\n  container-registry tags yocto/container-base --json"
+)]
 pub struct TagsArgs {
     /// Image; a name without a slash gets the namespace
     pub image: String,
@@ -200,6 +252,9 @@ pub struct TagsArgs {
 
 /// Options of `delete`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  container-registry delete container-base:v1.0.0\n  container-registry delete container-base@sha256:… --yes"
+)]
 pub struct DeleteArgs {
     /// IMAGE:TAG or IMAGE@DIGEST
     pub image: String,

@@ -1,26 +1,32 @@
-//! Credentials of a registry: the modes none, home, authfile, credsfile and env, and what is given
-//! on the command line. Source and destination never mix: each gets a source of its own.
+//! Credentials of a registry: the modes login, none, home, authfile, credsfile and env, and what is
+//! given on the command line. Source and destination never mix: each gets a source of its own.
+//!
+//! One walk over the places where credentials may lie serves the commands and `auth explain` alike,
+//! so that the explanation is what happens.
 
-use std::io::{Read as _, Write as _};
+pub mod helper;
+pub mod store;
+
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 use vdkr_core::credentials::{
-    Credential, DockerConfig, MAX_FILE, Secret, StepSource, helper_server, parse_credsfile,
-    parse_docker_config, parse_helper_answer,
+    Credential, DockerConfig, Secret, StepSource, parse_credsfile, parse_docker_config,
 };
 use vdkr_core::reference::Host;
-use vdkr_transfer::{CredentialSource, anonymous};
+use vdkr_transfer::CredentialSource;
 
-use super::args::{AuthArgs, ImportArgs};
+use self::store::Candidate;
+use super::args::{AuthArgs, SourceArgs};
 use super::config::Config;
 use super::error::WithExit as _;
 use crate::exit::Exit;
 
-/// Most that is read of a credential helper's answer, in bytes.
-const MAX_HELPER: u64 = 64 * 1024;
+/// Mode when none is set: what `login`, docker, podman or skopeo stored, looked up when a registry
+/// asks for it.
+pub const DEFAULT_MODE: &str = "login";
 
 /// Credentials for the configured registry, for commands without options of their own.
 pub fn configured(config: &Config) -> Result<Arc<dyn CredentialSource>> {
@@ -29,12 +35,43 @@ pub fn configured(config: &Config) -> Result<Arc<dyn CredentialSource>> {
 
 /// Credentials for the configured registry. They are given to its host and to no other.
 pub fn destination(config: &Config, args: &AuthArgs) -> Result<Arc<dyn CredentialSource>> {
-    let found = by_mode(config, args).exit(Exit::Usage)?;
-    Ok(only_for(config.registry()?.host().clone(), found))
+    Ok(Arc::new(sources(config, args)?))
 }
 
-/// Credentials for the source of an import.
-pub fn source(args: &ImportArgs) -> Result<Arc<dyn CredentialSource>> {
+/// Credentials for a registry that a command line names. What the options say is for it; a fixed
+/// login of the configuration is for the configured registry alone.
+pub fn named(config: &Config, args: &AuthArgs, host: &Host) -> Result<Arc<dyn CredentialSource>> {
+    Ok(Arc::new(sources_for(config, args, host)?))
+}
+
+/// The sources behind [`named`].
+pub fn sources_for(config: &Config, args: &AuthArgs, host: &Host) -> Result<Sources> {
+    if *host == *config.registry()?.host() {
+        return sources(config, args);
+    }
+    let (mode, _) = mode(config, args);
+    let by_option = args.creds.is_some() || args.token.is_some() || args.credsfile.is_some();
+    // These files tell their registries apart by themselves.
+    let by_host = matches!(mode.as_str(), "login" | "home" | "authfile");
+    let given = if by_option || by_host {
+        by_mode(config, args).exit(Exit::Usage)?
+    } else {
+        Given::Nothing("the configured login is for the configured registry alone")
+    };
+    Ok(Sources {
+        registry: host.clone(),
+        namespace: String::new(),
+        given,
+    })
+}
+
+/// Credentials for a registry that is read from: what the options say, else what was stored for it
+/// by a login.
+pub fn source(
+    config: &Config,
+    args: &SourceArgs,
+    host: &Host,
+) -> Result<Arc<dyn CredentialSource>> {
     let given = [
         args.src_authfile.is_some(),
         args.src_credsfile.is_some(),
@@ -47,175 +84,376 @@ pub fn source(args: &ImportArgs) -> Result<Arc<dyn CredentialSource>> {
         ))
         .exit(Exit::Usage);
     }
-    let host = vdkr_core::reference::Reference::parse(&args.source)?
-        .host()
-        .clone();
-    let found = if let Some(path) = &args.src_authfile {
+    let given = if let Some(path) = &args.src_authfile {
         docker_config(path)
     } else if let Some(path) = &args.src_credsfile {
         credsfile(path)
     } else if let Some(pair) = &args.src_creds {
-        pair_of(pair)
+        pair_of("option --src-creds", pair.expose())
     } else if let Some(token) = &args.src_token {
-        bearer(token)
+        bearer("option --src-token", token.expose())
     } else {
-        Ok(Found::Nothing)
+        return named(config, &AuthArgs::default(), host);
     };
-    Ok(only_for(host, found.exit(Exit::Usage)?))
+    Ok(Arc::new(Sources {
+        registry: host.clone(),
+        namespace: String::new(),
+        given: given.exit(Exit::Usage)?,
+    }))
 }
 
-/// What a mode found.
-enum Found {
-    Nothing,
-    Fixed(Credential),
+/// Where the credentials of one registry come from.
+pub struct Sources {
+    registry: Host,
+    /// Entries of credential files for this namespace are preferred to those of the host.
+    namespace: String,
+    given: Given,
+}
+
+/// What a mode leads to.
+enum Given {
+    /// No credentials, and why.
+    Nothing(&'static str),
+    /// One credential, and where it was given.
+    Fixed(String, Credential),
+    /// A file that was named.
     File(PathBuf, DockerConfig),
+    /// Files that may hold something, read when a registry asks.
+    Stores(Vec<Candidate>),
 }
 
-fn only_for(registry: Host, found: Found) -> Arc<dyn CredentialSource> {
-    match found {
-        Found::Nothing => anonymous(),
-        Found::Fixed(credential) => Arc::new(move |host: &Host| {
-            Ok(if *host == registry {
-                credential.clone()
-            } else {
-                Credential::Anonymous
-            })
-        }),
-        Found::File(path, file) => Arc::new(move |host: &Host| {
-            if *host != registry {
-                return Ok(Credential::Anonymous);
-            }
-            look_up(&file, host).map_err(|error| format!("{}: {error:#}", path.display()))
-        }),
+/// What came of one place where credentials may lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The option, variable, file or helper.
+    pub source: String,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: String,
+}
+
+/// What came of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its credential is sent.
+    Used,
+    /// It was not asked or had nothing.
+    Unused,
+    /// It is broken, and nothing weaker is tried.
+    Failed,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Used => "used",
+            Self::Unused => "not used",
+            Self::Failed => "failed",
+        })
     }
 }
 
-fn by_mode(config: &Config, args: &AuthArgs) -> Result<Found> {
-    let mode = match args {
-        AuthArgs { creds: Some(_), .. } => "creds",
-        AuthArgs { token: Some(_), .. } => "token",
-        AuthArgs {
-            credsfile: Some(_), ..
-        } => "credsfile",
-        AuthArgs {
-            authfile: Some(_), ..
-        } => "authfile",
-        AuthArgs {
-            use_home_auth: true,
-            ..
-        } => "home",
-        AuthArgs {
-            auth_mode: Some(mode),
-            ..
-        } => mode,
-        _ => config.value("auth_mode").unwrap_or("none"),
+/// The sources for the configured registry.
+pub fn sources(config: &Config, args: &AuthArgs) -> Result<Sources> {
+    let registry = config.registry()?;
+    Ok(Sources {
+        registry: registry.host().clone(),
+        namespace: registry.namespace().unwrap_or_default().to_owned(),
+        given: by_mode(config, args).exit(Exit::Usage)?,
+    })
+}
+
+/// The sources for a registry that no option and no mode is for: what was stored by a login.
+pub fn stored(host: &Host) -> Sources {
+    Sources {
+        registry: host.clone(),
+        namespace: String::new(),
+        given: Given::Stores(store::login_files(&environment)),
+    }
+}
+
+impl CredentialSource for Sources {
+    fn credential(&self, host: &Host) -> Result<Credential, String> {
+        self.walk(host, &mut |_| {})
+            .map_err(|error| format!("{error:#}"))
+    }
+}
+
+impl Sources {
+    /// The credential for a host, with what came of each place told to `tell` in order.
+    pub fn walk(&self, host: &Host, tell: &mut dyn FnMut(Finding)) -> Result<Credential> {
+        let mut say = |source: &str, verdict, reason: String| {
+            tell(Finding {
+                source: source.to_owned(),
+                verdict,
+                reason,
+            });
+        };
+        if *host != self.registry {
+            let reason = format!("is for {} alone", self.registry);
+            say(&self.given.name(), Verdict::Unused, reason);
+            return Ok(Credential::Anonymous);
+        }
+        match &self.given {
+            Given::Nothing(why) => {
+                say(&self.given.name(), Verdict::Unused, (*why).to_owned());
+                Ok(Credential::Anonymous)
+            }
+            Given::Fixed(source, credential) => {
+                say(source, Verdict::Used, credential.kind().to_owned());
+                Ok(credential.clone())
+            }
+            Given::File(path, file) => {
+                let file = Ok(Some(file.clone()));
+                Ok(self.look_into(path, file, &mut say)?.unwrap_or_default())
+            }
+            Given::Stores(candidates) => {
+                let mut found = None;
+                for candidate in candidates {
+                    let path = &candidate.path;
+                    if found.is_some() {
+                        let reason = "a stronger source came first".to_owned();
+                        say(&path.display().to_string(), Verdict::Unused, reason);
+                        continue;
+                    }
+                    found = self.look_into(path, read_candidate(candidate), &mut say)?;
+                }
+                Ok(found.unwrap_or_default())
+            }
+        }
+    }
+
+    /// Looks into one credential file, asking helpers where it names them.
+    fn look_into(
+        &self,
+        path: &Path,
+        file: Result<Option<DockerConfig>>,
+        say: &mut dyn FnMut(&str, Verdict, String),
+    ) -> Result<Option<Credential>> {
+        let name = path.display().to_string();
+        let steps = file.and_then(|file| {
+            let Some(file) = file else { return Ok(None) };
+            let steps = file
+                .steps(&self.registry, &self.namespace)
+                .with_context(|| name.clone())?;
+            Ok(Some((file, steps)))
+        });
+        let (file, steps) = match steps {
+            Ok(Some(known)) => known,
+            Ok(None) => {
+                say(&name, Verdict::Unused, "no such file".to_owned());
+                return Ok(None);
+            }
+            Err(error) => {
+                say(&name, Verdict::Failed, format!("{error:#}"));
+                return Err(error);
+            }
+        };
+        if steps.is_empty() {
+            say(&name, Verdict::Unused, no_entry(&file, &self.registry));
+        }
+        let mut found = None;
+        for step in steps {
+            let place = match &step.source {
+                StepSource::Stored(_) => format!("{name}, entry {:?}", step.key),
+                StepSource::Helper(helper) => {
+                    format!("{name}, {:?}: docker-credential-{helper}", step.key)
+                }
+            };
+            if found.is_some() {
+                say(
+                    &place,
+                    Verdict::Unused,
+                    "a stronger source came first".to_owned(),
+                );
+                continue;
+            }
+            let credential = match step.source {
+                StepSource::Stored(credential) => credential,
+                StepSource::Helper(helper) => match helper::get(&helper, &self.registry) {
+                    Ok(credential) => credential,
+                    Err(error) => {
+                        say(&place, Verdict::Failed, format!("{error:#}"));
+                        return Err(error.context(name));
+                    }
+                },
+            };
+            if credential == Credential::Anonymous {
+                let reason = format!("knows no login for {}", self.registry);
+                say(&place, Verdict::Unused, reason);
+            } else {
+                say(&place, Verdict::Used, credential.kind().to_owned());
+                found = Some(credential);
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Given {
+    fn name(&self) -> String {
+        match self {
+            Self::Nothing(_) => "auth mode".to_owned(),
+            Self::Fixed(source, _) => source.clone(),
+            Self::File(path, _) => path.display().to_string(),
+            Self::Stores(_) => "logins".to_owned(),
+        }
+    }
+}
+
+fn no_entry(file: &DockerConfig, host: &Host) -> String {
+    const SHOWN: usize = 5;
+    let known: Vec<_> = file.keys().take(SHOWN).collect();
+    let more = if file.keys().count() > SHOWN {
+        ", …"
+    } else {
+        ""
     };
+    if known.is_empty() {
+        return format!("holds nothing for {host}");
+    }
+    format!(
+        "holds nothing for {host}, but for {}{more}",
+        known.join(", ")
+    )
+}
+
+fn read_candidate(candidate: &Candidate) -> Result<Option<DockerConfig>> {
+    let path = &candidate.path;
+    match store::read(path) {
+        Ok(bytes) => parse_docker_config(&bytes)
+            .map(Some)
+            .with_context(|| path.display().to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !candidate.named => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// The mode that is in force and what set it.
+pub fn mode(config: &Config, args: &AuthArgs) -> (String, String) {
+    let option = |name: &str| (name.to_owned(), format!("option --{name}"));
+    if args.creds.is_some() {
+        return option("creds");
+    }
+    if args.token.is_some() {
+        return option("token");
+    }
+    if args.credsfile.is_some() {
+        return option("credsfile");
+    }
+    if args.authfile.is_some() {
+        return option("authfile");
+    }
+    if args.use_home_auth {
+        return ("home".to_owned(), "option --use-home-auth".to_owned());
+    }
+    if let Some(mode) = &args.auth_mode {
+        return (mode.clone(), "option --auth-mode".to_owned());
+    }
+    match config.get("auth_mode") {
+        Some((mode, origin)) if !mode.is_empty() => (mode.to_owned(), origin.to_string()),
+        _ => (DEFAULT_MODE.to_owned(), "default".to_owned()),
+    }
+}
+
+fn by_mode(config: &Config, args: &AuthArgs) -> Result<Given> {
     let path = |given: &Option<PathBuf>, name: &str| {
         given
             .clone()
             .or_else(|| config.value(name).map(PathBuf::from))
             .with_context(|| format!("auth mode {name} needs a file: pass --{name} FILE"))
     };
-    match mode {
-        "none" | "" => Ok(Found::Nothing),
+    let (mode, _) = mode(config, args);
+    match mode.as_str() {
+        "none" => Ok(Given::Nothing("no credentials are sent in this mode")),
+        "login" => Ok(Given::Stores(store::login_files(&environment))),
         "home" => {
-            let home = std::env::var_os("DOCKER_CONFIG")
-                .map(PathBuf::from)
-                .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))
+            let file = store::docker_file(&environment)
                 .context("auth mode home: no home directory is known")?;
-            docker_config(&home.join("config.json"))
-                .context("auth mode home; log in with docker login, or use another mode")
+            docker_config(&file).context(
+                "auth mode home; log in with container-registry login or docker login, or use another mode",
+            )
         }
         "authfile" => docker_config(&path(&args.authfile, "authfile")?),
         "credsfile" => credsfile(&path(&args.credsfile, "credsfile")?),
         "env" => {
             if let Some(token) = config.value("token") {
-                return bearer(token);
+                return bearer("environment CONTAINER_REGISTRY_TOKEN", token);
             }
+            let source = "environment CONTAINER_REGISTRY_USER and CONTAINER_REGISTRY_PASSWORD";
             match (config.value("user"), config.value("password")) {
-                (Some(user), Some(password)) => pair_of(&format!("{user}:{password}")),
+                (Some(user), _) if user.contains(':') => Err(anyhow!(
+                    "CONTAINER_REGISTRY_USER: a user name cannot contain a colon"
+                )),
+                (Some(user), Some(password)) => Ok(Given::Fixed(
+                    source.to_owned(),
+                    Credential::Basic {
+                        username: user.to_owned(),
+                        password: Secret::new(password),
+                    },
+                )),
                 _ => Err(anyhow!(
                     "auth mode env needs CONTAINER_REGISTRY_TOKEN, or CONTAINER_REGISTRY_USER and CONTAINER_REGISTRY_PASSWORD"
                 )),
             }
         }
-        "creds" => pair_of(args.creds.as_deref().unwrap_or_default()),
-        "token" => bearer(args.token.as_deref().unwrap_or_default()),
+        "creds" => match &args.creds {
+            Some(pair) => pair_of("option --creds", pair.expose()),
+            None => Err(anyhow!("auth mode creds needs --creds USER:PASS")),
+        },
+        "token" => match &args.token {
+            Some(token) => bearer("option --token", token.expose()),
+            None => Err(anyhow!("auth mode token needs --token TOKEN")),
+        },
         other => Err(anyhow!(
-            "unknown auth mode {other:?}; known: none, home, authfile, credsfile, env"
+            "unknown auth mode {other:?}; known: login, none, home, authfile, credsfile, env"
         )),
     }
 }
 
-fn pair_of(pair: &str) -> Result<Found> {
-    Ok(Found::Fixed(
-        Credential::from_pair(pair).context("credentials are written USER:PASSWORD")?,
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn pair_of(source: &str, pair: &str) -> Result<Given> {
+    Ok(Given::Fixed(
+        source.to_owned(),
+        Credential::from_pair(pair).with_context(|| source.to_owned())?,
     ))
 }
 
-fn bearer(token: &str) -> Result<Found> {
+fn bearer(source: &str, token: &str) -> Result<Given> {
     if token.trim().is_empty() {
-        return Err(anyhow!("the token is empty"));
+        return Err(anyhow!("the token is empty ({source})"));
     }
-    Ok(Found::Fixed(Credential::Bearer(Secret::new(token.trim()))))
+    Ok(Given::Fixed(
+        source.to_owned(),
+        Credential::Bearer(Secret::new(token.trim())),
+    ))
 }
 
-fn docker_config(path: &Path) -> Result<Found> {
+fn docker_config(path: &Path) -> Result<Given> {
     let file = parse_docker_config(&read(path)?)
         .with_context(|| format!("auth file {}", path.display()))?;
-    Ok(Found::File(path.to_owned(), file))
+    Ok(Given::File(path.to_owned(), file))
 }
 
-fn credsfile(path: &Path) -> Result<Found> {
+fn credsfile(path: &Path) -> Result<Given> {
     let credential = parse_credsfile(&read(path)?)
         .with_context(|| format!("credentials file {}", path.display()))?;
-    Ok(Found::Fixed(credential))
+    Ok(Given::Fixed(path.display().to_string(), credential))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        std::fs::File::open(path)?
-            .take(MAX_FILE as u64 + 1)
-            .read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    read().with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// What the file knows, asking credential helpers where it names them.
-fn look_up(file: &DockerConfig, host: &Host) -> Result<Credential> {
-    for step in file.steps(host, "")? {
-        let credential = match step.source {
-            StepSource::Stored(credential) => credential,
-            StepSource::Helper(name) => ask_helper(&name, host)?,
-        };
-        if credential != Credential::Anonymous {
-            return Ok(credential);
-        }
+    let bytes = store::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if store::is_exposed(path) {
+        eprintln!(
+            "warning: everybody on this machine can read {}; mend it with: chmod 600 {0}",
+            path.display()
+        );
     }
-    Ok(Credential::Anonymous)
-}
-
-fn ask_helper(name: &str, host: &Host) -> Result<Credential> {
-    let program = format!("docker-credential-{name}");
-    let mut child = Command::new(&program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .with_context(|| format!("cannot run {program}"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that ends without reading gave its answer all the same.
-        let _ = stdin.write_all(helper_server(host).as_bytes());
-    }
-    let mut answer = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(MAX_HELPER + 1).read_to_end(&mut answer)?;
-    }
-    let status = child.wait()?;
-    parse_helper_answer(&answer, status.success()).context(program)
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -244,7 +482,7 @@ mod tests {
     #[test]
     fn credentials_go_to_their_registry_alone() {
         let args = AuthArgs {
-            creds: Some("me:secret".into()),
+            creds: Some(Secret::new("me:secret")),
             ..AuthArgs::default()
         };
         let source = destination(&config(&[]), &args).unwrap();
@@ -270,7 +508,10 @@ mod tests {
         let source = configured(&env).unwrap();
         let credential = source.credential(&host("reg.example:5000")).unwrap();
         assert_eq!(credential, Credential::Bearer(Secret::new("t")));
-        let none = config(&[("CONTAINER_REGISTRY_TOKEN", "t")]);
+        let none = config(&[
+            ("CONTAINER_REGISTRY_TOKEN", "t"),
+            ("CONTAINER_REGISTRY_AUTH_MODE", "none"),
+        ]);
         let source = configured(&none).unwrap();
         assert_eq!(
             source.credential(&host("reg.example:5000")).unwrap(),
@@ -305,7 +546,7 @@ mod tests {
                 ..AuthArgs::default()
             },
             AuthArgs {
-                creds: Some("no-colon".into()),
+                creds: Some(Secret::new("no-colon")),
                 ..AuthArgs::default()
             },
         ] {
@@ -321,10 +562,70 @@ mod tests {
     #[test]
     fn errors_do_not_show_secrets() {
         let args = AuthArgs {
-            creds: Some("hunter2".into()),
+            creds: Some(Secret::new("hunter2")),
             ..AuthArgs::default()
         };
         let error = destination(&config(&[]), &args).err().expect("an error");
         assert!(!format!("{error:#} {error:?}").contains("hunter2"));
+    }
+
+    fn walk(sources: &Sources, registry: &str) -> (Result<Credential>, Vec<String>) {
+        let mut said = Vec::new();
+        let result = sources.walk(&host(registry), &mut |finding| {
+            said.push(format!("{}: {}", finding.verdict, finding.reason));
+        });
+        (result, said)
+    }
+
+    #[test]
+    fn logins_are_looked_for_in_order_and_only_named_files_must_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let candidate = |path: PathBuf, named| Candidate { path, named };
+        let sources = |candidates: Vec<Candidate>| Sources {
+            registry: host("r.example"),
+            namespace: "team".to_owned(),
+            given: Given::Stores(candidates),
+        };
+        let other = file("other", r#"{"auths":{"x.example":{"auth":"dTpw"}}}"#);
+        let ours = file(
+            "ours",
+            r#"{"auths":{"r.example":{"auth":"aG9zdDpw"},"r.example/team":{"auth":"dGVhbTpw"}}}"#,
+        );
+        let missing = dir.path().join("missing");
+        let all = [missing.clone(), other, ours.clone(), ours];
+        let (found, said) = walk(
+            &sources(all.into_iter().map(|path| candidate(path, false)).collect()),
+            "r.example",
+        );
+        assert!(
+            matches!(&found.unwrap(), Credential::Basic { username, .. } if username == "team")
+        );
+        assert_eq!(
+            said,
+            [
+                "not used: no such file",
+                "not used: holds nothing for r.example, but for x.example",
+                "used: user name and password",
+                "not used: a stronger source came first",
+                "not used: a stronger source came first",
+            ]
+        );
+        let (found, said) = walk(&sources(vec![candidate(missing, true)]), "r.example");
+        assert!(format!("{:#}", found.unwrap_err()).contains("missing"));
+        assert!(said[0].starts_with("failed"), "{said:?}");
+        // A broken file is told, and not passed over for a weaker one.
+        let broken = candidate(file("broken", "{"), false);
+        let weaker = candidate(
+            file("weak", r#"{"auths":{"r.example":{"auth":"dTpw"}}}"#),
+            false,
+        );
+        let (found, said) = walk(&sources(vec![broken, weaker]), "r.example");
+        assert!(format!("{:#}", found.unwrap_err()).contains("broken"));
+        assert_eq!(said.len(), 1);
     }
 }

@@ -62,7 +62,7 @@ pub const KEYS: &[Key] = &[
     key("target_arch", "TARGET_ARCH", None),
     key("deploy_dir_images", "DEPLOY_DIR_IMAGES", None),
     key("deploy_dir_image", "DEPLOY_DIR_IMAGE", None),
-    key("auth_mode", "CONTAINER_REGISTRY_AUTH_MODE", Some("none")),
+    key("auth_mode", "CONTAINER_REGISTRY_AUTH_MODE", Some("login")),
     key("authfile", "CONTAINER_REGISTRY_AUTHFILE", None),
     key("credsfile", "CONTAINER_REGISTRY_CREDSFILE", None),
     key("user", "CONTAINER_REGISTRY_USER", None),

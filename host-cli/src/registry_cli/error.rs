@@ -63,6 +63,29 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         .unwrap_or(Exit::Failed)
 }
 
+/// A message as it may be shown: names in it may have come from anywhere and be of any length. Of
+/// a long one the middle is left out.
+pub fn printable(message: &str) -> String {
+    const HEAD: usize = 3000;
+    const TAIL: usize = 500;
+    let legible = |c: char| {
+        if c.is_control() && c != '\n' {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    };
+    let count = message.chars().count();
+    let all = message.chars().map(legible);
+    if count <= HEAD + TAIL {
+        return all.collect();
+    }
+    let mut shown: String = all.clone().take(HEAD).collect();
+    shown.push('…');
+    shown.extend(all.skip(count - TAIL));
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,5 +100,13 @@ mod tests {
         assert_eq!(exit_of(&anyhow::anyhow!("anything")), Exit::Failed);
         let config = anyhow::Error::new(ConfigError::NoStorage).context("outer");
         assert_eq!(exit_of(&config), Exit::Usage);
+    }
+
+    #[test]
+    fn messages_cannot_drive_the_terminal_or_fill_it() {
+        assert_eq!(printable("a\u{1b}[1m\nb"), "a\u{fffd}[1m\nb");
+        let shown = printable(&format!("{}: what to do", "é".repeat(100_000)));
+        assert_eq!(shown.chars().count(), 3501);
+        assert!(shown.contains("é…é") && shown.ends_with(": what to do"));
     }
 }

@@ -5,38 +5,31 @@ pub mod auth;
 pub mod command;
 pub mod config;
 pub mod deploy;
+pub mod doctor;
 pub mod error;
 pub mod facts;
+pub mod help;
 pub mod index;
 pub mod instance;
 pub mod name;
 pub mod notify;
+pub mod prompt;
 pub mod remote;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser as _;
 
 use self::args::{Cli, Command, GlobalArgs, PushArgs, ServeArgs};
 use self::config::{Config, Overrides};
-use self::error::exit_of;
+use self::error::{exit_of, printable};
 use crate::exit::Exit;
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match help::read(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version go to stdout and are success; clap knows.
-            let code = if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Done
-            };
-            let _ = error.print();
-            return code.into();
-        }
+        Err(code) => return code,
     };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -53,11 +46,18 @@ pub fn main() -> ExitCode {
             return Exit::Failed.into();
         }
     };
+    let logs_in = matches!(cli.command, Command::Login(_));
     match runtime.block_on(run(cli)) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("error: {error:#}");
-            exit_of(&error).into()
+            eprintln!("error: {}", printable(&format!("{error:#}")));
+            let exit = exit_of(&error);
+            if exit == Exit::Denied && !logs_in {
+                eprintln!(
+                    "hint: container-registry auth explain shows which credentials were used and why; container-registry login stores new ones"
+                );
+            }
+            exit.into()
         }
     }
 }
@@ -70,6 +70,18 @@ fn log_level() -> tracing::level_filters::LevelFilter {
 }
 
 async fn run(cli: Cli) -> Result<Exit> {
+    // These work whatever the configuration is.
+    match &cli.command {
+        Command::Completions(args) => {
+            command::completions::run(args)?;
+            return Ok(Exit::Done);
+        }
+        Command::Man(args) => {
+            command::man::run(args)?;
+            return Ok(Exit::Done);
+        }
+        _ => {}
+    }
     let config = configuration(&cli.global, &cli.command)?;
     let progress = cli.global.progress;
     match cli.command {
@@ -83,7 +95,14 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Tags(args) => command::tags::run(&config, &args).await?,
         Command::Catalog(args) => command::catalog::run(&config, args.json).await?,
         Command::Delete(args) => command::delete::run(&config, &args).await?,
+        Command::Login(args) => command::login::run(&config, &args).await?,
+        Command::Logout(args) => command::logout::run(&config, &args)?,
+        Command::Auth(args) => return command::auth::run(&config, &args),
+        Command::Doctor(args) => return command::doctor::run(&config, &args).await,
         Command::Config(args) => command::config::run(&config, args.json)?,
+        Command::Info => command::info::run(&config),
+        // Done above.
+        Command::Completions(_) | Command::Man(_) => {}
     }
     Ok(Exit::Done)
 }

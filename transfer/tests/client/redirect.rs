@@ -136,3 +136,37 @@ async fn writing_is_not_redirected() {
     registry.finish();
     assert!(stranger.finish().is_empty());
 }
+
+#[tokio::test]
+async fn urls_in_a_layers_descriptor_are_not_asked() {
+    let stranger = Double::start().await;
+    let registry = Double::start().await;
+    let (layer, config) = (blob(CONTENT), blob(b"{}"));
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+        "config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":2}},
+        "layers":[{{"mediaType":"{}","digest":"{}","size":{},"urls":["{}"]}}]}}"#,
+        config.digest,
+        layer.media_type,
+        layer.digest,
+        layer.size,
+        stranger.url("/layer")
+    );
+    let declared = Some("application/vnd.oci.image.manifest.v1+json");
+    let manifest = vdkr_core::manifest::parse(manifest.as_bytes(), declared).unwrap();
+    let found = manifest.blobs().find(|found| found.digest == layer.digest);
+    registry
+        .on("GET", "/v2/")
+        .maybe()
+        .reply(Reply::status(401).header("WWW-Authenticate", "Basic realm=r"));
+    registry
+        .on("GET", format!("/v2/a/blobs/{}", layer.digest))
+        .reply(Reply::status(404));
+    let outcome = client_as("u", "p")
+        .get_blob(&repository(&registry.host(), "a"), found.unwrap())
+        .await;
+    let error = outcome.expect_err("the registry does not have it");
+    assert!(matches!(error, TransferError::NotFound { .. }), "{error}");
+    registry.finish();
+    assert!(stranger.finish().is_empty());
+}

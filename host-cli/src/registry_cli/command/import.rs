@@ -25,7 +25,10 @@ pub async fn run(config: &Config, args: &ImportArgs, progress: Mode) -> Result<(
     let destination = destination(&source, args.name.as_deref(), &config.registry()?)?;
     let remote = Remote::connect(config, auth::destination(config, &args.auth)?).await?;
     // A client of its own, so that neither side's credentials can reach the other.
-    let from = client(config, auth::source(args)?)?;
+    let from = client(
+        config,
+        auth::source(config, &args.source_auth, source.host())?,
+    )?;
     let from_repository = Repository::new(source.host().clone(), source.repository())?;
     let to_repository = remote.repository(destination.repository())?;
     let display = Arc::new(Display::new(progress));

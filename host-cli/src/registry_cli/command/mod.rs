@@ -1,10 +1,17 @@
 //! One file per command.
 
+pub mod auth;
 pub mod catalog;
+pub mod completions;
 pub mod config;
 pub mod delete;
+pub mod doctor;
 pub mod import;
+pub mod info;
 pub mod list;
+pub mod login;
+pub mod logout;
+pub mod man;
 pub mod push;
 pub mod serve;
 pub mod start;

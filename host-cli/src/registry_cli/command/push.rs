@@ -254,6 +254,7 @@ async fn push(
 pub fn sink(display: &Arc<Display>) -> Progress {
     let display = Arc::clone(display);
     Arc::new(move |event: &ProgressEvent| match event {
+        ProgressEvent::Planned { blobs, bytes } => display.planned(*blobs, *bytes),
         ProgressEvent::Started { digest, size, what } => {
             display.started(digest.as_str(), &format!("{what:?}").to_lowercase(), *size);
         }

@@ -1,0 +1,167 @@
+//! `doctor`, completions, the manual and progress.
+
+mod rig;
+
+use std::fs;
+
+use rig::{User, status, stderr, stdout};
+use serde_json::Value;
+use vdkr_core::digest::Digest;
+
+fn report(user: &User, code: i32) -> Vec<Value> {
+    let output = user.run(["doctor", "--json"]);
+    status(&output, code);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    report["checks"].as_array().unwrap().clone()
+}
+
+#[track_caller]
+fn find<'a>(checks: &'a [Value], subject: &str) -> &'a Value {
+    checks
+        .iter()
+        .find(|check| check["subject"] == subject)
+        .unwrap_or_else(|| panic!("nothing about {subject} in {checks:?}"))
+}
+
+#[test]
+fn doctor_knows_a_healthy_registry_from_a_missing_one() {
+    let mut user = User::new();
+    let checks = report(&user, 1);
+    let server = find(&checks, "server");
+    assert_eq!(server["verdict"], "fail");
+    assert!(
+        server["advice"]
+            .as_str()
+            .unwrap()
+            .contains("container-registry start")
+    );
+
+    user.start();
+    let checks = report(&user, 0);
+    for subject in ["storage", "server", "registry", "guest", "listening"] {
+        assert_eq!(find(&checks, subject)["verdict"], "ok", "{subject}");
+    }
+    // No emulator, no image and no registry setting of vdkr: said, but no failure of the registry.
+    for subject in ["qemu", "vdkr"] {
+        let check = find(&checks, subject);
+        assert_eq!(check["verdict"], "warn", "{check}");
+        assert!(check["advice"].is_string(), "{check}");
+    }
+    user.write(
+        ".config/vdkr/config.toml",
+        &format!("registry = \"{}/yocto\"\n", user.host()),
+    );
+    let text = user.run(["doctor"]);
+    status(&text, 0);
+    assert!(
+        stdout(&text).contains("ok    vdkr        pulls from"),
+        "{}",
+        stdout(&text)
+    );
+    assert!(stderr(&text).starts_with("0 failed"), "{}", stderr(&text));
+}
+
+#[test]
+fn doctor_says_what_to_do_about_credentials_and_other_programs() {
+    let mut user = User::new();
+    let gate = rig::gate::Gate::open("nothing fits", None);
+    user.set("CONTAINER_REGISTRY_URL", gate.host());
+    let checks = report(&user, 1);
+    let server = find(&checks, "server");
+    assert_eq!(server["verdict"], "warn", "{server}");
+    let registry = find(&checks, "registry");
+    assert_eq!(registry["verdict"], "fail");
+    assert!(registry["advice"].as_str().unwrap().contains("login"));
+    user.set("CONTAINER_REGISTRY_AUTH_MODE", "env");
+    assert_eq!(find(&report(&user, 1), "credentials")["verdict"], "fail");
+}
+
+#[test]
+fn completions_and_the_manual_come_from_the_parser() {
+    let user = User::new();
+    for shell in ["bash", "zsh", "fish"] {
+        for (program, word) in [("container-registry", "push"), ("vdkr", "memres")] {
+            let output = user.run(["completions", shell, "--for", program]);
+            status(&output, 0);
+            let script = stdout(&output);
+            assert!(
+                script.contains(program) && script.contains(word),
+                "{shell} {program}"
+            );
+        }
+    }
+    status(&user.run(["completions", "tcsh"]), 2);
+    let page = user.run(["man"]);
+    status(&page, 0);
+    assert!(stdout(&page).contains(".SH SYNOPSIS") || stdout(&page).contains(".SH NAME"));
+    // They work whatever the configuration is.
+    let mut broken = User::new();
+    broken.set("CONTAINER_REGISTRY_URL", "no host!");
+    status(&broken.run(["man", "man1"]), 0);
+    for page in [
+        "container-registry.1",
+        "container-registry-push.1",
+        "container-registry-auth-explain.1",
+        "vdkr.1",
+        "vdkr-run.1",
+    ] {
+        let text = fs::read_to_string(broken.path("man1").join(page)).unwrap();
+        assert!(text.contains(".SH"), "{page}");
+    }
+}
+
+#[test]
+fn progress_as_json_lines_is_versioned_and_tells_every_blob() {
+    let user = User::with_registry();
+    let layout = user.image("qemux86-64", "app");
+    let layer = Digest::sha256(b"app");
+    let args = [
+        "--progress",
+        "jsonl",
+        "push",
+        layout.to_str().unwrap(),
+        "--tag",
+        "v1",
+    ];
+    let output = user.run(args);
+    status(&output, 0);
+    let events: Vec<Value> = stderr(&output)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    assert!(
+        events
+            .iter()
+            .all(|event| event["v"] == 1 && event["ms"].is_u64())
+    );
+    let of = |kind: &str| {
+        let id = |event: &&Value| event["event"] == kind && event["id"] == layer.as_str();
+        events
+            .iter()
+            .find(id)
+            .unwrap_or_else(|| panic!("no {kind}: {events:?}"))
+    };
+    assert_eq!(of("started")["total"], 3);
+    assert_eq!(of("finished")["outcome"], "uploaded");
+    assert!(events.iter().any(|event| event["event"] == "planned"));
+
+    let plain = user.run([
+        "--progress",
+        "plain",
+        "push",
+        layout.to_str().unwrap(),
+        "--tag",
+        "v1",
+    ]);
+    status(&plain, 0);
+    assert!(stderr(&plain).contains(" present"), "{}", stderr(&plain));
+    let none = user.run([
+        "--progress",
+        "none",
+        "push",
+        layout.to_str().unwrap(),
+        "--tag",
+        "v1",
+    ]);
+    assert_eq!(stderr(&none), "");
+}
