@@ -37,23 +37,26 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Heading of these options, apart from a command's own.
+const EVERYWHERE: &str = "Options of all commands";
+
 /// Options that every command takes.
 #[derive(Debug, Args)]
 pub struct GlobalArgs {
     /// Registry, host[:port] [env: CONTAINER_REGISTRY_URL] [default: localhost:5000]
-    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "HOST[:PORT]")]
     pub url: Option<String>,
     /// Namespace put before image names [env: CONTAINER_REGISTRY_NAMESPACE] [default: yocto]
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub namespace: Option<String>,
     /// Storage directory [env: CONTAINER_REGISTRY_STORAGE]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DIR")]
     pub storage: Option<String>,
     /// Registry that may be spoken to over plain HTTP (this machine's always may)
-    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "HOST[:PORT]")]
     pub insecure: Vec<String>,
     /// How progress is shown on stderr
-    #[arg(long, global = true, value_enum, default_value_t)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t)]
     pub progress: crate::progress::Mode,
 }
 

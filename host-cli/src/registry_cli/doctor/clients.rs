@@ -53,7 +53,8 @@ pub(super) fn checks(config: &Config, places: &Places) -> Result<Vec<Check>> {
 }
 
 fn docker(host: &Host, ca: Option<&Path>, places: &Places) -> Check {
-    const ADVICE: &str = "container-registry bake --profile docker writes what docker needs; restart docker afterwards";
+    const ADVICE: &str =
+        "as root: container-registry bake --rootfs / --profile docker; then restart docker";
     if let Some(ca) = ca {
         let dirs = [places.etc.join("docker/certs.d")];
         return trusted("docker", host, ca, &dirs, ADVICE);
@@ -83,7 +84,8 @@ fn docker(host: &Host, ca: Option<&Path>, places: &Places) -> Check {
 }
 
 fn containers(names: &str, host: &Host, ca: Option<&Path>, places: &Places) -> Check {
-    const ADVICE: &str = "container-registry bake --profile podman writes what they need; or pass --tls-verify=false";
+    const ADVICE: &str =
+        "as root: container-registry bake --rootfs / --profile podman; or pass --tls-verify=false";
     let user = places
         .home
         .as_ref()
