@@ -55,6 +55,8 @@ peers() {
     debootstrap
     need skopeo has skopeo
     need curl has curl
+    need openssl has openssl
+    need apache2-utils has htpasswd
     need nodejs has node
 }
 

@@ -5,6 +5,7 @@
 mod credsfile;
 mod docker_config;
 mod edit;
+pub mod htpasswd;
 mod secret;
 
 use alloc::{format, string::String};
@@ -19,6 +20,8 @@ use crate::reference::Host;
 
 /// Longest file of credentials in bytes.
 pub const MAX_FILE: usize = 1024 * 1024;
+/// Longest `Authorization: Basic` header that is read, in bytes.
+const MAX_BASIC_HEADER: usize = 2048;
 
 /// What a registry or its token server is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +67,22 @@ impl Credential {
             }
             Self::Bearer(token) => Some(Secret::new(format!("Bearer {}", token.expose()))),
         }
+    }
+
+    /// Reads the value of an `Authorization` header of the scheme Basic (RFC 7617). `None` for
+    /// other schemes and for what is malformed.
+    pub fn from_basic_header(value: &[u8]) -> Option<Self> {
+        if value.len() > MAX_BASIC_HEADER {
+            return None;
+        }
+        let space = value.iter().position(|byte| *byte == b' ')?;
+        let (scheme, rest) = value.split_at(space);
+        if !scheme.eq_ignore_ascii_case(b"basic") {
+            return None;
+        }
+        let pair = base64::decode(rest.trim_ascii())?;
+        let pair = Secret::new(String::from_utf8(pair).ok()?);
+        Self::from_pair(pair.expose()).ok()
     }
 
     /// What kind it is, for explanations.
@@ -196,6 +215,33 @@ mod tests {
         assert_eq!(header(&bearer).as_deref(), Some("Bearer t"));
         assert_eq!(header(&Credential::IdentityToken(Secret::new("t"))), None);
         assert_eq!(header(&Credential::Anonymous), None);
+    }
+
+    #[test]
+    fn basic_headers_are_read_as_they_are_written() {
+        let read = |text: &str| Credential::from_basic_header(text.as_bytes());
+        for pair in ["Aladdin:open sesame", "u:", "u:a:b", "ü:ß"] {
+            let credential = Credential::from_pair(pair).unwrap();
+            let header = credential.authorization().unwrap();
+            assert_eq!(read(header.expose()), Some(credential));
+        }
+        let aladdin = "QWxhZGRpbjpvcGVuIHNlc2FtZQ==";
+        assert!(read(&format!("bASIC   {aladdin} ")).is_some());
+        for bad in [
+            "",
+            "Basic",
+            "Basic ",
+            aladdin,
+            "Bearer QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
+            "Basic QWxhZGRpbg==",
+            "Basic OnBhc3M=",
+            "Basic /w==",
+            "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+        let long = Credential::from_pair(&format!("u:{}", "p".repeat(4000))).unwrap();
+        assert_eq!(read(long.authorization().unwrap().expose()), None);
     }
 
     #[test]

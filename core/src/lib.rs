@@ -9,6 +9,7 @@ extern crate std;
 
 pub mod base64;
 pub mod candidates;
+pub mod certificate;
 pub mod channel;
 pub mod credentials;
 pub mod deploy;

@@ -2,7 +2,9 @@
 
 pub mod exit;
 pub mod output;
+pub mod pki;
 pub mod progress;
+pub mod random;
 pub mod registry_cli;
 pub mod vdkr;
 pub mod vm;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::fs::FaultPlan;
 use crate::storage::Memory;
+use crate::tls::TlsFiles;
 
 /// How to serve one storage.
 #[derive(Clone, Debug)]
@@ -19,6 +20,10 @@ pub struct ServerConfig {
     /// Whether manifests are taken whose blobs or children the repository does not have, as for an
     /// index of which only some platforms are kept.
     pub sparse_manifests: bool,
+    /// Certificate and key; without them, plain HTTP is spoken.
+    pub tls: Option<TlsFiles>,
+    /// The htpasswd file of those who may use the registry; without one, everybody may.
+    pub htpasswd: Option<PathBuf>,
     /// Bounds on what clients may take up.
     pub limits: Limits,
     /// Bounds on what is kept in memory.
@@ -35,6 +40,8 @@ impl ServerConfig {
             delete_enabled: true,
             read_only: false,
             sparse_manifests: false,
+            tls: None,
+            htpasswd: None,
             limits: Limits::default(),
             memory: Memory::default(),
             fault_plan: None,
@@ -47,6 +54,8 @@ impl ServerConfig {
 pub struct Limits {
     /// Connections at a time; more wait to be accepted.
     pub connections: usize,
+    /// How long a client may take for the TLS handshake.
+    pub handshake_timeout: Duration,
     /// How long a client may take to send the head of a request, and a connection may be idle.
     pub header_timeout: Duration,
     /// How long a client may leave a request's body, or the reading of an answer, without progress.
@@ -67,6 +76,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 1024,
+            handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_mins(1),
             idle_timeout: Duration::from_mins(1),
             shutdown_deadline: Duration::from_secs(10),

@@ -7,8 +7,10 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use vdkr_core::distribution::{ErrorBody, ErrorCode};
 
+use crate::access::htpasswd::UsersError;
 use crate::body::Body;
 use crate::storage::{Storage, StorageError};
+use crate::tls::TlsError;
 
 /// Why a storage cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,12 @@ pub enum OpenError {
         /// The operation that failed.
         source: StorageError,
     },
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The users cannot be read.
+    #[error(transparent)]
+    Users(#[from] UsersError),
 }
 
 /// An answer that refuses a request.

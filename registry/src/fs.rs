@@ -16,9 +16,11 @@ use rustix::io::Errno;
 
 mod fault;
 mod stat;
+mod watched;
 
 pub use fault::{Fault, FaultPlan, Op};
 pub use stat::{Kind, Stamp, Stat};
+pub(crate) use watched::{Changes, Watched};
 
 /// An operation on the storage that failed.
 #[derive(Debug, Clone, thiserror::Error)]

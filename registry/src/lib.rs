@@ -4,11 +4,13 @@
 //! [`Registry::open`] takes a storage, [`Registry::handle`] answers one request, and [`serve`] does it
 //! for a listener. What was answered with 201 survives a power cut.
 
+pub use access::htpasswd::{UsersError, hash_password, password_matches};
 pub use body::Body;
 pub use config::{Limits, ServerConfig};
 pub use error::OpenError;
 pub use registry::Registry;
 pub use server::{serve, serve_connection};
+pub use tls::{TlsError, TlsFiles};
 
 mod access;
 mod body;
@@ -21,3 +23,4 @@ mod registry;
 mod router;
 mod server;
 pub mod storage;
+mod tls;

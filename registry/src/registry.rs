@@ -10,6 +10,7 @@ use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
 use vdkr_core::distribution::ErrorCode;
 
+use crate::access::htpasswd::Users;
 use crate::body::{Body, Buffers};
 use crate::config::ServerConfig;
 use crate::error::{OpenError, Refusal};
@@ -17,6 +18,7 @@ use crate::fs::Fs;
 use crate::receive::Incoming;
 use crate::router;
 use crate::storage::{self, Storage, StorageError, Swept};
+use crate::tls::Tls;
 
 /// What a manifest is weighed in while it is received.
 pub(crate) const BUDGET_UNIT: usize = 1024;
@@ -32,6 +34,8 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     config: ServerConfig,
     storage: Arc<Storage>,
+    tls: Option<Tls>,
+    users: Option<Users>,
     buffers: Arc<Buffers>,
     manifest_budget: Semaphore,
 }
@@ -40,6 +44,8 @@ impl Registry {
     /// Opens the storage of a configuration: makes what is missing, proves that it can be written, and
     /// clears what dead processes left behind. Takes the same short time however much is stored.
     pub fn open(config: ServerConfig) -> Result<Self, OpenError> {
+        let tls = config.tls.as_ref().map(Tls::open).transpose()?;
+        let users = config.htpasswd.as_deref().map(Users::open).transpose()?;
         let path = config.storage.clone();
         std::fs::create_dir_all(&path).map_err(|source| OpenError::Create {
             path: path.clone(),
@@ -61,6 +67,8 @@ impl Registry {
         Ok(Self(Arc::new(Inner {
             config,
             storage,
+            tls,
+            users,
             buffers: Arc::default(),
             manifest_budget: Semaphore::new(budget),
         })))
@@ -74,6 +82,22 @@ impl Registry {
     /// The storage beneath, for what is no request. Its methods block.
     pub fn storage(&self) -> &Arc<Storage> {
         &self.0.storage
+    }
+
+    /// Takes up certificate, key and users if their files have changed; what cannot be used is told
+    /// in the log, and the old ones stay. Blocks. [`serve`](crate::serve) looks every second, and
+    /// waits until a change has come to rest.
+    pub fn refresh(&self) {
+        self.refresh_when(true);
+    }
+
+    pub(crate) fn refresh_when(&self, at_once: bool) {
+        if let Some(tls) = &self.0.tls {
+            tls.refresh(at_once);
+        }
+        if let Some(users) = &self.0.users {
+            users.refresh(at_once);
+        }
     }
 
     /// Removes upload sessions that have expired. Blocks; [`serve`](crate::serve) does it at its
@@ -106,6 +130,14 @@ impl Registry {
         headers.insert(&API_VERSION, HeaderValue::from_static("registry/2.0"));
         headers.insert(&NO_SNIFF, HeaderValue::from_static("nosniff"));
         response
+    }
+
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.0.tls.as_ref()
+    }
+
+    pub(crate) fn users(&self) -> Option<&Users> {
+        self.0.users.as_ref()
     }
 
     pub(crate) fn buffers(&self) -> &Arc<Buffers> {

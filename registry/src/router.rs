@@ -7,7 +7,7 @@ use vdkr_core::distribution::{ErrorCode, Query, Route};
 
 use crate::access;
 use crate::body::Body;
-use crate::endpoint::{base, blob, catalog, manifest, referrers, tags, upload};
+use crate::endpoint::{base, blob, catalog, empty, manifest, referrers, tags, upload};
 use crate::error::Refusal;
 use crate::receive::Incoming;
 use crate::registry::Registry;
@@ -59,10 +59,9 @@ async fn dispatch(
             _ => refusal,
         }
     })?;
-    access::configured(
-        registry.config(),
-        &access::required(&head.method, &route, &query),
-    )?;
+    let permissions = access::required(&head.method, &route, &query);
+    access::admitted(registry, head, &permissions).await?;
+    access::configured(registry.config(), &permissions)?;
 
     let ask = Ask {
         registry,
@@ -101,19 +100,32 @@ async fn dispatch(
         (Route::Upload { name, session }, &Method::DELETE) => {
             upload::cancel(&ask, name, &session).await
         }
+        (route, &Method::OPTIONS) => Ok(options(&route)),
         (route, method) => Err(not_allowed(&route, method)),
     }
 }
 
-fn not_allowed(route: &Route, method: &Method) -> Refusal {
-    let allowed = match route {
+/// The methods of a path.
+fn methods(route: &Route) -> &'static str {
+    match route {
         Route::Base => "GET, HEAD",
         Route::Catalog | Route::Tags { .. } | Route::Referrers { .. } => "GET",
         Route::Manifest { .. } => "GET, HEAD, PUT, DELETE",
         Route::Blob { .. } => "GET, HEAD, DELETE",
         Route::Uploads { .. } => "POST",
         Route::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
-    };
+    }
+}
+
+fn options(route: &Route) -> Response<Body> {
+    let mut response = empty(StatusCode::NO_CONTENT);
+    let allowed = HeaderValue::from_static(methods(route));
+    response.headers_mut().insert(ALLOW, allowed);
+    response
+}
+
+fn not_allowed(route: &Route, method: &Method) -> Refusal {
+    let allowed = methods(route);
     Refusal::new(
         ErrorCode::Unsupported,
         format!("{method} is not for this path; {allowed} are"),

@@ -13,13 +13,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep, timeout};
 
 use crate::config::Limits;
 use crate::registry::Registry;
 
+/// How often the files of certificate and users are looked at.
+const REFRESH: Duration = Duration::from_secs(1);
 /// How often expired upload sessions are looked for.
 const SWEEP: Duration = Duration::from_hours(1);
 
@@ -38,6 +40,8 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     let sweeping = tokio::spawn(sweep(registry.clone()));
+    let refreshing = tokio::spawn(refresh(registry.clone()));
+    let (closing, closed) = watch::channel(false);
 
     loop {
         let accepted = async {
@@ -60,11 +64,35 @@ pub async fn serve(
             }
         };
         let _ = stream.set_nodelay(true);
-        let connection = connection(&registry, TokioIo::new(stream));
-        let connection = graceful.watch(connection);
+        let watcher = graceful.watcher();
+        let registry = registry.clone();
+        let mut closed = closed.clone();
         connections.spawn(async move {
             let _place = place;
-            if let Err(error) = connection.await {
+            let ended = if let Some(tls) = registry.tls() {
+                let accepted = tokio::select! {
+                    biased;
+                    // Nothing was asked yet that the end of the server would have to wait for.
+                    _ = closed.wait_for(|closed| *closed) => return,
+                    accepted = tls.accept(stream, limits.handshake_timeout) => accepted,
+                };
+                let stream = match accepted {
+                    Ok(Some(stream)) => stream,
+                    Ok(None) => return,
+                    Err(error) => {
+                        tracing::debug!(%error, "a TLS handshake failed");
+                        return;
+                    }
+                };
+                watcher
+                    .watch(connection(&registry, TokioIo::new(stream)))
+                    .await
+            } else {
+                watcher
+                    .watch(connection(&registry, TokioIo::new(stream)))
+                    .await
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended early");
             }
         });
@@ -72,6 +100,8 @@ pub async fn serve(
 
     drop(listener);
     sweeping.abort();
+    refreshing.abort();
+    closing.send_replace(true);
     if timeout(limits.shutdown_deadline, graceful.shutdown())
         .await
         .is_err()
@@ -121,6 +151,20 @@ where
             },
             service,
         )
+}
+
+async fn refresh(registry: Registry) {
+    if registry.tls().is_none() && registry.users().is_none() {
+        return;
+    }
+    let mut seconds = interval(REFRESH);
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        seconds.tick().await;
+        let registry = registry.clone();
+        // A failure would be told when it panicked; the next look comes in any case.
+        let _ = tokio::task::spawn_blocking(move || registry.refresh_when(false)).await;
+    }
 }
 
 async fn sweep(registry: Registry) {

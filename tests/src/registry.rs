@@ -12,6 +12,7 @@ use crate::process::{Ran, free_port, program, run};
 pub struct Registry {
     storage: PathBuf,
     port: u16,
+    variables: Vec<(String, String)>,
     // Keeps the directory for as long as the registry uses it.
     own: Option<TempDir>,
 }
@@ -51,9 +52,18 @@ impl Registry {
     /// Starts one on an existing storage.
     #[track_caller]
     pub fn start_on(storage: &Path, port: u16) -> Self {
+        Self::start_with(storage, port, &[])
+    }
+
+    /// Starts one on a storage with variables of its own, as `CONTAINER_REGISTRY_SECURE`; every
+    /// command for it gets them too.
+    #[track_caller]
+    pub fn start_with(storage: &Path, port: u16, variables: &[(&str, &str)]) -> Self {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let registry = Self {
             storage: storage.to_owned(),
             port,
+            variables: variables.iter().map(own).collect(),
             own: None,
         };
         run(registry.command().arg("start")).expect(0);
@@ -65,7 +75,8 @@ impl Registry {
         let mut command = container_registry();
         command
             .env("CONTAINER_REGISTRY_URL", self.host())
-            .env("CONTAINER_REGISTRY_STORAGE", &self.storage);
+            .env("CONTAINER_REGISTRY_STORAGE", &self.storage)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 

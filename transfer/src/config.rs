@@ -82,6 +82,9 @@ pub fn anonymous() -> Arc<dyn CredentialSource> {
 pub struct ClientConfig {
     /// Whom to trust.
     pub roots: Roots,
+    /// Hosts whose certificates are checked against authorities of their own instead of `roots`, as
+    /// a private registry's. A certificate says nothing about ports: all of that name count.
+    pub host_roots: Vec<(Host, Roots)>,
     /// How names are resolved; `None` asks the system.
     pub resolver: Option<Arc<dyn Resolve>>,
     /// Which hosts may do without verified TLS.
@@ -110,6 +113,7 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             roots: Roots::none(),
+            host_roots: Vec::new(),
             resolver: None,
             trust: trust_rule(Vec::new()),
             mirrors: Vec::new(),

@@ -139,6 +139,8 @@ impl Endpoint {
     fn choices(&self, trust: Trust) -> Result<(Base, Option<Base>), TransferError> {
         let local = self.host.is_loopback();
         let secure = match trust {
+            // No proxy leads to this machine.
+            Trust::Tls if local => Lane::Direct,
             Trust::Tls => Lane::Verified,
             Trust::PlainOrTls => Lane::Direct,
             Trust::Insecure if local => Lane::InsecureDirect,

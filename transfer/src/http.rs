@@ -53,7 +53,7 @@ impl Http {
     pub(crate) fn new(config: ClientConfig) -> Result<Self, TransferError> {
         let http = Self {
             pools: Default::default(),
-            verified: tls::verified(&config.roots)?,
+            verified: tls::verified(&config.roots, &config.host_roots)?,
             config,
         };
         // Building one shows now whether the settings can work at all.

@@ -3,10 +3,14 @@
 
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use vdkr_core::reference::Host;
 
 use crate::error::TransferError;
 use crate::pem;
@@ -88,11 +92,95 @@ fn versions(
         .map_err(|error| TransferError::Config(format!("TLS cannot be set up: {error}")))
 }
 
-/// Certificates are checked against `roots`.
-pub(crate) fn verified(roots: &Roots) -> Result<ClientConfig, TransferError> {
-    Ok(versions(provider())?
-        .with_root_certificates(roots.store()?)
+/// Certificates are checked against `roots`, those of some hosts against authorities of their own.
+pub(crate) fn verified(
+    roots: &Roots,
+    hosts: &[(Host, Roots)],
+) -> Result<ClientConfig, TransferError> {
+    let provider = provider();
+    if hosts.is_empty() {
+        return Ok(versions(provider)?
+            .with_root_certificates(roots.store()?)
+            .with_no_client_auth());
+    }
+    let hosts = hosts.iter().map(|(host, roots)| {
+        let name = ServerName::try_from(host.name().to_owned())
+            .map_err(|error| TransferError::Config(format!("{host}: {error}")))?;
+        Ok((name, verifier(roots, &provider)?))
+    });
+    let verifier = ByHost {
+        others: verifier(roots, &provider)?,
+        hosts: hosts.collect::<Result<_, TransferError>>()?,
+        algorithms: provider.signature_verification_algorithms,
+    };
+    Ok(versions(provider)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth())
+}
+
+/// A verifier; `None` trusts nobody, which rustls' own refuses to be.
+fn verifier(
+    roots: &Roots,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<WebPkiServerVerifier>>, TransferError> {
+    let store = roots.store()?;
+    if store.is_empty() {
+        return Ok(None);
+    }
+    WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider))
+        .build()
+        .map(Some)
+        .map_err(|error| TransferError::Config(format!("TLS cannot be set up: {error}")))
+}
+
+/// Checks certificates as rustls does, with the authorities that count for the host asked.
+#[derive(Debug)]
+struct ByHost {
+    others: Option<Arc<WebPkiServerVerifier>>,
+    hosts: Vec<(ServerName<'static>, Option<Arc<WebPkiServerVerifier>>)>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for ByHost {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let own = self.hosts.iter().find(|(host, _)| host == name);
+        match own.map_or(&self.others, |(_, verifier)| verifier) {
+            Some(verifier) => {
+                verifier.verify_server_cert(certificate, intermediates, name, ocsp, now)
+            }
+            None => Err(CertificateError::UnknownIssuer.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
 }
 
 /// Any certificate will do: for hosts that the user named insecure, and for no others.
@@ -150,7 +238,9 @@ mod tests {
 
     #[test]
     fn no_roots_still_make_a_configuration() {
-        assert!(verified(&Roots::none()).is_ok());
+        assert!(verified(&Roots::none(), &[]).is_ok());
+        let host = Host::parse("localhost:5000").unwrap();
+        assert!(verified(&Roots::none(), &[(host, Roots::none())]).is_ok());
         assert!(unverified().is_ok());
     }
 
@@ -158,6 +248,9 @@ mod tests {
     fn a_certificate_that_is_none_is_refused_when_the_client_is_built() {
         let pem = b"-----BEGIN CERTIFICATE-----\nAQID\n-----END CERTIFICATE-----\n";
         let roots = Roots::none().with_pem(pem, "ca.crt").unwrap();
-        assert!(matches!(verified(&roots), Err(TransferError::Config(_))));
+        assert!(matches!(
+            verified(&roots, &[]),
+            Err(TransferError::Config(_))
+        ));
     }
 }

@@ -11,6 +11,7 @@ use super::command::doctor::DoctorArgs;
 use super::command::login::LoginArgs;
 use super::command::logout::LogoutArgs;
 use super::command::man::ManArgs;
+use super::command::pki::PkiArgs;
 use super::config::Overrides;
 
 const EXAMPLES: &str = "\
@@ -118,6 +119,8 @@ pub enum Command {
     Auth(AuthCommandArgs),
     /// Check that clients on this machine and guests can use the registry, and say what to mend
     Doctor(DoctorArgs),
+    /// Make, show and renew the certificates of secure mode
+    Pki(PkiArgs),
     /// Print every configuration value and where it came from
     #[command(
         after_help = "Examples:\n  container-registry config\n  container-registry config --json"

@@ -22,6 +22,7 @@ use self::store::Candidate;
 use super::args::{AuthArgs, SourceArgs};
 use super::config::Config;
 use super::error::WithExit as _;
+use super::secure;
 use crate::exit::Exit;
 
 /// Mode when none is set: what `login`, docker, podman or skopeo stored, looked up when a registry
@@ -157,11 +158,25 @@ impl fmt::Display for Verdict {
 /// The sources for the configured registry.
 pub fn sources(config: &Config, args: &AuthArgs) -> Result<Sources> {
     let registry = config.registry()?;
+    let given = match own_password(config, args)? {
+        Some(given) => given,
+        None => by_mode(config, args).exit(Exit::Usage)?,
+    };
     Ok(Sources {
         registry: registry.host().clone(),
         namespace: registry.namespace().unwrap_or_default().to_owned(),
-        given: by_mode(config, args).exit(Exit::Usage)?,
+        given,
     })
+}
+
+/// In secure mode the local server's password, where nobody says which credentials to use.
+fn own_password(config: &Config, args: &AuthArgs) -> Result<Option<Given>> {
+    let (mode, _) = mode(config, args);
+    if !matches!(mode.as_str(), "none" | DEFAULT_MODE) {
+        return Ok(None);
+    }
+    let source = format!("secure mode, {}", secure::password_file(config).display());
+    Ok(secure::stored(config)?.map(|credential| Given::Fixed(source, credential)))
 }
 
 /// The sources for a registry that no option and no mode is for: what was stored by a login.

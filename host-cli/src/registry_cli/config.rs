@@ -53,6 +53,11 @@ pub const KEYS: &[Key] = &[
     key("listen", "CONTAINER_REGISTRY_LISTEN", None),
     key("insecure", "CONTAINER_REGISTRY_INSECURE", None),
     key("secure", "CONTAINER_REGISTRY_SECURE", Some("0")),
+    key("auth", "CONTAINER_REGISTRY_AUTH", None),
+    key("username", "CONTAINER_REGISTRY_USERNAME", Some("yocto")),
+    key("cert_days", "CONTAINER_REGISTRY_CERT_DAYS", Some("365")),
+    key("ca_days", "CONTAINER_REGISTRY_CA_DAYS", Some("3650")),
+    key("cert_san", "CONTAINER_REGISTRY_CERT_SAN", None),
     key(
         "tag_strategy",
         "CONTAINER_REGISTRY_TAG_STRATEGY",
@@ -173,9 +178,7 @@ impl Config {
             }
         }
         let config = Self { values };
-        if config.flag("secure")? && config.insecure_everywhere() {
-            return Err(config.bad("insecure", "CONTAINER_REGISTRY_SECURE=1 and CONTAINER_REGISTRY_INSECURE=1 contradict each other; unset one"));
-        }
+        config.check_secure()?;
         Ok(config)
     }
 
@@ -211,6 +214,102 @@ impl Config {
             None | Some("" | "0" | "false" | "no" | "off") => Ok(false),
             Some("1" | "true" | "yes" | "on") => Ok(true),
             Some(_) => Err(self.bad(name, "expected 1 or 0")),
+        }
+    }
+
+    /// Whether the registry is to be spoken to in TLS. A password for all to read would be none, so
+    /// `auth` alone means TLS too.
+    pub fn wants_tls(&self) -> Result<bool, ConfigError> {
+        Ok(self.flag("secure")? || self.flag("auth")?)
+    }
+
+    /// Whether the registry asks for a password: in secure mode, unless `auth` says no.
+    pub fn wants_auth(&self) -> Result<bool, ConfigError> {
+        match self.value("auth") {
+            None | Some("") => self.flag("secure"),
+            Some(_) => self.flag("auth"),
+        }
+    }
+
+    /// Whether anybody said so: an option, the environment or the file.
+    pub fn is_given(&self, name: &str) -> bool {
+        !matches!(self.get(name), None | Some((_, Origin::Default)))
+    }
+
+    /// A whole number within these bounds.
+    pub fn number(
+        &self,
+        name: &'static str,
+        bounds: std::ops::RangeInclusive<u32>,
+    ) -> Result<u32, ConfigError> {
+        self.value(name)
+            .and_then(|value| value.trim().parse().ok())
+            .filter(|number| bounds.contains(number))
+            .ok_or_else(|| {
+                let reason = format!(
+                    "expected a number from {} to {}",
+                    bounds.start(),
+                    bounds.end()
+                );
+                self.bad(name, reason)
+            })
+    }
+
+    /// What is odd about this configuration without being wrong.
+    pub fn warnings(&self) -> Vec<String> {
+        match (self.flag("secure"), self.flag("auth")) {
+            (Ok(false), Ok(true)) => vec![
+                "CONTAINER_REGISTRY_AUTH=1 without CONTAINER_REGISTRY_SECURE=1: passwords need TLS, so the registry is spoken to in secure mode".to_owned(),
+            ],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Secure mode stands no word to the contrary.
+    fn check_secure(&self) -> Result<(), ConfigError> {
+        if !self.wants_tls()? {
+            return Ok(());
+        }
+        if self.insecure_everywhere() {
+            return Err(self.bad("insecure", "CONTAINER_REGISTRY_SECURE=1 and CONTAINER_REGISTRY_INSECURE=1 contradict each other; unset one"));
+        }
+        let registry = self.registry()?;
+        if registry
+            .scheme()
+            .is_some_and(|scheme| scheme.as_str() == "http")
+        {
+            return Err(self.bad(
+                "url",
+                "secure mode (CONTAINER_REGISTRY_SECURE=1) speaks https; leave http:// out",
+            ));
+        }
+        let host = registry.host();
+        let named = self.insecure_hosts()?.into_iter().any(|entry| {
+            entry.name().eq_ignore_ascii_case(host.name())
+                && (entry.port().is_none() || entry.port() == host.port())
+        });
+        if named {
+            return Err(self.bad("insecure", format!("{host} is in secure mode (CONTAINER_REGISTRY_SECURE=1) and cannot be insecure as well")));
+        }
+        Ok(())
+    }
+
+    /// The error of a key's value.
+    pub(crate) fn bad_value(&self, name: &'static str, reason: impl Into<String>) -> ConfigError {
+        let secret = KEYS.iter().any(|key| key.name == name && key.secret);
+        match self.bad(name, reason) {
+            ConfigError::Value {
+                name,
+                origin,
+                reason,
+                ..
+            } if secret => ConfigError::Value {
+                name,
+                value: "***".to_owned(),
+                origin,
+                reason,
+            },
+            error => error,
         }
     }
 
@@ -490,11 +589,78 @@ mod tests {
 
     #[test]
     fn secure_and_insecure_contradict() {
-        let env = [
-            ("CONTAINER_REGISTRY_STORAGE", "/nonexistent"),
-            ("CONTAINER_REGISTRY_SECURE", "1"),
-            ("CONTAINER_REGISTRY_INSECURE", "1"),
-        ];
-        assert!(Config::resolve(&vec![], &env_of(&env)).is_err());
+        for (pairs, legal) in [
+            (&[("CONTAINER_REGISTRY_INSECURE", "1")][..], false),
+            (&[("CONTAINER_REGISTRY_INSECURE", "localhost:5000")], false),
+            (&[("CONTAINER_REGISTRY_INSECURE", "localhost")], false),
+            (&[("CONTAINER_REGISTRY_INSECURE", "lab:5000")], true),
+            (
+                &[("CONTAINER_REGISTRY_URL", "http://localhost:5000")],
+                false,
+            ),
+            (
+                &[("CONTAINER_REGISTRY_URL", "https://localhost:5000")],
+                true,
+            ),
+        ] {
+            for secure in ["CONTAINER_REGISTRY_SECURE", "CONTAINER_REGISTRY_AUTH"] {
+                let mut env = vec![
+                    ("CONTAINER_REGISTRY_STORAGE", "/nonexistent"),
+                    (secure, "1"),
+                ];
+                env.extend_from_slice(pairs);
+                let config = Config::resolve(&vec![], &env_of(&env));
+                assert_eq!(config.is_ok(), legal, "{env:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn secure_means_tls_and_a_password_unless_auth_says_no() {
+        for (secure, auth, tls, password, warned) in [
+            ("", "", false, false, false),
+            ("1", "", true, true, false),
+            ("1", "0", true, false, false),
+            ("1", "1", true, true, false),
+            ("0", "0", false, false, false),
+            ("", "1", true, true, true),
+            ("0", "1", true, true, true),
+        ] {
+            let env = [
+                ("CONTAINER_REGISTRY_STORAGE", "/nonexistent"),
+                ("CONTAINER_REGISTRY_SECURE", secure),
+                ("CONTAINER_REGISTRY_AUTH", auth),
+            ];
+            let config = Config::resolve(&vec![], &env_of(&env)).unwrap();
+            assert_eq!(
+                (config.wants_tls().unwrap(), config.wants_auth().unwrap()),
+                (tls, password),
+                "{env:?}"
+            );
+            assert_eq!(!config.warnings().is_empty(), warned, "{env:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_bounds() {
+        for (days, legal) in [
+            ("1", true),
+            ("3650", true),
+            ("0", false),
+            ("-1", false),
+            ("x", false),
+            ("99999999999", false),
+        ] {
+            let env = [
+                ("CONTAINER_REGISTRY_STORAGE", "/nonexistent"),
+                ("CONTAINER_REGISTRY_CERT_DAYS", days),
+            ];
+            let config = Config::resolve(&vec![], &env_of(&env)).unwrap();
+            assert_eq!(
+                config.number("cert_days", 1..=3650).is_ok(),
+                legal,
+                "{days}"
+            );
+        }
     }
 }

@@ -44,8 +44,27 @@ pub enum InstanceError {
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
-    // Held, not read: the kernel releases it with the process.
-    _file: Flock<File>,
+    // The kernel releases it with the process.
+    file: Flock<File>,
+}
+
+impl Lock {
+    /// Tells those who ask how the server is spoken to: one word.
+    pub fn announce(&mut self, mode: &str) -> Result<(), InstanceError> {
+        writeln!(self.file, "{mode}").map_err(|source| InstanceError::Io {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+/// A server that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// Its process.
+    pub pid: Pid,
+    /// What it announced; `None` for one that has just been started.
+    pub mode: Option<String>,
 }
 
 impl Drop for Lock {
@@ -111,7 +130,7 @@ impl Instance {
                     continue;
                 }
                 Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-                    let pid = read_pid(&mut file).unwrap_or_default();
+                    let pid = read_live(&mut file).map_or(0, |live| live.pid.as_raw());
                     return Err(InstanceError::Running {
                         port: self.port,
                         pid,
@@ -125,13 +144,18 @@ impl Instance {
                 file.set_len(0).map_err(io)?;
                 file.rewind().map_err(io)?;
                 writeln!(file, "{}", std::process::id()).map_err(io)?;
-                return Ok(Lock { path, _file: file });
+                return Ok(Lock { path, file });
             }
         }
     }
 
     /// The live server's process, if there is one.
     pub fn running(&self) -> Result<Option<Pid>, InstanceError> {
+        Ok(self.live()?.map(|live| live.pid))
+    }
+
+    /// The live server, if there is one.
+    pub fn live(&self) -> Result<Option<Live>, InstanceError> {
         let mut file = match self.open(false) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -142,9 +166,9 @@ impl Instance {
                 });
             }
         };
-        let pid = read_pid(&mut file);
+        let live = read_live(&mut file);
         match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(pid.map(Pid::from_raw)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(live),
             Err((_, errno)) => Err(InstanceError::Io {
                 path: self.pid_file(),
                 source: errno.into(),
@@ -154,10 +178,15 @@ impl Instance {
     }
 }
 
-fn read_pid(file: &mut File) -> Option<i32> {
+fn read_live(file: &mut File) -> Option<Live> {
     let mut text = String::new();
-    file.take(32).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok().filter(|pid| *pid > 1)
+    file.take(64).read_to_string(&mut text).ok()?;
+    let mut lines = text.lines();
+    let pid = lines.next()?.trim().parse().ok().filter(|pid| *pid > 1)?;
+    Some(Live {
+        pid: Pid::from_raw(pid),
+        mode: lines.next().map(str::to_owned),
+    })
 }
 
 #[cfg(test)]
@@ -169,10 +198,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let instance = Instance::new(dir.path(), 5000);
         assert_eq!(instance.running().unwrap(), None);
-        let lock = instance.lock().unwrap();
+        let mut lock = instance.lock().unwrap();
         let own = i32::try_from(std::process::id()).unwrap();
         assert_eq!(instance.running().unwrap(), Some(Pid::from_raw(own)));
         assert!(matches!(instance.lock(), Err(InstanceError::Running { pid, .. }) if pid == own));
+        assert_eq!(instance.live().unwrap().unwrap().mode, None);
+        lock.announce("tls").unwrap();
+        let live = instance.live().unwrap().unwrap();
+        assert_eq!(
+            (live.pid.as_raw(), live.mode.as_deref()),
+            (own, Some("tls"))
+        );
         assert_eq!(Instance::new(dir.path(), 5001).running().unwrap(), None);
         drop(lock);
         assert_eq!(instance.running().unwrap(), None);

@@ -15,6 +15,7 @@ pub mod name;
 pub mod notify;
 pub mod prompt;
 pub mod remote;
+pub mod secure;
 
 use std::process::ExitCode;
 
@@ -83,6 +84,9 @@ async fn run(cli: Cli) -> Result<Exit> {
         _ => {}
     }
     let config = configuration(&cli.global, &cli.command)?;
+    for warning in config.warnings() {
+        eprintln!("warning: {warning}");
+    }
     let progress = cli.global.progress;
     match cli.command {
         Command::Start(_) => command::start::run(&config).await?,
@@ -99,6 +103,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Logout(args) => command::logout::run(&config, &args)?,
         Command::Auth(args) => return command::auth::run(&config, &args),
         Command::Doctor(args) => return command::doctor::run(&config, &args).await,
+        Command::Pki(args) => command::pki::run(&config, &args)?,
         Command::Config(args) => command::config::run(&config, args.json)?,
         Command::Info => command::info::run(&config),
         // Done above.

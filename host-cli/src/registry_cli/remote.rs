@@ -6,10 +6,12 @@ use anyhow::Result;
 use vdkr_core::candidates::RegistryPrefix;
 use vdkr_core::reference::Host;
 use vdkr_transfer::{
-    Client, ClientConfig, CredentialSource, Repository, Roots, TransferError, trust_rule,
+    Client, ClientConfig, CredentialSource, Repository, Roots, TransferError, Trust, TrustRule,
+    trust_rule,
 };
 
 use super::config::Config;
+use super::secure::{self, Mode};
 
 /// The configured registry and a client for it.
 #[derive(Clone)]
@@ -33,18 +35,39 @@ impl Remote {
     pub async fn connect(config: &Config, credentials: Arc<dyn CredentialSource>) -> Result<Self> {
         let remote = Self::new(config, credentials)?;
         if let Err(error) = remote.client.ping(remote.host()).await {
-            let silent = matches!(error, TransferError::Unreachable { .. });
-            let error = anyhow::Error::new(error);
-            return Err(if silent && remote.host().is_loopback() {
-                error.context(format!(
+            let hint = match error {
+                TransferError::Unreachable { .. } if remote.host().is_loopback() => Some(format!(
                     "no registry answers at {}; start it with: container-registry start",
                     remote.host()
-                ))
-            } else {
-                error
+                )),
+                TransferError::Tls { .. } => Some(remote.tls_hint(config)?),
+                _ => None,
+            };
+            let error = anyhow::Error::new(error);
+            return Err(match hint {
+                Some(hint) => error.context(hint),
+                None => error,
             });
         }
         Ok(remote)
+    }
+
+    /// What to do about a certificate or handshake that was refused.
+    fn tls_hint(&self, config: &Config) -> Result<String> {
+        let host = self.host();
+        let ca = secure::pki(config).ca_certificate();
+        let is_secure = Mode::in_use(config)?.is_secure();
+        Ok(if is_secure && ca.is_file() {
+            format!(
+                "in secure mode {host} must speak TLS with a certificate of {}; is this the storage of that registry, and does it run in secure mode? (For another registry, unset CONTAINER_REGISTRY_SECURE)",
+                ca.display()
+            )
+        } else {
+            format!(
+                "{host} is not trusted; if it is a registry in secure mode, set CONTAINER_REGISTRY_SECURE=1 and put its ca.crt at {}",
+                ca.display()
+            )
+        })
     }
 
     /// The registry's host.
@@ -71,9 +94,43 @@ pub fn client(config: &Config, credentials: Arc<dyn CredentialSource>) -> Result
     }
     Ok(Client::new(ClientConfig {
         roots: Roots::native(),
-        trust: trust_rule(insecure),
+        host_roots: secure::host_roots(config)?,
+        trust: trust(insecure, Mode::in_use(config)?, registry.host()),
         credentials,
         user_agent: concat!("container-registry/", env!("CARGO_PKG_VERSION")).to_owned(),
         ..ClientConfig::default()
     })?)
+}
+
+/// A registry in secure mode is spoken to in verified TLS, on this machine too.
+fn trust(insecure: Vec<Host>, mode: Mode, registry: &Host) -> TrustRule {
+    let ordinary = trust_rule(insecure);
+    if !mode.is_secure() {
+        return ordinary;
+    }
+    let registry = registry.clone();
+    Arc::new(move |host| {
+        if *host == registry {
+            Trust::Tls
+        } else {
+            ordinary(host)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secure_mode_leaves_no_choice_of_schemes_for_its_host() {
+        let host = |text: &str| Host::parse(text).unwrap();
+        let registry = host("localhost:5000");
+        let plain = trust(Vec::new(), Mode::Plain, &registry);
+        assert_eq!(plain(&registry), Trust::PlainOrTls);
+        let secure = trust(vec![host("lab:5000")], Mode::Tls, &registry);
+        assert_eq!(secure(&registry), Trust::Tls);
+        assert_eq!(secure(&host("localhost:5001")), Trust::PlainOrTls);
+        assert_eq!(secure(&host("lab:5000")), Trust::Insecure);
+    }
 }

@@ -61,6 +61,33 @@ async fn a_known_authority_is_trusted_and_an_unknown_one_is_not() {
 }
 
 #[tokio::test]
+async fn an_authority_of_one_host_counts_for_that_host_alone() {
+    let (server, ca) = server().await;
+    let ask = async |named: &str, everywhere: Roots, own: Roots| {
+        let client = Client::new(ClientConfig {
+            trust: Arc::new(|_| Trust::Tls),
+            roots: everywhere,
+            host_roots: vec![(Host::parse(named).unwrap(), own)],
+            ..quick()
+        })
+        .unwrap();
+        client.ping(&Host::parse(&server.host()).unwrap()).await
+    };
+    let known = || Roots::none().with_pem(ca.as_bytes(), "ca.crt").unwrap();
+    ask("127.0.0.1:5000", Roots::none(), known()).await.unwrap();
+    for (named, everywhere, own) in [
+        ("registry.example", Roots::none(), known()),
+        ("127.0.0.2", Roots::none(), known()),
+        // What counts elsewhere does not count for a host with authorities of its own.
+        ("127.0.0.1", known(), Roots::none()),
+    ] {
+        let error = ask(named, everywhere, own).await.unwrap_err();
+        assert!(matches!(error, TransferError::Tls { .. }), "{error}");
+    }
+    server.finish();
+}
+
+#[tokio::test]
 async fn plain_http_where_tls_is_wanted_is_a_tls_error() {
     let server = Double::start().await;
     let error = ping(&server, Trust::Tls, Roots::none()).await.unwrap_err();

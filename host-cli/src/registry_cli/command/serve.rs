@@ -1,11 +1,13 @@
 //! `serve`: the registry in the foreground.
 
+use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::FromRawFd as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use vdkr_registry::{Registry, ServerConfig};
 
 use crate::exit::Exit;
@@ -13,26 +15,37 @@ use crate::registry_cli::config::{Config, DEFAULT_PORT};
 use crate::registry_cli::error::WithExit as _;
 use crate::registry_cli::instance::Instance;
 use crate::registry_cli::notify::notify;
+use crate::registry_cli::secure::{self, Mode};
+
+/// How often certificates and addresses are looked at.
+const UPKEEP: Duration = Duration::from_mins(1);
 
 /// Serves until SIGTERM or SIGINT, then lets requests under way finish.
 pub async fn run(config: &Config) -> Result<()> {
-    refuse_secure(config)?;
+    let mode = secure::checked(config)?;
     let (addresses, port) = addresses(config)?;
     let storage = config.storage();
     std::fs::create_dir_all(&storage)
         .with_context(|| format!("cannot create the storage directory {}", storage.display()))?;
-    let registry = Registry::open(ServerConfig::new(&storage))?;
-    let _lock = Instance::new(&storage, port).lock()?;
+    let registry = open(config, mode).await?;
+    let mut lock = Instance::new(&storage, port).lock()?;
     let listeners = match activated()? {
         Some(listeners) => listeners,
         None => bind(&addresses).await?,
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // On a terminal, hanging up means the end; elsewhere, that files have changed.
+    let hangup = if std::io::stdin().is_terminal() {
+        None
+    } else {
+        Some(signal(SignalKind::hangup())?)
+    };
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
     for listener in listeners {
-        eprintln!("listening on http://{}", listener.local_addr()?);
+        let scheme = if mode.is_secure() { "https" } else { "http" };
+        eprintln!("listening on {scheme}://{}", listener.local_addr()?);
         let mut stopped = stopped.clone();
         servers.spawn(vdkr_registry::serve(
             listener,
@@ -43,6 +56,8 @@ pub async fn run(config: &Config) -> Result<()> {
             },
         ));
     }
+    lock.announce(mode.word())?;
+    let upkeep = tokio::spawn(upkeep(config.clone(), registry, mode, hangup));
     let supervisor = std::env::var_os("NOTIFY_SOCKET");
     notify(supervisor.as_deref(), "READY=1")
         .context("cannot tell the supervisor (NOTIFY_SOCKET)")?;
@@ -51,6 +66,7 @@ pub async fn run(config: &Config) -> Result<()> {
         _ = interrupt.recv() => {}
         Some(ended) = servers.join_next() => ended??,
     }
+    upkeep.abort();
     eprintln!("stopping; requests under way may finish");
     let _ = notify(supervisor.as_deref(), "STOPPING=1");
     stop.send_replace(true);
@@ -60,15 +76,55 @@ pub async fn run(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Secure mode must never come up as plain HTTP.
-pub fn refuse_secure(config: &Config) -> Result<()> {
-    if config.flag("secure")? {
-        return Err(anyhow::anyhow!(
-            "secure mode (CONTAINER_REGISTRY_SECURE=1) is not available in this version; unset it to serve plain HTTP on loopback"
-        ))
-        .exit(Exit::Usage);
+/// Opens the storage, with the keys, certificates and users of secure mode.
+async fn open(config: &Config, mode: Mode) -> Result<Registry> {
+    let mut server = ServerConfig::new(config.storage());
+    let config = config.clone();
+    // Hashing a password takes its time.
+    let opened = tokio::task::spawn_blocking(move || {
+        secure::prepare(&config, mode, &mut server)?;
+        anyhow::Ok(Registry::open(server)?)
+    });
+    opened.await?
+}
+
+/// Issues the server's certificate again before it ends, and when this machine gets a new address;
+/// at SIGHUP at once. The server sees new files by itself, at SIGHUP at once as well.
+async fn upkeep(config: Config, registry: Registry, mode: Mode, mut hangup: Option<Signal>) {
+    if !mode.is_secure() {
+        return;
     }
-    Ok(())
+    let mut told = None;
+    loop {
+        let hung_up = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = hung_up => {}
+            () = tokio::time::sleep(UPKEEP) => {}
+        }
+        let (config, registry) = (config.clone(), registry.clone());
+        let kept = tokio::task::spawn_blocking(move || {
+            let kept = secure::renew_if_due(&config);
+            registry.refresh();
+            kept
+        });
+        // A trouble that lasts is told once.
+        let trouble = match kept.await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("{error:#}")),
+            Err(error) => Some(error.to_string()),
+        };
+        if trouble != told
+            && let Some(trouble) = &trouble
+        {
+            eprintln!("warning: the certificates cannot be kept up to date: {trouble}");
+        }
+        told = trouble;
+    }
 }
 
 /// Addresses to listen on, and the port. Loopback unless `listen` says otherwise.

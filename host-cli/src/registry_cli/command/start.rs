@@ -13,6 +13,7 @@ use crate::out;
 use crate::registry_cli::config::{Config, Origin};
 use crate::registry_cli::instance::Instance;
 use crate::registry_cli::notify::Listener;
+use crate::registry_cli::secure::{self, Mode};
 
 /// A server that is not up by then has something to say in its log.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,12 +22,21 @@ const LOG_TAIL: usize = 4096;
 
 /// Starts `serve` in a session of its own and waits for its word that it listens.
 pub async fn run(config: &Config) -> Result<()> {
-    serve::refuse_secure(config)?;
+    let mode = secure::checked(config)?;
     let (_, port) = serve::addresses(config)?;
     let storage = config.storage();
     let instance = Instance::new(&storage, port);
-    if let Some(pid) = instance.running()? {
-        out!("Registry already running (PID: {pid})");
+    if let Some(live) = instance.live()? {
+        if let Some(other) = live.mode.as_deref().filter(|word| *word != mode.word())
+            && (config.is_given("secure") || config.is_given("auth"))
+        {
+            bail!(
+                "a registry already runs here (PID: {}) in the mode {other}, not {}; stop it first with: container-registry stop",
+                live.pid,
+                mode.word()
+            );
+        }
+        out!("Registry already running (PID: {})", live.pid);
         return Ok(());
     }
     std::fs::create_dir_all(&storage)
@@ -60,6 +70,7 @@ pub async fn run(config: &Config) -> Result<()> {
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0);
+    withhold_inherited_files();
     let mut child = command.spawn().context("cannot start the server process")?;
     let pid = child.id().unwrap_or_default();
     tokio::select! {
@@ -82,8 +93,57 @@ pub async fn run(config: &Config) -> Result<()> {
     }
     probe(config).await?;
     out!("Registry started (PID: {pid})");
-    eprintln!("URL: http://{}", config.registry()?.host());
+    let registry = config.registry()?;
+    eprintln!("URL: {}", secure::url(&registry, mode));
     eprintln!("Storage: {}", storage.display());
     eprintln!("Log: {}", log_path.display());
+    if mode.is_secure() {
+        introduce(config, mode, port)?;
+    }
+    Ok(())
+}
+
+/// What the caller left open, such as a lock that a script holds for the length of its run, is not
+/// for a server that outlives it.
+fn withhold_inherited_files() {
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    let numbers = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    for fd in numbers.filter(|fd: &i32| *fd > 2) {
+        // SAFETY: no memory is touched, and the descriptor stays open and whose it was; all that
+        // changes is that an executed program does not get it. That is wanted of all of them.
+        #[allow(
+            unsafe_code,
+            reason = "descriptors that were inherited come as bare numbers"
+        )]
+        unsafe {
+            nix::libc::fcntl(fd, nix::libc::F_SETFD, nix::libc::FD_CLOEXEC);
+        }
+    }
+}
+
+/// How clients come to trust a registry in secure mode.
+fn introduce(config: &Config, mode: Mode, port: u16) -> Result<()> {
+    let pki = secure::pki(config);
+    let ca = pki.ca_certificate();
+    eprintln!("Mode: secure ({})", mode.label());
+    eprintln!("CA: {}", ca.display());
+    if mode == Mode::TlsAuth {
+        eprintln!("User: {}", secure::username(config)?);
+        eprintln!("Password: in {}", secure::password_file(config).display());
+    }
+    eprintln!(
+        "The commands of this program use them by themselves. Others trust the registry with:"
+    );
+    eprintln!("  vdkr vconfig ca-cert {}", ca.display());
+    eprintln!(
+        "  skopeo, podman: --cert-dir {}",
+        pki.client_directory().display()
+    );
+    eprintln!(
+        "  a target: the CA as /etc/docker/certs.d/10.0.2.2:{port}/ca.crt (docker) or \
+         /etc/containers/certs.d/10.0.2.2:{port}/ca.crt (podman)"
+    );
     Ok(())
 }

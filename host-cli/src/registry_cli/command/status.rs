@@ -9,13 +9,15 @@ use crate::out;
 use crate::registry_cli::config::Config;
 use crate::registry_cli::instance::Instance;
 use crate::registry_cli::remote::Remote;
+use crate::registry_cli::secure::{self, Mode};
 
 /// Prints the state of the server of this storage and port. Not running is status 3, running
 /// without answering properly is status 1.
 pub async fn run(config: &Config, as_json: bool) -> Result<Exit> {
     let (_, port) = serve::addresses(config)?;
     let pid = Instance::new(&config.storage(), port).running()?;
-    let url = format!("http://{}", config.registry()?.host());
+    let mode = Mode::in_use(config)?;
+    let url = secure::url(&config.registry()?, mode);
     let answer = match pid {
         Some(_) => probe(config).await,
         None => Ok(()),
@@ -28,7 +30,7 @@ pub async fn run(config: &Config, as_json: bool) -> Result<Exit> {
                 "pid": pid.map(nix::unistd::Pid::as_raw),
                 "url": url,
                 "healthy": pid.is_some() && answer.is_ok(),
-                "mode": "plain",
+                "mode": mode.word(),
                 "storage": config.storage(),
             })
         );
@@ -38,6 +40,9 @@ pub async fn run(config: &Config, as_json: bool) -> Result<Exit> {
         match &answer {
             Ok(()) => out!("Status: healthy"),
             Err(error) => out!("Status: not healthy: {error:#}"),
+        }
+        if mode.is_secure() {
+            out!("Mode: secure ({})", mode.label());
         }
         out!("Storage: {}", config.storage().display());
     } else {
@@ -50,8 +55,8 @@ pub async fn run(config: &Config, as_json: bool) -> Result<Exit> {
     })
 }
 
-/// One request that only a working registry answers as it should.
+/// One request that only a working registry answers as it should: one that lets its own user in.
 pub async fn probe(config: &Config) -> Result<()> {
-    let remote = Remote::new(config, vdkr_transfer::anonymous())?;
+    let remote = Remote::new(config, secure::stored_for_registry(config)?)?;
     Ok(remote.client.ping(remote.host()).await?)
 }

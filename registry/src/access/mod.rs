@@ -1,13 +1,17 @@
 //! What a request needs to be permitted, told by its route.
 //!
-//! Nobody is asked who they are yet. What is decided here already holds for every client: whether the
-//! server may be written to, and deleted from.
+//! With a list of users, whoever is on it may do all that the server's configuration lets happen; the
+//! others may do nothing.
 
+use http::request::Parts;
 use http::{Method, StatusCode};
 use vdkr_core::distribution::{ErrorCode, Query, Route};
 
 use crate::config::ServerConfig;
 use crate::error::Refusal;
+use crate::registry::Registry;
+
+pub(crate) mod htpasswd;
 
 /// What somebody wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +36,16 @@ pub(crate) struct Permission<'r> {
     pub(crate) repository: Option<&'r str>,
 }
 
-/// The rights that a request needs. Unknown methods need what writing needs.
+/// The rights that a request needs. Unknown methods need what writing needs; to learn which methods
+/// there are takes none (a browser asks for that by itself, without credentials).
 pub(crate) fn required<'r>(
     method: &Method,
     route: &'r Route,
     query: &'r Query,
 ) -> Vec<Permission<'r>> {
+    if *method == Method::OPTIONS {
+        return Vec::new();
+    }
     let reads = matches!(*method, Method::GET | Method::HEAD);
     let action = match route {
         Route::Base => Action::Ping,
@@ -60,6 +68,18 @@ pub(crate) fn required<'r>(
         });
     }
     permissions
+}
+
+/// Whether whoever sent the request may do this.
+pub(crate) async fn admitted(
+    registry: &Registry,
+    head: &Parts,
+    permissions: &[Permission<'_>],
+) -> Result<(), Refusal> {
+    match registry.users() {
+        Some(users) if !permissions.is_empty() => users.admit(&head.headers).await,
+        _ => Ok(()),
+    }
 }
 
 /// Whether the configuration of the server lets this happen at all.
@@ -120,6 +140,7 @@ mod tests {
                     "{method} {path}"
                 );
             }
+            assert_eq!(required(&Method::OPTIONS, &route, &query), []);
         }
     }
 

@@ -1,0 +1,113 @@
+//! `pki`: the registry's certificate authority and server certificate.
+
+use std::path::Path;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::exit::Exit;
+use crate::out;
+use crate::pki::{Certificate, PkiError, Renew, date};
+use crate::registry_cli::config::Config;
+use crate::registry_cli::error::WithExit as _;
+use crate::registry_cli::secure;
+
+/// Options of `pki`.
+#[derive(Debug, Args)]
+pub struct PkiArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: PkiCommand,
+}
+
+/// What `pki` does.
+#[derive(Debug, Subcommand)]
+pub enum PkiCommand {
+    /// Make the CA and the server certificate if they are missing or due
+    Init,
+    /// Print subjects, names, fingerprints and the days that are left
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Issue the server certificate again; a running server takes it up by itself
+    Renew {
+        /// Make a new server key as well
+        #[arg(long)]
+        new_key: bool,
+        /// Make a new CA as well: every client must be given its ca.crt
+        #[arg(long)]
+        ca: bool,
+    },
+}
+
+/// Runs `pki`.
+pub fn run(config: &Config, args: &PkiArgs) -> Result<()> {
+    let pki = secure::pki(config);
+    match args.command {
+        PkiCommand::Init => {
+            secure::certificates(config)?;
+            out!("{}", pki.ca_certificate().display());
+        }
+        PkiCommand::Show { json } => {
+            let (ca, server) = match pki.show() {
+                Err(error @ PkiError::Missing(_)) => return Err(error).exit(Exit::NotFound),
+                other => other?,
+            };
+            show(
+                (&ca, &pki.ca_certificate()),
+                (&server, &pki.server_certificate()),
+                json,
+            )?;
+        }
+        PkiCommand::Renew { new_key, ca } => {
+            let what = match (ca, new_key) {
+                (true, _) => Renew::Ca,
+                (false, true) => Renew::ServerKey,
+                (false, false) => Renew::Server,
+            };
+            let standing = pki.renew(&secure::wanted(config)?, what, secure::now())?;
+            secure::tell(&standing);
+            out!(
+                "{} {}",
+                pki.server_certificate().display(),
+                standing.server.fingerprint
+            );
+        }
+    }
+    Ok(())
+}
+
+fn show(
+    (ca, ca_file): (&Certificate, &Path),
+    (server, server_file): (&Certificate, &Path),
+    as_json: bool,
+) -> Result<()> {
+    let now = secure::now();
+    if as_json {
+        let both = json!({
+            "ca": ca.summary(ca_file, now),
+            "server": server.summary(server_file, now),
+        });
+        out!("{}", serde_json::to_string_pretty(&both)?);
+        return Ok(());
+    }
+    for (title, certificate, file) in [("CA", ca, ca_file), ("Server", server, server_file)] {
+        out!("{title}: {}", certificate.subject);
+        out!("  File: {}", file.display());
+        out!("  Issuer: {}", certificate.issuer);
+        if !certificate.names.is_empty() {
+            let names: Vec<_> = certificate.names.iter().map(ToString::to_string).collect();
+            out!("  Names: {}", names.join(", "));
+        }
+        out!(
+            "  Ends: {} ({} days left)",
+            date(certificate.validity.not_after),
+            certificate.validity.days_left(now)
+        );
+        out!("  SHA-256: {}", certificate.fingerprint);
+    }
+    Ok(())
+}
