@@ -54,6 +54,9 @@ peers() {
     need qemu-system-arm has qemu-system-aarch64
     debootstrap
     need skopeo has skopeo
+    need podman has podman
+    need umoci has umoci
+    need util-linux has unshare
     need curl has curl
     need openssl has openssl
     need apache2-utils has htpasswd

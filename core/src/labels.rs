@@ -1,8 +1,18 @@
-//! The labels that an image gets by itself (OCI image specification, "Pre-Defined Annotation Keys").
+//! Labels of an image: those that it gets by itself (OCI image specification, "Pre-Defined Annotation
+//! Keys"), and writing them into a configuration.
 
 use alloc::borrow::ToOwned as _;
 use alloc::string::String;
 use alloc::vec::Vec;
+
+use serde_json::Value;
+
+use crate::json_text::{self, JsonTextError, Step};
+
+/// Longest name of a label, in bytes.
+pub const MAX_NAME: usize = 1024;
+/// Longest value of a label, in bytes.
+pub const MAX_VALUE: usize = 64 * 1024;
 
 /// Commit that the image was built from.
 pub const REVISION: &str = "org.opencontainers.image.revision";
@@ -67,6 +77,52 @@ pub fn auto_labels(
         Some((key.to_owned(), value.to_owned()))
     })
     .collect()
+}
+
+/// Why a text is no label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    /// There is no name before an equals sign.
+    #[error("expected NAME=VALUE")]
+    Form,
+    /// The name has a character that breaks what reads it.
+    #[error("a label's name has no blanks and no control characters")]
+    Name,
+    /// It is longer than [`MAX_NAME`] or [`MAX_VALUE`].
+    #[error("a label has at most {MAX_NAME} bytes of name and {MAX_VALUE} of value")]
+    TooLong,
+}
+
+/// Reads `NAME=VALUE`. The value may be empty and may hold more equals signs.
+pub fn parse_label(text: &str) -> Result<(String, String), LabelError> {
+    let (name, value) = text.split_once('=').ok_or(LabelError::Form)?;
+    if name.is_empty() {
+        return Err(LabelError::Form);
+    }
+    if name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(LabelError::Name);
+    }
+    if name.len() > MAX_NAME || value.len() > MAX_VALUE {
+        return Err(LabelError::TooLong);
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// An image configuration with these labels; of several with one name the last counts. Every other
+/// byte stays. `None` when it has them already.
+pub fn relabel(config: &str, labels: &[(String, String)]) -> Result<Option<String>, JsonTextError> {
+    let mut text = config.to_owned();
+    for (name, value) in labels {
+        let path = [Step::Key("config"), Step::Key("Labels"), Step::Key(name)];
+        let known = json_text::get(&text, &path)?;
+        let same = known
+            .and_then(|known| serde_json::from_str::<String>(known).ok())
+            .is_some_and(|known| known == *value);
+        if !same {
+            text = json_text::set(&text, &path, &Value::from(value.as_str()))?;
+        }
+    }
+    Ok((text != config).then_some(text))
 }
 
 fn given(value: Option<&str>) -> Option<&str> {
@@ -138,6 +194,60 @@ mod tests {
         };
         let labels = auto_labels(true, &detached, &LabelValues::default());
         assert!(labels.iter().all(|(key, _)| key != REF_NAME));
+    }
+
+    fn pairs(labels: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = labels.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+        owned.collect()
+    }
+
+    #[test]
+    fn weakness_4d_4_the_version_label_is_written_with_the_others() {
+        let labels = auto_labels(true, &facts(), &LabelValues::default());
+        let config =
+            r#"{"architecture":"arm64","zz":1.0,"config":{"Labels":{"a":"b"},"Cmd":["x"]}}"#;
+        assert_eq!(
+            relabel(config, &labels[3..]).unwrap().unwrap(),
+            r#"{"architecture":"arm64","zz":1.0,"config":{"Labels":{"a":"b","org.opencontainers.image.version":"1.2.3"},"Cmd":["x"]}}"#
+        );
+    }
+
+    #[test]
+    fn labels_are_written_once_and_where_there_were_none() {
+        for config in [
+            r#"{"os":"linux"}"#,
+            r#"{"os":"linux","config":null}"#,
+            r#"{"os":"linux","config":{"Labels":null}}"#,
+        ] {
+            let labels = pairs(&[("a.b/c", "old"), ("x", "\"y\""), ("a.b/c", "new")]);
+            let text = relabel(config, &labels).unwrap().unwrap();
+            let parsed = crate::manifest::ImageConfig::parse(text.as_bytes()).unwrap();
+            assert_eq!(parsed.config.labels["a.b/c"], "new");
+            assert_eq!(parsed.config.labels["x"], "\"y\"");
+            assert_eq!(parsed.os, "linux");
+            assert_eq!(relabel(&text, &labels[1..]).unwrap(), None);
+        }
+        assert!(relabel("[]", &pairs(&[("a", "b")])).is_err());
+        assert!(relabel(r#"{"config":[]}"#, &pairs(&[("a", "b")])).is_err());
+        assert_eq!(relabel("{}", &[]).unwrap(), None);
+    }
+
+    #[test]
+    fn label_arguments() {
+        let good = |text| parse_label(text).unwrap();
+        assert_eq!(good("a=b=c"), ("a".into(), "b=c".into()));
+        assert_eq!(good("a="), ("a".into(), String::new()));
+        for (text, error) in [
+            ("", LabelError::Form),
+            ("a", LabelError::Form),
+            ("=b", LabelError::Form),
+            ("a b=c", LabelError::Name),
+            ("a\n=c", LabelError::Name),
+        ] {
+            assert_eq!(parse_label(text), Err(error), "{text}");
+        }
+        let long = alloc::format!("{}=x", "a".repeat(MAX_NAME + 1));
+        assert_eq!(parse_label(&long), Err(LabelError::TooLong));
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub mod credentials;
 pub mod deploy;
 pub mod digest;
 pub mod distribution;
+pub mod emit;
+pub mod json_text;
 pub mod labels;
 pub mod loopback;
 pub mod manifest;

@@ -12,33 +12,33 @@ use crate::workspace::{Arch, Workspace};
 /// The suite that has crane; the program needs nothing but a libc that every supported release has.
 const CRANE_SUITE: &str = "sid";
 
-/// The directories with the peers that are unpacked and not installed: `docker-registry`, whose
-/// package would start a service on port 5000, and `crane`, which is younger than the releases.
-pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 2]> {
+/// The directories with the peers that are unpacked and not installed: `docker-registry` and
+/// `containerd`, whose packages would start services, and `crane`, which is younger than the releases.
+pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 3]> {
+    let release = Apt::open(workspace)?;
+    let crane = Apt::open_suite(workspace, CRANE_SUITE)?;
     Ok([
-        program(workspace, &Apt::open(workspace)?, "docker-registry")?,
-        program(
-            workspace,
-            &Apt::open_suite(workspace, CRANE_SUITE)?,
-            "crane",
-        )?,
+        unpacked(workspace, &release, "docker-registry", &["docker-registry"])?,
+        unpacked(workspace, &release, "containerd", &["containerd", "ctr"])?,
+        unpacked(workspace, &crane, "crane", &["crane"])?,
     ])
 }
 
-/// A directory that holds one program of the package of the same name.
-fn program(workspace: &Workspace, apt: &Apt, name: &str) -> Result<PathBuf> {
-    let deb = apt.fetch(name, Arch::HOST, false)?;
-    let key = Key::new(name, 1).with("deb", &deb.sha256).finish();
-    let entry = cache::entry(workspace, &format!("peers/{name}"), &key, |place| {
+/// A directory that holds programs of a package.
+fn unpacked(workspace: &Workspace, apt: &Apt, package: &str, programs: &[&str]) -> Result<PathBuf> {
+    let deb = apt.fetch(package, Arch::HOST, false)?;
+    let key = Key::new(package, 1).with("deb", &deb.sha256).finish();
+    cache::entry(workspace, &format!("peers/{package}"), &key, |place| {
         let work = place.join("unpacked");
         fs::create_dir(&work)?;
         apt::unpack(&deb.file, &work)?;
-        let program = work.join("usr/bin").join(name);
-        if !program.is_file() {
-            bail!("{} holds no {name}", deb.file.display());
+        for name in programs {
+            let program = work.join("usr/bin").join(name);
+            if !program.is_file() {
+                bail!("{} holds no {name}", deb.file.display());
+            }
+            fs::rename(program, place.join(name))?;
         }
-        fs::rename(program, place.join(name))?;
         cache::remove(&work)
-    })?;
-    Ok(entry)
+    })
 }

@@ -121,6 +121,10 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Make, show and renew the certificates of secure mode
     Pki(PkiArgs),
+    /// Write a target's registry configuration, CA and credentials into its file system
+    Bake(super::command::bake::BakeArgs),
+    /// Write OCI labels into the images of layout directories, before they are pushed
+    Label(super::command::label::LabelArgs),
     /// Print every configuration value and where it came from
     #[command(
         after_help = "Examples:\n  container-registry config\n  container-registry config --json"

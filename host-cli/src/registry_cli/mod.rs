@@ -16,6 +16,7 @@ pub mod notify;
 pub mod prompt;
 pub mod remote;
 pub mod secure;
+pub mod rootfs;
 
 use std::process::ExitCode;
 
@@ -104,6 +105,8 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Auth(args) => return command::auth::run(&config, &args),
         Command::Doctor(args) => return command::doctor::run(&config, &args).await,
         Command::Pki(args) => command::pki::run(&config, &args)?,
+        Command::Bake(args) => return command::bake::run(&config, &args),
+        Command::Label(args) => return command::label::run(&config, &args),
         Command::Config(args) => command::config::run(&config, args.json)?,
         Command::Info => command::info::run(&config),
         // Done above.
@@ -139,6 +142,8 @@ fn configuration(global: &GlobalArgs, command: &Command) -> Result<Config> {
             );
             add("deploy_dir_image", "--deploy-dir-image", deploy_dir_image);
         }
+        Command::Bake(args) => args.overrides(&mut overrides),
+        Command::Label(args) => add("image_version", "--version", &args.image_version),
         _ => {}
     }
     let overrides: Overrides = overrides;

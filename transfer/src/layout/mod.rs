@@ -7,9 +7,11 @@
 
 mod beneath;
 mod read;
+mod rewrite;
 mod write;
 
 pub use read::{LayoutBlob, LayoutImage, OciLayout};
+pub use rewrite::{ConfigEdit, Rewritten, RewrittenImage, rewrite_configs};
 pub use write::LayoutWriter;
 
 /// The file that marks a layout.

@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod auth;
+pub mod bake;
 pub mod catalog;
 pub mod completions;
 pub mod config;
@@ -8,6 +9,7 @@ pub mod delete;
 pub mod doctor;
 pub mod import;
 pub mod info;
+pub mod label;
 pub mod list;
 pub mod login;
 pub mod logout;

@@ -1,0 +1,205 @@
+//! Credentials of a target: docker's `config.json`, which podman reads too, and the `auth.json` that
+//! CRI-O and podman can be pointed to (containers-auth.json(5)).
+
+use alloc::borrow::ToOwned as _;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde_json::{Map, Value};
+
+use super::{Emission, EmitError, Present, Profile, Target};
+use crate::json_text::{self, Step};
+use crate::loopback;
+
+/// Where the packages of OpenEmbedded put the credentials of containers/image.
+pub(super) const CONTAINERS: &str = "/etc/containers/auth.json";
+
+/// Docker's file in root's home directory.
+pub(super) fn docker_path(home: &str) -> String {
+    format!("{}/.docker/config.json", home.trim_end_matches('/'))
+}
+
+/// What is stored for one registry. Secrets are not shown by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login(Map<String, Value>);
+
+impl Login {
+    /// User and password.
+    pub fn basic(user: &str, password: &str) -> Self {
+        let pair = crate::base64::encode(format!("{user}:{password}").as_bytes());
+        Self(Map::from_iter([("auth".to_owned(), Value::from(pair))]))
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Login(***)")
+    }
+}
+
+/// Credentials by the key that a credential file has for them: a host, or a host and a path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Logins {
+    entries: BTreeMap<String, Login>,
+    /// Keys whose credentials are in a helper on this machine.
+    pub elsewhere: Vec<String>,
+}
+
+impl Logins {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Adds one, in the place of another with this key.
+    pub fn insert(&mut self, key: &str, login: Login) {
+        self.entries.insert(key.to_owned(), login);
+    }
+
+    /// With loopback hosts as the gateway.
+    pub(super) fn translated(&self, gateway: Option<&str>) -> Self {
+        let Some(gateway) = gateway else {
+            return self.clone();
+        };
+        let entries = self.entries.iter();
+        Self {
+            entries: entries
+                .map(|(key, login)| (loopback::translate_url(key, gateway), login.clone()))
+                .collect(),
+            elsewhere: self.elsewhere.clone(),
+        }
+    }
+}
+
+/// The credentials of a docker or podman credential file. Helpers stay behind: the target does not
+/// have them.
+pub fn parse_logins(text: &str) -> Result<Logins, EmitError> {
+    let malformed = |what: &str| EmitError::Logins(what.to_owned());
+    // The reader's own words may quote the file, and what it holds is secret.
+    let file: Map<String, Value> =
+        serde_json::from_str(text).map_err(|_| malformed("it is not a JSON object"))?;
+    let mut logins = Logins::default();
+    let stored = match file.get("auths") {
+        Some(Value::Object(auths)) => auths.clone(),
+        None | Some(Value::Null) => Map::new(),
+        Some(_) => return Err(malformed("its auths are no object")),
+    };
+    for (key, entry) in stored {
+        let Value::Object(entry) = entry else {
+            return Err(malformed("an entry of its auths is no object"));
+        };
+        let kept: Map<_, _> = entry
+            .into_iter()
+            .filter(|(name, value)| {
+                let known = [
+                    "auth",
+                    "username",
+                    "password",
+                    "identitytoken",
+                    "registrytoken",
+                ];
+                known.contains(&name.as_str())
+                    && value.as_str().is_some_and(|text| !text.is_empty())
+            })
+            .collect();
+        if kept.is_empty() {
+            logins.elsewhere.push(key);
+        } else {
+            logins.entries.insert(key, Login(kept));
+        }
+    }
+    if let Some(Value::Object(helpers)) = file.get("credHelpers") {
+        logins.elsewhere.extend(helpers.keys().cloned());
+    }
+    if logins.is_empty() {
+        return Err(malformed(
+            if logins.elsewhere.is_empty() && !file.contains_key("credsStore") {
+                "it holds no credentials"
+            } else {
+                "its credentials are kept by a helper program, which a target does not have; \
+             write them to a file, e.g. with: podman login --authfile FILE"
+            },
+        ));
+    }
+    logins.elsewhere.sort_unstable();
+    logins.elsewhere.dedup();
+    Ok(logins)
+}
+
+pub(super) fn emit(
+    profile: Profile,
+    target: &Target,
+    present: &Present,
+    emission: &mut Emission,
+) -> Result<(), EmitError> {
+    if target.logins.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<_> = target.logins.keys().collect();
+    emission.note(format!(
+        "credentials go into the target for: {}",
+        keys.join(", ")
+    ));
+    if !target.logins.elsewhere.is_empty() {
+        emission.note(format!(
+            "no credentials for {}: a helper program of this machine keeps them",
+            target.logins.elsewhere.join(", ")
+        ));
+    }
+    let mut paths = Vec::new();
+    if matches!(profile, Profile::Podman | Profile::CriO) {
+        paths.push(CONTAINERS.to_owned());
+    }
+    if profile != Profile::CriO {
+        paths.push(docker_path(&target.home));
+    }
+    if profile == Profile::Containerd {
+        emission.note(
+            "nerdctl reads these credentials; the CRI plugin gets its own with each request (imagePullSecrets)"
+                .to_owned(),
+        );
+    }
+    for path in paths {
+        let before = present
+            .get(&path)
+            .filter(|text| !text.trim().is_empty())
+            .map(String::as_str);
+        let text = merged(before, &target.logins).map_err(|error| match error {
+            // What the file holds is secret, and the reader's words may repeat it.
+            json_text::JsonTextError::Malformed(_) => EmitError::present(&path, "it is not JSON"),
+            other => EmitError::json(&path)(other),
+        })?;
+        if let Some(before) = before {
+            let store = json_text::get(before, &[Step::Key("credsStore")]);
+            if matches!(store, Ok(Some(store)) if store != "\"\"" && store != "null") {
+                emission.note(format!(
+                    "{path} names a credsStore: docker asks that program and not this file"
+                ));
+            }
+        }
+        emission.file(profile, path, text, true);
+    }
+    Ok(())
+}
+
+fn merged(before: Option<&str>, logins: &Logins) -> Result<String, json_text::JsonTextError> {
+    let mut text = before.unwrap_or("{\n}\n").to_owned();
+    for (key, login) in &logins.entries {
+        let path = [Step::Key("auths"), Step::Key(key)];
+        let value = Value::Object(login.0.clone());
+        let same = json_text::get(&text, &path)?
+            .is_some_and(|there| serde_json::from_str::<Value>(there).is_ok_and(|v| v == value));
+        if !same {
+            text = json_text::set(&text, &path, &value)?;
+        }
+    }
+    Ok(text)
+}

@@ -1,0 +1,340 @@
+//! What `bake` writes, read by the engines that it is for.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use vdkr_tests::fixtures::{copy_tree, layout};
+use vdkr_tests::peers::{skopeo, skopeo_copy};
+use vdkr_tests::process::{Background, run, tool, wait_until};
+use vdkr_tests::registry::Registry;
+
+/// A root file system with this in `/etc/containers`, and what bake adds for the registry.
+struct Target {
+    dir: TempDir,
+}
+
+impl Target {
+    fn new() -> Self {
+        let dir = TempDir::new().expect("a temporary directory");
+        let containers = dir.path().join("rootfs/etc/containers");
+        std::fs::create_dir_all(containers.join("registries.conf.d")).unwrap();
+        std::fs::write(
+            containers.join("policy.json"),
+            r#"{"default":[{"type":"insecureAcceptAnything"}]}"#,
+        )
+        .unwrap();
+        std::fs::write(
+            containers.join("registries.conf"),
+            "unqualified-search-registries = [\"other.invalid\"]\n",
+        )
+        .unwrap();
+        Self { dir }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("rootfs")
+    }
+
+    #[track_caller]
+    fn bake(&self, registry: &Registry, args: &[&str]) {
+        let mut command = registry.command();
+        command.arg("bake").arg("--rootfs").arg(self.root());
+        run(command.args(args)).expect(0);
+    }
+
+    /// A command for which the target's `/etc/containers` is the system's: in a mount namespace, as
+    /// the root of a user namespace of its own.
+    fn inside(&self, program: &str) -> Command {
+        let found = tool(program);
+        let mut command = tool("unshare");
+        command
+            .args(["--map-root-user", "--mount", "sh", "-c"])
+            .arg("mount --bind \"$1\" /etc/containers && shift && exec \"$@\"")
+            .arg("sh")
+            .arg(self.root().join("etc/containers"))
+            .arg(found.get_program())
+            .env("HOME", self.dir.path())
+            .env_remove("XDG_RUNTIME_DIR")
+            .env_remove("XDG_CONFIG_HOME");
+        command
+    }
+
+    fn podman(&self) -> Command {
+        let mut command = self.inside("podman");
+        command
+            .arg("--root")
+            .arg(self.dir.path().join("podman"))
+            .arg("--runroot")
+            .arg(self.dir.path().join("podman-run"))
+            .args(["--storage-driver", "vfs", "--events-backend", "none"])
+            .args(["--cgroup-manager", "cgroupfs"]);
+        command
+    }
+}
+
+fn push(registry: &Registry, name: &str) {
+    let source = layout("qemux86-64", "container-base-latest-oci");
+    let copy = TempDir::new().unwrap();
+    let named = copy.path().join(format!("{name}-latest-oci"));
+    copy_tree(&source, &named);
+    registry
+        .run(["push", named.to_str().unwrap(), "--tag", "latest"])
+        .expect(0);
+}
+
+#[test]
+fn weakness_4d_1_podman_pulls_a_short_name_from_the_namespace_and_keeps_its_other_registries() {
+    let registry = Registry::start();
+    push(&registry, "short");
+    let target = Target::new();
+    target.bake(&registry, &["--profile", "podman", "--no-translate"]);
+    let info = run(target
+        .podman()
+        .args(["info", "--format", "{{json .Registries}}"]))
+    .expect(0);
+    let info: Value = serde_json::from_slice(&info.stdout).expect("JSON");
+    assert_eq!(
+        info["search"],
+        serde_json::json!([registry.host(), "other.invalid"])
+    );
+    assert_eq!(info[registry.host()]["Insecure"], true, "{info}");
+    run(target.podman().args(["pull", "--quiet", "short"])).expect(0);
+    // Its full name means what it says.
+    let full = format!("{}/yocto/short:latest", registry.host());
+    run(target.podman().args(["pull", "--quiet", &full])).expect(0);
+    let images = run(target
+        .podman()
+        .args(["images", "--format", "{{.Repository}}"]))
+    .expect(0);
+    assert!(
+        images
+            .text()
+            .contains(&format!("{}/yocto/short", registry.host()))
+    );
+
+    // An alias needs no search.
+    target.bake(
+        &registry,
+        &[
+            "--profile",
+            "podman",
+            "--no-translate",
+            "--search",
+            "off",
+            "--alias",
+            "short",
+        ],
+    );
+    run(target.podman().args(["rmi", "--all", "--force"])).expect(0);
+    run(target.podman().args(["pull", "--quiet", "short"])).expect(0);
+    let images = run(target
+        .podman()
+        .args(["images", "--format", "{{.Repository}}"]))
+    .expect(0);
+    assert_eq!(
+        images.text().trim(),
+        format!("{}/yocto/short", registry.host())
+    );
+}
+
+#[test]
+fn skopeo_takes_our_word_for_an_insecure_registry() {
+    let registry = Registry::start();
+    push(&registry, "plain");
+    let target = Target::new();
+    let image = format!("docker://{}/yocto/plain:latest", registry.host());
+    let raw = |target: &Target| {
+        let mut command = target.inside("skopeo");
+        run(command.args(["inspect", "--raw", &image]))
+    };
+    assert_ne!(raw(&target).code(), 0, "without bake, skopeo wants TLS");
+    target.bake(&registry, &["--profile", "cri-o", "--no-translate"]);
+    raw(&target).expect(0);
+    let mut undo = registry.command();
+    run(undo.args(["bake", "--undo", "--rootfs"]).arg(target.root())).expect(0);
+    assert_ne!(raw(&target).code(), 0);
+}
+
+#[test]
+fn containerd_reads_its_configuration_and_fetches_by_hosts_toml() {
+    let registry = Registry::start();
+    push(&registry, "app");
+    let target = Target::new();
+    target.bake(&registry, &["--profile", "containerd", "--no-translate"]);
+    let etc = target.root().join("etc/containerd");
+    let dump = run(tool("containerd")
+        .arg("--config")
+        .arg(etc.join("config.toml"))
+        .args(["config", "dump"]))
+    .expect(0);
+    assert!(
+        dump.text()
+            .contains("config_path = \"/etc/containerd/certs.d\"")
+    );
+
+    // What `config default` prints is merged into, and still read.
+    let default = run(tool("containerd").args(["config", "default"])).expect(0);
+    std::fs::write(etc.join("config.toml"), &default.stdout).unwrap();
+    target.bake(&registry, &["--profile", "containerd", "--no-translate"]);
+    let dump = run(tool("containerd")
+        .arg("--config")
+        .arg(etc.join("config.toml"))
+        .args(["config", "dump"]))
+    .expect(0);
+    assert!(
+        dump.text()
+            .contains("config_path = \"/etc/containerd/certs.d\"")
+    );
+
+    let daemon = Containerd::start(target.dir.path());
+    let image = format!("{}/yocto/app:latest", registry.host());
+    let fetched = run(daemon
+        .ctr()
+        .args(["content", "fetch", "--hosts-dir"])
+        .arg(etc.join("certs.d"))
+        .arg(&image));
+    let fetched = fetched.expect(0);
+    assert!(
+        !fetched.stderr.contains("failed to decode"),
+        "{}",
+        fetched.stderr
+    );
+    let listed = run(daemon.ctr().args(["content", "ls", "--quiet"])).expect(0);
+    assert!(listed.text().contains("sha256:"));
+}
+
+/// A containerd of this test alone.
+struct Containerd {
+    socket: PathBuf,
+    _process: Background,
+}
+
+impl Containerd {
+    fn start(scratch: &Path) -> Self {
+        let at = |name: &str| scratch.join(name);
+        let (root, state, socket) = (at("ctd-root"), at("ctd-state"), at("ctd.sock"));
+        let config = at("ctd.toml");
+        let (root, state) = (root.display(), state.display());
+        let (grpc, ttrpc) = (socket.display(), at("ctd-ttrpc.sock"));
+        let text = format!(
+            "version = 2\nroot = \"{root}\"\nstate = \"{state}\"\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = \"{grpc}\"\n[ttrpc]\naddress = \"{}\"\n",
+            ttrpc.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let program = tool("containerd");
+        let child = tool("unshare")
+            .args(["--map-root-user"])
+            .arg(program.get_program())
+            .arg("--config")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("run containerd");
+        let daemon = Self {
+            socket,
+            _process: Background(child),
+        };
+        wait_until("containerd answers", Duration::from_secs(20), || {
+            daemon.socket.exists() && run(daemon.ctr().arg("version")).code() == 0
+        });
+        daemon
+    }
+
+    fn ctr(&self) -> Command {
+        let program = tool("ctr");
+        let mut command = tool("unshare");
+        command
+            .arg("--map-root-user")
+            .arg(program.get_program())
+            .arg("--address")
+            .arg(&self.socket);
+        command
+    }
+}
+
+#[test]
+fn weakness_4d_4_labels_are_read_by_skopeo_and_umoci() {
+    let dir = TempDir::new().unwrap();
+    let plain = dir.path().join("plain");
+    copy_tree(&layout("qemux86-64", "container-base-latest-oci"), &plain);
+    let many = dir.path().join("many");
+    copy_tree(&layout("qemux86-64", "container-base-multiarch-oci"), &many);
+    let label = |path: &Path, args: &[&str]| {
+        let mut command = vdkr_tests::registry::container_registry();
+        command
+            .env("CONTAINER_REGISTRY_STORAGE", dir.path().join("storage"))
+            .env("OCI_IMAGE_REVISION", "a1b2c3d")
+            .env("OCI_IMAGE_BRANCH", "none")
+            .env_remove("OCI_IMAGE_AUTO_LABELS")
+            .env_remove("OCI_IMAGE_BUILD_DATE")
+            .arg("label")
+            .arg(path)
+            .args([
+                "--version",
+                "1.2.3",
+                "--label",
+                "com.example.team=core",
+                "--json",
+            ])
+            .args(args);
+        let ran = run(&mut command).expect(0);
+        serde_json::from_slice::<Value>(&ran.stdout).expect("JSON")
+    };
+    for (path, platforms) in [(&plain, 1), (&many, 2)] {
+        let first = label(path, &[]);
+        assert_eq!(first["changed"], true, "{first}");
+        let images = first["images"].as_array().unwrap();
+        assert_eq!(images.len(), platforms, "{first}");
+        for image in images {
+            let labels = image["labels"].as_object().unwrap();
+            assert_eq!(labels["org.opencontainers.image.revision"], "a1b2c3d");
+            assert_eq!(labels["org.opencontainers.image.version"], "1.2.3");
+            assert!(labels["org.opencontainers.image.created"].is_string());
+            assert!(!labels.contains_key("org.opencontainers.image.ref.name"));
+            assert_ne!(image["before"], image["digest"]);
+        }
+        // Again it changes nothing.
+        let again = label(path, &[]);
+        assert_eq!(again["changed"], false, "{again}");
+        // skopeo verifies every digest while it copies.
+        let copy = dir.path().join("copy");
+        let _ = std::fs::remove_dir_all(&copy);
+        skopeo_copy(
+            &format!("oci:{}", path.display()),
+            &format!("oci:{}", copy.display()),
+        );
+        // Nothing that no image needs is left behind.
+        let names = |path: &Path| {
+            let mut names: Vec<_> = std::fs::read_dir(path.join("blobs/sha256"))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(path), names(&copy));
+    }
+    let config = run(skopeo()
+        .args(["inspect", "--config"])
+        .arg(format!("oci:{}", plain.display())))
+    .expect(0);
+    let config: Value = serde_json::from_slice(&config.stdout).unwrap();
+    assert_eq!(config["config"]["Labels"]["com.example.team"], "core");
+    let index: Value =
+        serde_json::from_slice(&std::fs::read(plain.join("index.json")).unwrap()).unwrap();
+    let name = index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"]
+        .as_str()
+        .expect("the layout names its image");
+    let stat = run(tool("umoci")
+        .args(["stat", "--json", "--image"])
+        .arg(format!("{}:{name}", plain.display())))
+    .expect(0);
+    assert!(stat.text().contains("history"));
+}
