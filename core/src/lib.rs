@@ -23,3 +23,5 @@ pub mod manifest;
 pub mod platform;
 pub mod reference;
 pub mod tags;
+pub mod tar;
+pub mod transport;

@@ -9,6 +9,7 @@ use vdkr_core::reference::Host;
 
 use crate::retry::RetryPolicy;
 use crate::tls::Roots;
+use crate::upload::journal::UploadJournal;
 
 /// How a registry's host may be spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,8 @@ pub struct ClientConfig {
     pub user_agent: String,
     /// When to try again.
     pub retry: RetryPolicy,
+    /// Where uploads are noted, so that a later run can go on with them.
+    pub journal: Option<UploadJournal>,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// How long the other side may stay silent while it owes us something.
@@ -121,6 +124,7 @@ impl Default for ClientConfig {
             realms: Vec::new(),
             user_agent: concat!("vdkr/", env!("CARGO_PKG_VERSION")).to_owned(),
             retry: RetryPolicy::default(),
+            journal: None,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(1),
             commit_timeout: Duration::from_mins(10),

@@ -129,6 +129,14 @@ pub enum TransferError {
         /// What is wrong.
         reason: String,
     },
+    /// An archive or directory of images that cannot be used.
+    #[error("{} is not usable as an image archive: {reason}", path.display())]
+    Archive {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A file operation failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -221,6 +229,13 @@ impl TransferError {
                 path: path.to_path_buf(),
                 source: Arc::new(source),
             },
+        }
+    }
+
+    pub(crate) fn archive(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self::Archive {
+            path: path.into(),
+            reason: reason.into(),
         }
     }
 

@@ -1,17 +1,20 @@
 //! Moves image content between registries, layouts and stores, verifying every byte.
 //!
 //! [`Client`] speaks OCI Distribution v1.1 with any registry; [`layout`] reads and writes OCI image
-//! layouts; [`copy`] moves whole images between the two. Content passes a check of digest and size
+//! layouts, [`archive`] tar archives of images, [`dir`] skopeo's directories; [`copy`] moves whole images
+//! between all of them. Content passes a check of digest and size
 //! ([`VerifyingReader`]) at each boundary, and no length is believed before it is bounded.
 //!
 //! Everything runs on any tokio runtime, with one thread or several, that has time and I/O
 //! enabled. Files are read and hashed on the runtime's blocking threads.
 
+pub mod archive;
 mod auth;
 mod blob;
 mod client;
 mod config;
 pub mod copy;
+pub mod dir;
 mod endpoint;
 mod error;
 mod feed;
@@ -33,10 +36,12 @@ mod token;
 mod upload;
 mod verify;
 
+pub use archive::{ArchiveKind, ArchiveWriter};
 pub use blob::{BlobReader, RegistryBlob};
 pub use client::{Client, Repository};
 pub use config::{ClientConfig, CredentialSource, Mirror, Trust, TrustRule, anonymous, trust_rule};
 pub use copy::{Copier, CopyOptions, CopyReport, ImageDestination, ImageSource, RegistryImages};
+pub use dir::DirWriter;
 pub use error::{Answer, TransferError};
 pub use layout::{LayoutImage, LayoutWriter, OciLayout};
 pub use manifests::{FetchedManifest, IfMatch, PutManifest};
@@ -45,5 +50,6 @@ pub use referrers::referrers_tag;
 pub use retry::RetryPolicy;
 pub use source::{BlobSource, ChunkReader, FileSource};
 pub use tls::Roots;
+pub use upload::journal::UploadJournal;
 pub use upload::{MountOutcome, UploadOptions, UploadSession};
 pub use verify::{Verifier, VerifyingReader};

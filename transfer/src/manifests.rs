@@ -2,7 +2,9 @@
 //! Manifests", "Content Management").
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use reqwest::header::{
+    ACCEPT, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
+};
 use reqwest::{Method, StatusCode};
 use vdkr_core::digest::{Algorithm, Digest};
 use vdkr_core::manifest::media_type::{MANIFEST_TYPES, essence};
@@ -86,6 +88,9 @@ pub struct PutManifest {
     /// Whether the registry keeps the list of referrers itself (`OCI-Subject`); otherwise that is
     /// the client's duty, when the manifest has a subject.
     pub subject_listed: bool,
+    /// Whether the answer carried the manifest's entity tag: such a registry looks at the condition
+    /// of a request (RFC 9110 §13.1), others store whatever comes.
+    pub conditional: bool,
 }
 
 impl Client {
@@ -277,6 +282,9 @@ impl Client {
         let answer = self.call(endpoint, &request).await?;
         let mut put = PutManifest {
             subject_listed: answer.headers().contains_key(OCI_SUBJECT),
+            conditional: answer
+                .header(ETAG)
+                .is_some_and(|tag| tag.trim_matches('"') == digest.as_str()),
             digest,
         };
         match answer.status() {
@@ -299,6 +307,7 @@ impl Client {
                     .await?;
                 if now.is_some_and(|now| now.digest == put.digest) {
                     put.subject_listed = true;
+                    put.conditional = true;
                     return Ok(put);
                 }
                 Err(conflict)

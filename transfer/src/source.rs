@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -43,11 +43,14 @@ impl ChunkReader for Rest {
     }
 }
 
-/// An open file. Positions belong to each pass, so passes do not disturb each other.
+/// An open file, or a part of one. Positions belong to each pass, so passes do not disturb each other.
 #[derive(Clone, Debug)]
 pub struct FileSource {
     file: Arc<File>,
     path: Arc<PathBuf>,
+    /// Where the content begins and, for a part of a file, ends; bytes from the file's start.
+    start: u64,
+    end: Option<u64>,
 }
 
 impl FileSource {
@@ -56,7 +59,24 @@ impl FileSource {
         Self {
             file: Arc::new(file),
             path: Arc::new(path.into()),
+            start: 0,
+            end: None,
         }
+    }
+
+    /// A part of this file: `size` bytes from `start`, both counted in the file itself.
+    #[must_use]
+    pub fn part(&self, start: u64, size: u64) -> Self {
+        Self {
+            start,
+            end: Some(start.saturating_add(size)),
+            ..self.clone()
+        }
+    }
+
+    /// The path that errors name.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Opens the file at `path`.
@@ -73,7 +93,7 @@ impl BlobSource for FileSource {
     fn open(&self, offset: u64) -> Result<Box<dyn ChunkReader>, TransferError> {
         Ok(Box::new(FilePass {
             source: self.clone(),
-            offset,
+            offset: self.start.saturating_add(offset),
             buffers: Buffers::default(),
         }))
     }
@@ -87,9 +107,15 @@ struct FilePass {
 
 impl ChunkReader for FilePass {
     fn next_chunk(&mut self) -> Result<Option<Bytes>, TransferError> {
+        let left = self.source.end.map(|end| end.saturating_sub(self.offset));
+        let wanted = left.map_or(CHUNK, |left| left.min(CHUNK as u64) as usize);
+        if wanted == 0 {
+            return Ok(None);
+        }
         let mut buffer = self.buffers.take();
         loop {
-            match self.source.file.read_at(&mut buffer.bytes, self.offset) {
+            let space = &mut buffer.bytes[..wanted];
+            match self.source.file.read_at(space, self.offset) {
                 Ok(0) => return Ok(None),
                 Ok(count) => {
                     self.offset += count as u64;
@@ -100,6 +126,86 @@ impl ChunkReader for FilePass {
                 Err(error) => return Err(TransferError::io("read", &self.source.path, error)),
             }
         }
+    }
+}
+
+/// Content at rest, of known size.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    /// At hand.
+    Bytes(Bytes),
+    /// A part of a file, and its size in bytes.
+    Part(FileSource, u64),
+}
+
+impl Content {
+    pub(crate) fn size(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Part(_, size) => *size,
+        }
+    }
+
+    /// All of it, when it is at most `limit` bytes.
+    pub(crate) fn read(&self, what: &str, limit: u64) -> Result<Bytes, TransferError> {
+        if self.size() > limit {
+            return Err(TransferError::TooLarge {
+                what: what.to_owned(),
+                limit,
+            });
+        }
+        if let Self::Bytes(bytes) = self {
+            return Ok(bytes.clone());
+        }
+        let mut reader = self.open(0)?;
+        let mut all = Vec::with_capacity(self.size() as usize);
+        while let Some(piece) = reader.next_chunk()? {
+            all.extend_from_slice(&piece);
+        }
+        if all.len() as u64 != self.size() {
+            return Err(TransferError::SizeMismatch {
+                what: what.to_owned(),
+                expected: self.size(),
+                got: all.len() as u64,
+            });
+        }
+        Ok(all.into())
+    }
+}
+
+impl BlobSource for Content {
+    fn open(&self, offset: u64) -> Result<Box<dyn ChunkReader>, TransferError> {
+        match self {
+            Self::Bytes(bytes) => bytes.open(offset),
+            Self::Part(file, _) => file.open(offset),
+        }
+    }
+}
+
+/// The pieces of a pass as a stream of bytes.
+pub struct ChunkStream {
+    reader: Box<dyn ChunkReader>,
+    rest: Bytes,
+}
+
+impl ChunkStream {
+    /// Reads what `reader` gives.
+    pub fn new(reader: Box<dyn ChunkReader>) -> Self {
+        Self {
+            reader,
+            rest: Bytes::new(),
+        }
+    }
+}
+
+impl std::io::Read for ChunkStream {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.rest.is_empty() {
+            self.rest = self.reader.next_chunk()?.unwrap_or_default();
+        }
+        let length = self.rest.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&self.rest.split_to(length));
+        Ok(length)
     }
 }
 
@@ -181,6 +287,10 @@ mod tests {
             let source = FileSource::open_path(file.path()).unwrap();
             prop_assert_eq!(collect(&source, offset as u64), expected);
             prop_assert_eq!(collect(&Bytes::from(content.clone()), offset as u64), expected);
+            // A part of a file is content of its own.
+            let part = source.part((size / 3) as u64, (size / 2) as u64);
+            let expected = &content[size / 3..size / 3 + size / 2];
+            prop_assert_eq!(collect(&part, offset as u64), &expected[offset.min(expected.len())..]);
         }
     }
 }

@@ -6,7 +6,8 @@
 
 use std::io::{self, BufRead};
 
-use super::header::{self, BLOCK, Block, Flavour, Header, HeaderError};
+use vdkr_core::tar::header::{self, BLOCK, Block, Flavour, Header, HeaderError};
+
 use super::pax::{self, Extensions, PaxError, Time};
 use super::sparse::{self, Map, MapError, MapReader};
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::header::{BLOCK, Block, checksum};
+use vdkr_core::tar::header::{BLOCK, Block, checksum};
 
 /// A pax record, its length counted.
 pub(crate) fn record(key: &[u8], value: &[u8]) -> Vec<u8> {

@@ -13,7 +13,6 @@ use vdkr_core::digest::Digest;
 
 mod apply;
 pub mod archive;
-pub mod header;
 pub mod name;
 pub mod overlay;
 pub mod pax;

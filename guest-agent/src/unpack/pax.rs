@@ -3,24 +3,10 @@
 //! A body of records is a run of `LENGTH KEY=VALUE\n`, the length counting itself. Anything else in
 //! it is an error: a reader that skips a record it cannot read may skip the one that sets the size.
 
-use super::sparse::Segment;
+use vdkr_core::tar::pax::decimal;
+pub use vdkr_core::tar::pax::{PaxError, records};
 
-/// What is wrong with a body of records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PaxError {
-    /// A record is not `LENGTH KEY=VALUE\n`.
-    #[error("an extended header record is malformed")]
-    Record,
-    /// A value does not parse, or is out of its range.
-    #[error("the extended header's {0} has a bad value")]
-    Value(&'static str),
-    /// A key that decides what is read is given twice with different values.
-    #[error("the extended header gives {0} twice")]
-    Repeated(&'static str),
-    /// A global header sets what must be set for each member on its own.
-    #[error("a global extended header may not set {0}")]
-    Global(&'static str),
-}
+use super::sparse::Segment;
 
 /// A time stamp: seconds since 1970 and nanoseconds (0 to 999,999,999) after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,47 +51,6 @@ pub struct PaxSparse {
     pub map: Vec<Segment>,
     /// An `offset` that still waits for its `numbytes`.
     pending: Option<u64>,
-}
-
-/// Iterates over the records of `body` as (key, value).
-pub fn records(mut body: &[u8]) -> impl Iterator<Item = Result<(&[u8], &[u8]), PaxError>> {
-    std::iter::from_fn(move || {
-        if body.is_empty() {
-            return None;
-        }
-        let record = record(body);
-        body = match &record {
-            Ok((_, _, rest)) => rest,
-            Err(_) => &[],
-        };
-        Some(record.map(|(key, value, _)| (key, value)))
-    })
-}
-
-/// The first record's key and value, and what follows it.
-type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
-
-fn record(body: &[u8]) -> Result<Record<'_>, PaxError> {
-    let space = body
-        .iter()
-        .take(20)
-        .position(|&byte| byte == b' ')
-        .ok_or(PaxError::Record)?;
-    let length: usize = decimal(&body[..space])
-        .and_then(|n| n.try_into().ok())
-        .ok_or(PaxError::Record)?;
-    if length <= space + 1 || length > body.len() || body[length - 1] != b'\n' {
-        return Err(PaxError::Record);
-    }
-    let text = &body[space + 1..length - 1];
-    let equals = text
-        .iter()
-        .position(|&byte| byte == b'=')
-        .ok_or(PaxError::Record)?;
-    if equals == 0 || text[..equals].contains(&0) {
-        return Err(PaxError::Record);
-    }
-    Ok((&text[..equals], &text[equals + 1..], &body[length..]))
 }
 
 impl Extensions {
@@ -284,14 +229,6 @@ fn time(value: &[u8]) -> Result<Option<Time>, PaxError> {
             nanos: 1_000_000_000 - nanos,
         },
     }))
-}
-
-/// Digits only: no sign, no space.
-pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 #[cfg(test)]

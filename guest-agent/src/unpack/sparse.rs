@@ -1,7 +1,7 @@
 //! The data maps of sparse files: old GNU headers and the three pax formats of GNU tar.
 
-use super::header::{BLOCK, Block, HeaderError, unsigned};
-use super::pax::decimal;
+use vdkr_core::tar::header::{BLOCK, Block, HeaderError, unsigned};
+use vdkr_core::tar::pax::decimal;
 
 /// Most segments a file may have; each costs 16 bytes here and a write on disk.
 pub const MAX_SEGMENTS: usize = 1 << 18;

@@ -7,11 +7,15 @@ use vdkr_core::credentials::Secret;
 
 use super::command::auth::AuthCommandArgs;
 use super::command::completions::CompletionsArgs;
+use super::command::copy::CopyArgs;
 use super::command::doctor::DoctorArgs;
+use super::command::import::ImportArgs;
+use super::command::inspect::InspectArgs;
 use super::command::login::LoginArgs;
 use super::command::logout::LogoutArgs;
 use super::command::man::ManArgs;
 use super::command::pki::PkiArgs;
+use super::command::push::PushArgs;
 use super::config::Overrides;
 
 const EXAMPLES: &str = "\
@@ -97,10 +101,14 @@ pub enum Command {
     /// Serve in the foreground (for systemd: sd_notify and socket activation)
     #[command(after_help = "Example:\n  container-registry serve --listen 127.0.0.1:5001")]
     Serve(ServeArgs),
-    /// Push OCI images from the deploy directories, or from given layout directories
+    /// Push OCI images from the deploy directories, or from given layouts and archives
     Push(PushArgs),
     /// Copy an image of another registry into this one, every platform, bit for bit
     Import(ImportArgs),
+    /// Copy an image from any place to any other, bit for bit
+    Copy(CopyArgs),
+    /// Show what an image is: digest, tags, platform, labels, layers
+    Inspect(InspectArgs),
     /// List all images with their tags
     #[command(after_help = "Example:\n  container-registry list")]
     List(JsonArgs),
@@ -156,38 +164,6 @@ pub struct JsonArgs {
     pub json: bool,
 }
 
-/// Options of `push`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  container-registry push\n  container-registry push container-base --tag v1.0.0 --tag latest\n  container-registry push --strategy 'semver latest' --version 1.2.3\n  container-registry push build/tmp/deploy/images/qemuarm64/app-latest-oci"
-)]
-pub struct PushArgs {
-    /// Image names, or paths of OCI layout directories; nothing means every image found
-    #[arg(value_name = "IMAGE|PATH")]
-    pub images: Vec<String>,
-    /// Tag to push as, instead of a strategy (repeatable; needs an image)
-    #[arg(short, long = "tag", value_name = "TAG", requires = "images")]
-    pub tags: Vec<String>,
-    /// Tag strategies: timestamp, sha, git, branch, semver, version, latest, arch
-    #[arg(short, long, value_name = "WORDS")]
-    pub strategy: Option<String>,
-    /// Version for the strategies semver and version [env: IMAGE_VERSION]
-    #[arg(short = 'v', long = "version", value_name = "X.Y.Z")]
-    pub image_version: Option<String>,
-    /// Parent of the machines' deploy directories [env: DEPLOY_DIR_IMAGES]
-    #[arg(long, value_name = "DIR")]
-    pub deploy_dir_images: Option<String>,
-    /// Deploy directory of one machine [env: DEPLOY_DIR_IMAGE]
-    #[arg(long, value_name = "DIR", conflicts_with = "deploy_dir_images")]
-    pub deploy_dir_image: Option<String>,
-    /// Credentials for the registry.
-    #[command(flatten)]
-    pub auth: AuthArgs,
-    /// Print one JSON object per pushed image
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Credentials for the registry that is written to.
 #[derive(Debug, Args, Default)]
 pub struct AuthArgs {
@@ -227,24 +203,9 @@ pub struct SourceArgs {
     /// Bearer token for the source
     #[arg(long, value_name = "TOKEN")]
     pub src_token: Option<Secret>,
-}
-
-/// Options of `import`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  container-registry import docker.io/library/alpine:3.20\n  container-registry import ghcr.io/team/app:v1 app:v1 --src-authfile ~/.docker/config.json"
-)]
-pub struct ImportArgs {
-    /// Image of another registry, e.g. docker.io/library/alpine:latest
-    pub source: String,
-    /// Local name, with an optional tag [default: the source's last component and tag]
-    pub name: Option<String>,
-    /// Credentials for the source.
-    #[command(flatten)]
-    pub source_auth: SourceArgs,
-    /// Credentials for the registry.
-    #[command(flatten)]
-    pub auth: AuthArgs,
+    /// Let the source do without verified TLS
+    #[arg(long)]
+    pub src_insecure: bool,
 }
 
 /// Options of `tags`.

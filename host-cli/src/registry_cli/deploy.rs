@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use vdkr_core::deploy::image_name;
+use vdkr_core::deploy::{archive_name, image_name};
 
 use super::config::DeployRoots;
 
@@ -15,14 +15,20 @@ pub struct FoundImage {
     pub name: String,
     /// Machine whose folder it lies in.
     pub machine: String,
-    /// The layout's directory, links resolved.
+    /// The layout's directory or the archive, links resolved.
     pub path: PathBuf,
-    /// When its index was last written.
+    /// When its index, or the archive, was last written.
     pub built: SystemTime,
+    /// Whether a symbolic link of the deploy directory points to it: what the build calls the latest.
+    pub linked: bool,
+    /// Whether it is an archive.
+    pub is_archive: bool,
+    /// Whether it was found in a deploy directory, not named by its path.
+    pub deployed: bool,
 }
 
-/// All layouts beneath the roots, oldest first, so that the newest build of a name is pushed last
-/// and wins its tags. A symbolic link and the directory it points to are one image, named by the
+/// All layouts beneath the roots: those that links point to after those that none does, and the older
+/// before the newer, so that the current build of a name comes last and wins its tags. A symbolic link and the directory it points to are one image, named by the
 /// shortest of its names.
 pub fn find_images(roots: &DeployRoots) -> std::io::Result<Vec<FoundImage>> {
     let mut machines = Vec::new();
@@ -51,6 +57,7 @@ pub fn find_images(roots: &DeployRoots) -> std::io::Result<Vec<FoundImage>> {
             found
                 .entry(image.path.clone())
                 .and_modify(|known| {
+                    known.linked |= image.linked;
                     if image.name.len() < known.name.len() {
                         known.name.clone_from(&image.name);
                     }
@@ -59,11 +66,14 @@ pub fn find_images(roots: &DeployRoots) -> std::io::Result<Vec<FoundImage>> {
         }
     }
     let mut images: Vec<_> = found.into_values().collect();
-    images.sort_by(|a, b| a.built.cmp(&b.built).then_with(|| a.path.cmp(&b.path)));
+    images.sort_by(|a, b| {
+        let age = |image: &FoundImage| (image.linked, image.built);
+        age(a).cmp(&age(b)).then_with(|| a.path.cmp(&b.path))
+    });
     Ok(images)
 }
 
-/// The image of one layout directory given by path; its parent's name is the machine.
+/// The image of one layout directory or archive given by path; its parent's name is the machine.
 pub fn image_at(path: &Path) -> Option<FoundImage> {
     let machine = path
         .canonicalize()
@@ -71,6 +81,9 @@ pub fn image_at(path: &Path) -> Option<FoundImage> {
         .and_then(|p| p.parent().map(file_name));
     let machine = machine.unwrap_or_default();
     let given = path.file_name().map(|n| n.to_string_lossy().into_owned());
+    if path.is_file() {
+        return archive_at(path, &machine, &given?);
+    }
     let mut image = layout_at(path, &machine)?;
     // The name as typed counts, as for a link; a directory of any other name names itself.
     let given = given.unwrap_or_else(|| file_name(&image.path));
@@ -78,10 +91,33 @@ pub fn image_at(path: &Path) -> Option<FoundImage> {
     Some(image)
 }
 
+/// An archive names its image as a layout's directory does; any other file name names itself.
+fn archive_at(path: &Path, machine: &str, given: &str) -> Option<FoundImage> {
+    let named = archive_name(given, machine).map(|name| name.repository);
+    let plain = || {
+        let stem = given.split(".tar").next().unwrap_or(given);
+        let stem = stem.strip_suffix(".tgz").unwrap_or(stem);
+        stem.to_ascii_lowercase()
+    };
+    let path = path.canonicalize().ok()?;
+    Some(FoundImage {
+        name: named.unwrap_or_else(plain),
+        // Only a directory of builds is named after its machine.
+        machine: String::new(),
+        built: std::fs::metadata(&path).ok()?.modified().ok()?,
+        path,
+        linked: false,
+        is_archive: true,
+        deployed: false,
+    })
+}
+
 fn inspect(path: &Path, machine: &str) -> Option<FoundImage> {
     let name = image_name(&file_name(path), machine)?;
     let mut image = layout_at(path, machine)?;
     image.name = name.repository;
+    image.linked = path.is_symlink();
+    image.deployed = true;
     Some(image)
 }
 
@@ -96,6 +132,9 @@ fn layout_at(path: &Path, machine: &str) -> Option<FoundImage> {
         machine: machine.to_owned(),
         path: resolved,
         built,
+        linked: false,
+        is_archive: false,
+        deployed: false,
     })
 }
 
@@ -145,6 +184,17 @@ mod tests {
             "app"
         );
         assert_eq!(image_at(&dir.path().join("m/plain")).unwrap().name, "plain");
+        for (file, name) in [
+            ("app-m.rootfs-20260112143022-oci.tar", "app"),
+            ("saved.tar.gz", "saved"),
+            ("Other.tgz", "other"),
+        ] {
+            let path = dir.path().join("m").join(file);
+            std::fs::write(&path, "x").unwrap();
+            let image = image_at(&path).unwrap();
+            assert!(image.is_archive);
+            assert_eq!(image.name, name);
+        }
         assert!(image_at(dir.path()).is_none());
     }
 }

@@ -2,7 +2,7 @@
 //! else adds at the same time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
@@ -16,12 +16,16 @@ use vdkr_transfer::{
 
 /// How often a tag that keeps moving is tried.
 const ATTEMPTS: u32 = 30;
+/// How long a registry without conditional requests is given until its tag is read again: twice
+/// what reading and writing took, within these bounds. Whoever read the tag before we wrote it has
+/// written it by then.
+const SETTLE: (Duration, Duration) = (Duration::from_millis(40), Duration::from_secs(2));
 
 /// Makes `tag` an index that has these entries, beside the other platforms it already has.
 /// Returns the index's digest.
 ///
 /// Registries that know conditional requests never lose an update. Others ignore the condition, so
-/// the tag is read again afterwards, and written again if somebody's write came in between.
+/// the tag is read again a little later, and written again if somebody's write took our entries away.
 pub async fn add_to_tag(
     client: &Client,
     repository: &Repository,
@@ -29,8 +33,9 @@ pub async fn add_to_tag(
     entries: &[Descriptor],
 ) -> Result<Digest> {
     let selector = Selector::Tag(tag);
+    let mut existing = client.find_manifest(repository, selector).await?;
     for attempt in 0..ATTEMPTS {
-        let existing = client.find_manifest(repository, selector).await?;
+        let begun = Instant::now();
         let merged = merge(client, repository, existing.as_ref(), entries).await?;
         if let Some(existing) = &existing
             && existing.raw == merged
@@ -50,20 +55,27 @@ pub async fn add_to_tag(
             )
             .await;
         match put {
-            Ok(put) => {
-                let now = client.head_manifest_at_origin(repository, selector).await?;
-                if now.is_some_and(|now| now.digest == put.digest) {
-                    return Ok(put.digest);
-                }
+            Ok(put) if put.conditional => return Ok(put.digest),
+            Ok(_) => {
+                let pause = begun.elapsed().saturating_mul(2).clamp(SETTLE.0, SETTLE.1);
+                tokio::time::sleep(pause + spread(attempt)).await;
             }
-            Err(TransferError::Conflict { .. }) => {}
+            Err(TransferError::Conflict { .. }) => tokio::time::sleep(spread(attempt)).await,
             Err(error) => return Err(error.into()),
         }
-        // Spread competitors out; the process id differs between them.
-        let spread = u64::from(std::process::id() % 17 + 3);
-        tokio::time::sleep(Duration::from_millis(spread * u64::from(attempt.min(10)))).await;
+        // What is there now either has our entries, or gets them.
+        existing = client.find_manifest(repository, selector).await?;
     }
     bail!("tag {tag} of {repository} kept changing while it was written; push again");
+}
+
+/// Keeps competitors apart; the process id and the time differ between them.
+fn spread(attempt: u32) -> Duration {
+    let nanos = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |now| now.subsec_nanos());
+    let own = u64::from((std::process::id() ^ (nanos >> 10)) % 17 + 3);
+    Duration::from_millis(own * u64::from(attempt.min(10) + 1))
 }
 
 async fn merge(

@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod auth;
+pub mod candidate;
 pub mod command;
 pub mod config;
 pub mod deploy;
@@ -9,20 +10,24 @@ pub mod doctor;
 pub mod error;
 pub mod facts;
 pub mod help;
+pub mod images;
 pub mod index;
 pub mod instance;
 pub mod name;
 pub mod notify;
 pub mod prompt;
 pub mod remote;
-pub mod secure;
 pub mod rootfs;
+pub mod secure;
+pub mod tagging;
+pub mod transport;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use self::args::{Cli, Command, GlobalArgs, PushArgs, ServeArgs};
+use self::args::{Cli, Command, GlobalArgs, ServeArgs};
+use self::command::push::PushArgs;
 use self::config::{Config, Overrides};
 use self::error::{exit_of, printable};
 use crate::exit::Exit;
@@ -95,7 +100,9 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Status(args) => return command::status::run(&config, args.json).await,
         Command::Serve(_) => command::serve::run(&config).await?,
         Command::Push(args) => return command::push::run(&config, &args, progress).await,
-        Command::Import(args) => command::import::run(&config, &args, progress).await?,
+        Command::Import(args) => return command::import::run(&config, &args, progress).await,
+        Command::Copy(args) => command::copy::run(&config, &args, progress).await?,
+        Command::Inspect(args) => command::inspect::run(&config, &args).await?,
         Command::List(args) => command::list::run(&config, args.json).await?,
         Command::Tags(args) => command::tags::run(&config, &args).await?,
         Command::Catalog(args) => command::catalog::run(&config, args.json).await?,

@@ -7,7 +7,7 @@ use vdkr_core::candidates::RegistryPrefix;
 use vdkr_core::reference::Host;
 use vdkr_transfer::{
     Client, ClientConfig, CredentialSource, Repository, Roots, TransferError, Trust, TrustRule,
-    trust_rule,
+    UploadJournal, trust_rule,
 };
 
 use super::config::Config;
@@ -83,7 +83,16 @@ impl Remote {
 
 /// A client with the machine's trust, for any registry.
 pub fn client(config: &Config, credentials: Arc<dyn CredentialSource>) -> Result<Client> {
-    let mut insecure = config.insecure_hosts()?;
+    client_with(config, credentials, Vec::new())
+}
+
+/// As [`client`]; the hosts of `insecure` may do without verified TLS, beside the configured ones.
+pub fn client_with(
+    config: &Config,
+    credentials: Arc<dyn CredentialSource>,
+    mut insecure: Vec<Host>,
+) -> Result<Client> {
+    insecure.extend(config.insecure_hosts()?);
     let registry = config.registry()?;
     // A URL that says http:// is the user's own word for this host.
     if registry
@@ -98,8 +107,21 @@ pub fn client(config: &Config, credentials: Arc<dyn CredentialSource>) -> Result
         trust: trust(insecure, Mode::in_use(config)?, registry.host()),
         credentials,
         user_agent: concat!("container-registry/", env!("CARGO_PKG_VERSION")).to_owned(),
+        journal: journal(),
         ..ClientConfig::default()
     })?)
+}
+
+/// Where unfinished uploads are noted: `~/.cache/container-registry/uploads`. Without it, an upload that
+/// breaks off with its process starts anew.
+fn journal() -> Option<UploadJournal> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let cache = set("XDG_CACHE_HOME")
+        .map(std::path::PathBuf::from)
+        .or_else(|| Some(std::path::PathBuf::from(set("HOME")?).join(".cache")))?;
+    UploadJournal::open(cache.join("container-registry/uploads"))
+        .inspect_err(|error| tracing::debug!(%error, "uploads are not noted"))
+        .ok()
 }
 
 /// A registry in secure mode is spoken to in verified TLS, on this machine too.

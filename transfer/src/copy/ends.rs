@@ -10,9 +10,8 @@ use vdkr_core::reference::{Host, Selector};
 
 use crate::client::{Client, Repository};
 use crate::error::TransferError;
-use crate::layout::{LayoutWriter, OciLayout};
 use crate::manifests::{FetchedManifest, PutManifest};
-use crate::progress::{Progress, ProgressEvent};
+use crate::progress::Progress;
 use crate::source::BlobSource;
 use crate::upload::{MountOutcome, UploadOptions, UploadSession};
 
@@ -42,6 +41,19 @@ pub trait ImageSource: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<Descriptor>, TransferError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
+
+    /// The tags beside this image: signatures may be found by theirs.
+    fn tags(&self) -> BoxFuture<'_, Result<Vec<String>, TransferError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// What a tag points to.
+    fn tagged<'a>(
+        &'a self,
+        _tag: &'a str,
+    ) -> BoxFuture<'a, Result<Option<FetchedManifest>, TransferError>> {
+        Box::pin(async { Ok(None) })
+    }
 }
 
 /// What images can be written to.
@@ -63,6 +75,14 @@ pub trait ImageDestination: Send + Sync + 'static {
         digest: &'a Digest,
         tag: &'a str,
     ) -> BoxFuture<'a, Result<bool, TransferError>>;
+
+    /// Hears which blobs will come, always in the same order, before the first of them.
+    fn announce<'a>(
+        &'a self,
+        _blobs: &'a [Descriptor],
+    ) -> BoxFuture<'a, Result<(), TransferError>> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// Looks for a blob; where it is absent, tries to have it mounted from one of these
     /// repositories of the same registry.
@@ -156,6 +176,20 @@ impl ImageSource for RegistryImages {
     ) -> BoxFuture<'a, Result<Vec<Descriptor>, TransferError>> {
         Box::pin(self.client.referrers(&self.repository, subject, None))
     }
+
+    fn tags(&self) -> BoxFuture<'_, Result<Vec<String>, TransferError>> {
+        Box::pin(self.client.tags(&self.repository))
+    }
+
+    fn tagged<'a>(
+        &'a self,
+        tag: &'a str,
+    ) -> BoxFuture<'a, Result<Option<FetchedManifest>, TransferError>> {
+        let found = self
+            .client
+            .find_manifest(&self.repository, Selector::Tag(tag));
+        Box::pin(found)
+    }
 }
 
 impl ImageDestination for RegistryImages {
@@ -218,6 +252,11 @@ impl ImageDestination for RegistryImages {
             if self.client.head_blob(here, digest).await?.is_some() {
                 return Ok(BlobState::Present);
             }
+            // One that an earlier run began goes on where it was.
+            let journal = self.client.config().journal.as_ref();
+            if journal.is_some_and(|journal| journal.knows(here, digest)) {
+                return Ok(BlobState::Missing(None));
+            }
             // An upload has to be opened anyway; asked this way, the registry may know better.
             Ok(match self.client.mount_blob(here, None, digest).await? {
                 MountOutcome::Mounted => BlobState::Mounted,
@@ -270,114 +309,4 @@ impl ImageDestination for RegistryImages {
     ) -> BoxFuture<'a, Result<(), TransferError>> {
         Box::pin(self.client.list_referrer(&self.repository, subject, entry))
     }
-}
-
-impl ImageSource for OciLayout {
-    fn manifest<'a>(
-        &'a self,
-        descriptor: &'a Descriptor,
-    ) -> BoxFuture<'a, Result<FetchedManifest, TransferError>> {
-        let layout = self.clone();
-        let descriptor = descriptor.clone();
-        Box::pin(blocking(move || OciLayout::manifest(&layout, &descriptor)))
-    }
-
-    fn blob(&self, descriptor: &Descriptor) -> Arc<dyn BlobSource> {
-        Arc::new(self.blob_source(descriptor))
-    }
-}
-
-/// Images are listed in `index.json` under their tag.
-impl ImageDestination for LayoutWriter {
-    fn place(&self) -> String {
-        self.path().display().to_string()
-    }
-
-    /// Never: a layout that was left half done has manifests without their content.
-    fn is_complete<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<bool, TransferError>> {
-        Box::pin(async { Ok(false) })
-    }
-
-    fn is_tagged<'a>(
-        &'a self,
-        _: &'a Digest,
-        _: &'a str,
-    ) -> BoxFuture<'a, Result<bool, TransferError>> {
-        Box::pin(async { Ok(false) })
-    }
-
-    fn find_blob<'a>(
-        &'a self,
-        descriptor: &'a Descriptor,
-        _: &'a [String],
-    ) -> BoxFuture<'a, Result<BlobState, TransferError>> {
-        let writer = self.clone();
-        let descriptor = descriptor.clone();
-        Box::pin(blocking(move || {
-            Ok(if writer.has_blob(&descriptor) {
-                BlobState::Present
-            } else {
-                BlobState::Missing(None)
-            })
-        }))
-    }
-
-    fn put_blob<'a>(
-        &'a self,
-        descriptor: &'a Descriptor,
-        source: Arc<dyn BlobSource>,
-        _: Option<UploadSession>,
-        progress: &'a Progress,
-    ) -> BoxFuture<'a, Result<(), TransferError>> {
-        let writer = self.clone();
-        let descriptor = descriptor.clone();
-        let progress = progress.clone();
-        Box::pin(blocking(move || {
-            let moved = |done| {
-                progress.event(&ProgressEvent::Advanced {
-                    digest: descriptor.digest.clone(),
-                    done,
-                });
-            };
-            LayoutWriter::put_blob(&writer, &descriptor, &*source, &moved)
-        }))
-    }
-
-    fn put_manifest<'a>(
-        &'a self,
-        manifest: &'a FetchedManifest,
-        tag: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<PutManifest, TransferError>> {
-        let writer = self.clone();
-        let manifest = manifest.clone();
-        let tag = tag.map(str::to_owned);
-        Box::pin(blocking(move || {
-            writer.put_bytes(&manifest.digest, &manifest.raw)?;
-            if let Some(tag) = tag {
-                writer.list(&manifest.descriptor(), Some(&tag))?;
-            }
-            Ok(PutManifest {
-                digest: manifest.digest,
-                subject_listed: false,
-            })
-        }))
-    }
-
-    fn list_referrer<'a>(
-        &'a self,
-        _: &'a Digest,
-        entry: &'a Descriptor,
-    ) -> BoxFuture<'a, Result<(), TransferError>> {
-        let writer = self.clone();
-        let entry = entry.clone();
-        Box::pin(blocking(move || writer.list(&entry, None)))
-    }
-}
-
-/// Runs file work where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, TransferError> + Send + 'static,
-) -> Result<T, TransferError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| TransferError::Cancelled)?
 }

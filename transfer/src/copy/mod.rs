@@ -2,6 +2,7 @@
 //! is there already, every byte verified and none changed.
 
 mod ends;
+mod files;
 mod plan;
 mod referrers;
 
@@ -18,7 +19,7 @@ use vdkr_core::reference::{Host, Selector};
 use crate::client::{Client, Repository};
 use crate::error::TransferError;
 use crate::feed::WINDOW;
-use crate::layout::{LayoutImage, OciLayout, REF_NAME};
+use crate::layout::{FULL_NAME, LayoutImage, OciLayout, REF_NAME};
 use crate::manifests::FetchedManifest;
 use crate::progress::{Item, Outcome, Progress, ProgressEvent, silent};
 use crate::source::BlobSource;
@@ -67,6 +68,8 @@ impl Default for CopyOptions {
 pub struct CopyReport {
     /// What the destination has now. Differs from the source's digest only for a subset.
     pub root: Descriptor,
+    /// What the source has.
+    pub source: Digest,
     /// Whether an index was made anew because only some platforms were wanted.
     pub subset: bool,
     /// Blobs that were written, and their bytes.
@@ -126,6 +129,18 @@ impl Copier {
         destination: Arc<dyn ImageDestination>,
         tag: Option<&str>,
     ) -> Result<CopyReport, TransferError> {
+        let copied = self.copy_root(source, root, destination, tag).await?;
+        Ok(copied.0)
+    }
+
+    /// As [`Copier::copy`], and gives the manifest or index that the destination has now.
+    pub async fn copy_root(
+        &self,
+        source: Arc<dyn ImageSource>,
+        root: FetchedManifest,
+        destination: Arc<dyn ImageDestination>,
+        tag: Option<&str>,
+    ) -> Result<(CopyReport, FetchedManifest), TransferError> {
         let options = &self.shared.options;
         let wanted = if options.platforms.is_empty() {
             root.clone()
@@ -134,6 +149,7 @@ impl Copier {
         };
         let mut report = CopyReport {
             root: wanted.descriptor(),
+            source: root.digest.clone(),
             subset: wanted.digest != root.digest,
             written: (0, 0),
             present: 0,
@@ -153,10 +169,12 @@ impl Copier {
                     .iter()
                     .map(|entry| entry.digest.clone()),
             );
+            self.copy_tagged(&source, &destination, &seen, &mut report)
+                .await?;
             self.copy_referrers(&source, &destination, seen, &mut report)
                 .await?;
         }
-        Ok(report)
+        Ok((report, wanted))
     }
 
     /// Copies one image or index and says which manifests it looked at.
@@ -216,7 +234,8 @@ impl Copier {
         report: &mut CopyReport,
     ) -> Result<(), TransferError> {
         // The largest first: what is left at the end then fits beside it.
-        blobs.sort_by_key(|blob| std::cmp::Reverse(blob.size));
+        blobs.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.digest.cmp(&b.digest)));
+        destination.announce(&blobs).await?;
         let mut running = JoinSet::new();
         for blob in blobs {
             let copier = self.clone();
@@ -401,7 +420,9 @@ pub async fn push_layout(
         .map(|image| image.descriptor.clone())
         .collect();
     for descriptor in &mut pushed {
-        descriptor.annotations.remove(REF_NAME);
+        for name in [REF_NAME, FULL_NAME] {
+            descriptor.annotations.remove(name);
+        }
     }
     Ok(pushed)
 }
@@ -427,6 +448,18 @@ pub async fn read_config(
     source: &Arc<dyn ImageSource>,
     config: &Descriptor,
 ) -> Result<ImageConfig, TransferError> {
+    let raw = read_raw_config(source, config).await?;
+    ImageConfig::parse(&raw).map_err(|source| TransferError::Manifest {
+        what: format!("configuration {}", config.digest),
+        source,
+    })
+}
+
+/// The bytes of an image's configuration, verified; at most [`MAX_CONFIG`] of them.
+pub async fn read_raw_config(
+    source: &Arc<dyn ImageSource>,
+    config: &Descriptor,
+) -> Result<Vec<u8>, TransferError> {
     if config.size > MAX_CONFIG as u64 {
         return Err(TransferError::TooLarge {
             what: format!("configuration {}", config.digest),
@@ -436,11 +469,7 @@ pub async fn read_config(
     let content = source.blob(config);
     let descriptor = config.clone();
     let read = tokio::task::spawn_blocking(move || read_blob(&*content, &descriptor));
-    let raw = read.await.map_err(|_| TransferError::Cancelled)??;
-    ImageConfig::parse(&raw).map_err(|source| TransferError::Manifest {
-        what: format!("configuration {}", config.digest),
-        source,
-    })
+    read.await.map_err(|_| TransferError::Cancelled)?
 }
 
 fn read_blob(content: &dyn BlobSource, descriptor: &Descriptor) -> Result<Vec<u8>, TransferError> {

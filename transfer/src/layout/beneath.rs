@@ -9,14 +9,14 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 use rustix::io::Errno;
 
 /// Opens the directory itself, to which a symbolic link may lead.
-pub(super) fn root(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn root(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 /// Opens a regular file. A symbolic link on the way, or at its end, is an error
 /// (see [`is_link_error`]), as is anything else that is no regular file.
-pub(super) fn file(root: &OwnedFd, path: &str) -> io::Result<File> {
+pub(crate) fn file(root: &OwnedFd, path: &str) -> io::Result<File> {
     // Without NONBLOCK, opening a pipe would wait for its other end.
     let file = File::from(open(root.as_fd(), path, OFlags::NONBLOCK)?);
     let kind = FileType::from_raw_mode(fstat(&file)?.st_mode);
@@ -28,12 +28,12 @@ pub(super) fn file(root: &OwnedFd, path: &str) -> io::Result<File> {
 }
 
 /// Opens a directory.
-pub(super) fn directory(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
+pub(crate) fn directory(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
     Ok(open(root.as_fd(), path, OFlags::DIRECTORY)?)
 }
 
 /// Whether a symbolic link stood in the way.
-pub(super) fn is_link_error(error: &io::Error) -> bool {
+pub(crate) fn is_link_error(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 

@@ -1,6 +1,6 @@
 //! Reading a layout.
 
-use std::fs::File;
+use std::collections::HashMap;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,16 @@ use vdkr_core::digest::Digest;
 use vdkr_core::manifest::media_type::{is_image, is_index};
 use vdkr_core::manifest::{
     self, Descriptor, ImageConfig, ImageIndex, MAX_CONFIG, MAX_MANIFEST, ManifestKind,
+    ParsedManifest,
 };
+use vdkr_core::platform::Platform;
 
-use super::{INDEX, MARKER, REF_NAME, beneath, blob_path};
+use super::pick::names_of;
+use super::{INDEX, MARKER, beneath, blob_path};
 use crate::error::TransferError;
 use crate::json;
 use crate::manifests::FetchedManifest;
-use crate::source::{BlobSource, ChunkReader, FileSource};
+use crate::source::{BlobSource, ChunkReader, ChunkStream, Content, FileSource};
 use crate::verify::VerifyingReader;
 
 /// Longest `oci-layout` file, bytes. Real ones have thirty.
@@ -27,7 +30,8 @@ const MAX_DEPTH: usize = 8;
 /// How many manifests a layout may list altogether.
 const MAX_IMAGES: usize = 16 * 1024;
 
-/// An OCI layout that was opened for reading. Clones share it.
+/// An OCI layout that was opened for reading: a directory, or what reads like one
+/// ([`archive`](crate::archive), [`dir`](crate::dir)). Clones share it.
 #[derive(Clone, Debug)]
 pub struct OciLayout {
     inner: Arc<Inner>,
@@ -36,9 +40,22 @@ pub struct OciLayout {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    root: OwnedFd,
+    files: Files,
     index: ImageIndex,
     raw_index: Bytes,
+}
+
+/// Where the blobs are.
+#[derive(Debug)]
+pub(crate) enum Files {
+    /// Beneath a directory, under the path that this gives a digest; a few are at hand.
+    Beneath {
+        root: OwnedFd,
+        place: fn(&Digest) -> String,
+        at_hand: HashMap<Digest, Bytes>,
+    },
+    /// In parts of other files.
+    Packed(HashMap<Digest, Content>),
 }
 
 /// An image of a layout, wherever in the tree of indexes it stands.
@@ -47,8 +64,8 @@ pub struct LayoutImage {
     /// Points to the manifest. Its platform is what the index says or, where that says nothing, what
     /// the image's configuration says.
     pub descriptor: Descriptor,
-    /// The name that the layout gives it (`org.opencontainers.image.ref.name`), or gives the index
-    /// it is part of.
+    /// The name that the layout gives it (`org.opencontainers.image.ref.name`, or in full
+    /// `io.containerd.image.name`), or gives the index it is part of.
     pub name: Option<String>,
     /// The indexes between `index.json` and the manifest, outermost first.
     pub path: Vec<Digest>,
@@ -63,10 +80,25 @@ impl OciLayout {
         let marker = read_capped(&root, &path, MARKER, MAX_MARKER)?;
         check_version(&path.join(MARKER), &marker)?;
         let raw = read_capped(&root, &path, INDEX, MAX_MANIFEST as u64)?;
-        let index = manifest::parse(&raw, None).map_err(|source| TransferError::Manifest {
-            what: path.join(INDEX).display().to_string(),
-            source,
-        })?;
+        let files = Files::Beneath {
+            root,
+            place: blob_path,
+            at_hand: HashMap::new(),
+        };
+        Self::from_parts(path, files, raw)
+    }
+
+    /// A layout whose `index.json` and blobs come from elsewhere.
+    pub(crate) fn from_parts(
+        path: PathBuf,
+        files: Files,
+        raw_index: Bytes,
+    ) -> Result<Self, TransferError> {
+        let index =
+            manifest::parse(&raw_index, None).map_err(|source| TransferError::Manifest {
+                what: path.join(INDEX).display().to_string(),
+                source,
+            })?;
         let ManifestKind::Index(index) = index.kind else {
             let reason = "it is an image manifest, not a list of images";
             return Err(TransferError::layout(path.join(INDEX), reason));
@@ -74,14 +106,14 @@ impl OciLayout {
         Ok(Self {
             inner: Arc::new(Inner {
                 path,
-                root,
+                files,
                 index,
-                raw_index: raw,
+                raw_index,
             }),
         })
     }
 
-    /// The directory.
+    /// The directory or archive.
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
@@ -97,12 +129,13 @@ impl OciLayout {
     }
 
     /// All images, flat: what nested indexes list stands beside what `index.json` lists, in order.
-    /// An image that is listed twice comes once, with its first name.
+    /// An image that is listed twice comes once, with its first name. What only refers to another
+    /// image (a signature, say) is none.
     pub fn images(&self) -> Result<Vec<LayoutImage>, TransferError> {
         let mut images = Vec::new();
         for entry in &self.index().manifests {
-            let name = entry.annotations.get(REF_NAME).cloned();
-            self.flatten(entry, name.as_deref(), &mut Vec::new(), &mut images)?;
+            let name = names_of(entry).next();
+            self.flatten(entry, name, &mut Vec::new(), &mut images)?;
         }
         Ok(images)
     }
@@ -122,8 +155,7 @@ impl OciLayout {
             let index = self.manifest(entry)?.parse()?;
             path.push(entry.digest.clone());
             for child in index.manifests() {
-                let own = child.annotations.get(REF_NAME).map(String::as_str);
-                self.flatten(child, name.or(own), path, images)?;
+                self.flatten(child, name.or(names_of(child).next()), path, images)?;
             }
             path.pop();
         } else if is_image(&entry.media_type)
@@ -137,7 +169,11 @@ impl OciLayout {
             }
             let mut descriptor = entry.clone();
             if descriptor.platform.is_none() {
-                descriptor.platform = self.platform(entry)?;
+                let parsed = self.manifest(entry)?.parse()?;
+                if path.is_empty() && parsed.subject().is_some() {
+                    return Ok(());
+                }
+                descriptor.platform = self.platform(&parsed)?;
             }
             images.push(LayoutImage {
                 descriptor,
@@ -150,11 +186,7 @@ impl OciLayout {
     }
 
     /// The platform in an image's configuration; `None` for artifacts.
-    fn platform(
-        &self,
-        entry: &Descriptor,
-    ) -> Result<Option<vdkr_core::platform::Platform>, TransferError> {
-        let parsed = self.manifest(entry)?.parse()?;
+    fn platform(&self, parsed: &ParsedManifest) -> Result<Option<Platform>, TransferError> {
         let Some(image) = parsed.as_image() else {
             return Ok(None);
         };
@@ -202,9 +234,9 @@ impl OciLayout {
     pub fn open_blob(
         &self,
         descriptor: &Descriptor,
-    ) -> Result<VerifyingReader<File>, TransferError> {
-        let file = self.open_file(descriptor)?;
-        Ok(VerifyingReader::new(file, descriptor))
+    ) -> Result<VerifyingReader<ChunkStream>, TransferError> {
+        let stream = ChunkStream::new(self.content(descriptor)?.open(0)?);
+        Ok(VerifyingReader::new(stream, descriptor))
     }
 
     /// A blob as something to send; opened when it is needed.
@@ -215,10 +247,41 @@ impl OciLayout {
         }
     }
 
-    fn open_file(&self, descriptor: &Descriptor) -> Result<File, TransferError> {
-        let name = blob_path(&descriptor.digest);
-        let path = self.path().join(&name);
-        let file = beneath::file(&self.inner.root, &name).map_err(|error| match error.kind() {
+    /// Whether there is a blob of this digest and size. It is not read.
+    pub(crate) fn has(&self, descriptor: &Descriptor) -> bool {
+        self.content(descriptor).is_ok()
+    }
+
+    fn content(&self, descriptor: &Descriptor) -> Result<Content, TransferError> {
+        let digest = &descriptor.digest;
+        let content = match &self.inner.files {
+            Files::Packed(blobs) => blobs.get(digest).cloned(),
+            Files::Beneath {
+                root,
+                place,
+                at_hand,
+            } => match at_hand.get(digest) {
+                Some(bytes) => Some(Content::Bytes(bytes.clone())),
+                None => Some(self.beneath(root, &place(digest))?),
+            },
+        };
+        let content = content.ok_or_else(|| {
+            let reason = format!("it names the blob {digest} but does not have it");
+            TransferError::layout(self.path(), reason)
+        })?;
+        if content.size() != descriptor.size {
+            return Err(TransferError::SizeMismatch {
+                what: format!("blob {digest} of {}", self.path().display()),
+                expected: descriptor.size,
+                got: content.size(),
+            });
+        }
+        Ok(content)
+    }
+
+    fn beneath(&self, root: &OwnedFd, name: &str) -> Result<Content, TransferError> {
+        let path = self.path().join(name);
+        let file = beneath::file(root, name).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
                 TransferError::layout(&path, "the layout names this blob but does not have it")
             }
@@ -230,14 +293,8 @@ impl OciLayout {
         let metadata = file
             .metadata()
             .map_err(|error| TransferError::io("read", &path, error))?;
-        if metadata.len() != descriptor.size {
-            return Err(TransferError::SizeMismatch {
-                what: path.display().to_string(),
-                expected: descriptor.size,
-                got: metadata.len(),
-            });
-        }
-        Ok(file)
+        let size = metadata.len();
+        Ok(Content::Part(FileSource::new(file, path), size))
     }
 }
 
@@ -250,15 +307,13 @@ pub struct LayoutBlob {
 
 impl BlobSource for LayoutBlob {
     fn open(&self, offset: u64) -> Result<Box<dyn ChunkReader>, TransferError> {
-        let file = self.layout.open_file(&self.descriptor)?;
-        let path = self.layout.path().join(blob_path(&self.descriptor.digest));
-        FileSource::new(file, path).open(offset)
+        self.layout.content(&self.descriptor)?.open(offset)
     }
 }
 
 /// Reads a file that may have at most `limit` bytes: by its size before, and by counting while it
 /// is read, for it may grow.
-fn read_capped(
+pub(crate) fn read_capped(
     root: &OwnedFd,
     base: &Path,
     name: &str,
@@ -293,7 +348,7 @@ fn read_capped(
     Ok(content.into())
 }
 
-fn check_version(path: &Path, marker: &[u8]) -> Result<(), TransferError> {
+pub(crate) fn check_version(path: &Path, marker: &[u8]) -> Result<(), TransferError> {
     #[derive(serde::Deserialize)]
     struct Marker {
         #[serde(rename = "imageLayoutVersion")]

@@ -26,35 +26,28 @@ pub struct LayoutWriter {
 
 #[derive(Debug)]
 struct Inner {
-    path: PathBuf,
-    root: OwnedFd,
+    drafts: Drafts,
     /// Held while `index.json` is changed.
     index: Mutex<()>,
-    drafts: AtomicU64,
 }
 
 impl LayoutWriter {
     /// Makes a layout in a directory that is new, empty, or has one already.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self, TransferError> {
-        let path = path.into();
-        std::fs::create_dir_all(&path)
-            .map_err(|error| TransferError::io("create", &path, error))?;
-        let root = beneath::root(&path).map_err(|error| TransferError::io("open", &path, error))?;
         let writer = Self {
             inner: Arc::new(Inner {
-                path,
-                root,
+                drafts: Drafts::create(path.into())?,
                 index: Mutex::default(),
-                drafts: AtomicU64::new(0),
             }),
         };
         for directory in ["blobs", "blobs/sha256"] {
             writer.make_directory(directory)?;
         }
-        if beneath::file(&writer.inner.root, MARKER).is_err() {
+        let drafts = &writer.inner.drafts;
+        if beneath::file(drafts.root(), MARKER).is_err() {
             let empty = json(&ImageIndex::default())?;
-            writer.write_file(INDEX, &empty)?;
-            writer.write_file(MARKER, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+            drafts.write(INDEX, &empty)?;
+            drafts.write(MARKER, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
         // From here on it is a layout like any other, or says why it is not.
         OciLayout::open(writer.path())?;
@@ -63,7 +56,7 @@ impl LayoutWriter {
 
     /// The directory.
     pub fn path(&self) -> &Path {
-        &self.inner.path
+        self.inner.drafts.path()
     }
 
     /// Whether this blob is there with the right bytes. It is read in full: it may be left over from
@@ -85,24 +78,18 @@ impl LayoutWriter {
         source: &dyn BlobSource,
         moved: &dyn Fn(u64),
     ) -> Result<(), TransferError> {
-        let mut reader = source.open(0)?;
-        let mut verifier = Verifier::new(&descriptor.digest, descriptor.size);
-        let mut draft = self.draft()?;
-        while let Some(piece) = reader.next_chunk()? {
-            verifier.update(&piece)?;
-            draft.write(&piece)?;
-            moved(verifier.seen());
-        }
-        verifier.finish()?;
         self.make_directory(&format!("blobs/{}", descriptor.digest.algorithm()))?;
-        draft.keep(&blob_path(&descriptor.digest))
+        let place = blob_path(&descriptor.digest);
+        self.inner
+            .drafts
+            .put_blob(&place, descriptor, source, moved)
     }
 
     /// Writes bytes that are at hand, such as a manifest.
     pub fn put_bytes(&self, digest: &Digest, bytes: &[u8]) -> Result<(), TransferError> {
         Verifier::check(bytes, digest, bytes.len() as u64)?;
         self.make_directory(&format!("blobs/{}", digest.algorithm()))?;
-        self.write_file(&blob_path(digest), bytes)
+        self.inner.drafts.write(&blob_path(digest), bytes)
     }
 
     /// Lists `descriptor` in `index.json`, under `name` if there is one. An entry that had the name
@@ -134,42 +121,96 @@ impl LayoutWriter {
             None => {}
         }
         index.manifests.push(entry);
-        self.write_file(INDEX, &json(&index)?)
+        self.inner.drafts.write(INDEX, &json(&index)?)
     }
 
     fn make_directory(&self, name: &str) -> Result<(), TransferError> {
         let path = self.path().join(name);
-        match mkdirat(&self.inner.root, name, Mode::from(0o755)) {
+        let root = self.inner.drafts.root();
+        match mkdirat(root, name, Mode::from(0o755)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(TransferError::io("create", &path, error.into())),
         }
         // What was there may be a link that leads elsewhere.
-        beneath::directory(&self.inner.root, name)
+        beneath::directory(root, name)
             .map(drop)
             .map_err(|error| TransferError::io("open", &path, error))
     }
+}
 
-    fn write_file(&self, name: &str, content: &[u8]) -> Result<(), TransferError> {
+/// A directory in which files appear whole or not at all. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Drafts {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    root: OwnedFd,
+    count: AtomicU64,
+}
+
+impl Drafts {
+    /// Makes the directory, or takes the one that is there.
+    pub(crate) fn create(path: PathBuf) -> Result<Self, TransferError> {
+        std::fs::create_dir_all(&path)
+            .map_err(|error| TransferError::io("create", &path, error))?;
+        let root = beneath::root(&path).map_err(|error| TransferError::io("open", &path, error))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                path,
+                root,
+                count: AtomicU64::new(0),
+            }),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    pub(crate) fn root(&self) -> &OwnedFd {
+        &self.shared.root
+    }
+
+    /// Writes a file. The directory that it is to be in has been seen to be one.
+    pub(crate) fn write(&self, name: &str, content: &[u8]) -> Result<(), TransferError> {
         let mut draft = self.draft()?;
         draft.write(content)?;
         draft.keep(name)
     }
 
+    /// Writes a blob, verified as it passes.
+    pub(crate) fn put_blob(
+        &self,
+        name: &str,
+        descriptor: &Descriptor,
+        source: &dyn BlobSource,
+        moved: &dyn Fn(u64),
+    ) -> Result<(), TransferError> {
+        let mut reader = source.open(0)?;
+        let mut verifier = Verifier::new(&descriptor.digest, descriptor.size);
+        let mut draft = self.draft()?;
+        while let Some(piece) = reader.next_chunk()? {
+            verifier.update(&piece)?;
+            draft.write(&piece)?;
+            moved(verifier.seen());
+        }
+        verifier.finish()?;
+        draft.keep(name)
+    }
+
     fn draft(&self) -> Result<Draft<'_>, TransferError> {
-        let number = self.inner.drafts.fetch_add(1, Ordering::Relaxed);
+        let number = self.shared.count.fetch_add(1, Ordering::Relaxed);
         let name = format!(".draft-{}-{number}", std::process::id());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::from(0o644);
-        let opened = openat(
-            &self.inner.root,
-            name.as_str(),
-            flags | OFlags::NOFOLLOW,
-            mode,
-        );
+        let opened = openat(self.root(), name.as_str(), flags | OFlags::NOFOLLOW, mode);
         let file = opened
             .map_err(|error| TransferError::io("create", &self.path().join(&name), error.into()))?;
         Ok(Draft {
-            writer: self,
+            drafts: self,
             file: file.into(),
             name,
             kept: false,
@@ -179,7 +220,7 @@ impl LayoutWriter {
 
 /// A file without its name yet. It goes when it is dropped unkept.
 struct Draft<'a> {
-    writer: &'a LayoutWriter,
+    drafts: &'a Drafts,
     file: File,
     name: String,
     kept: bool,
@@ -187,17 +228,16 @@ struct Draft<'a> {
 
 impl Draft<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
-        let path = || self.writer.path().join(&self.name);
+        let path = || self.drafts.path().join(&self.name);
         self.file
             .write_all(bytes)
             .map_err(|error| TransferError::io("write", &path(), error))
     }
 
-    /// `to` lies in a directory that [`LayoutWriter::make_directory`] has seen.
     fn keep(mut self, to: &str) -> Result<(), TransferError> {
-        let root = &self.writer.inner.root;
+        let root = self.drafts.root();
         renameat(root, self.name.as_str(), root, to).map_err(|error| {
-            TransferError::io("write", &self.writer.path().join(to), error.into())
+            TransferError::io("write", &self.drafts.path().join(to), error.into())
         })?;
         self.kept = true;
         Ok(())
@@ -208,11 +248,7 @@ impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if !self.kept {
             // A draft that stays is litter, not harm.
-            let _ = unlinkat(
-                &self.writer.inner.root,
-                self.name.as_str(),
-                AtFlags::empty(),
-            );
+            let _ = unlinkat(self.drafts.root(), self.name.as_str(), AtFlags::empty());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Uploads (OCI distribution specification, "Pushing blobs"): as few requests as the registry and
 //! the network allow, and from where it broke where they do not.
 
+pub(crate) mod journal;
 mod run;
 
 use std::sync::Arc;
@@ -126,18 +127,14 @@ impl Client {
         source: Arc<dyn BlobSource>,
         options: UploadOptions,
     ) -> Result<(), TransferError> {
-        let content = if descriptor.size <= SMALL {
-            Content::Whole(read_small(source, descriptor.clone()).await?)
-        } else {
-            Content::Fed(Some(Box::new(Feed::new(source, descriptor))))
-        };
-        Upload {
+        let mut upload = Upload {
             client: self,
             places: self.places(repository.host())?,
             repository,
             descriptor,
-            content,
+            content: Content::Fed(None),
             session: options.session,
+            entry: None,
             offset: 0,
             // `0-0` in an answer means none.
             chunk: options.chunk.map(|chunk| chunk.max(2)),
@@ -145,9 +142,20 @@ impl Client {
             restarted: false,
             challenged: false,
             progress: options.progress,
-        }
-        .run()
-        .await
+        };
+        upload.content = if descriptor.size <= SMALL {
+            match read_small(source, descriptor.clone()).await {
+                Ok(content) => Content::Whole(content),
+                Err(error) => {
+                    upload.abandon().await;
+                    return Err(error);
+                }
+            }
+        } else {
+            Content::Fed(Some(Box::new(Feed::new(source, descriptor))))
+        };
+        upload.take_up().await?;
+        upload.run().await
     }
 
     /// What an answer to an upload's request says about the session.

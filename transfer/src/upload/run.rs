@@ -12,14 +12,15 @@ use vdkr_core::distribution::range::{ByteRange, parse_upload_received, upload_ch
 use vdkr_core::manifest::Descriptor;
 
 use super::UploadSession;
+use super::journal::Entry;
 use crate::client::{Client, Places, Repository};
 use crate::endpoint::Endpoint;
 use crate::error::TransferError;
 use crate::feed::{Activity, Feed, Outlet, UploadBody, WAITING};
-use crate::guard::redacted;
+use crate::guard::{follow_location, redacted};
 use crate::http::{Response, classify};
 use crate::progress::{Progress, ProgressEvent};
-use crate::request::Request;
+use crate::request::{Request, passing};
 use crate::scope::Scopes;
 
 /// Blobs up to this size go with the request that ends the upload, bytes. Larger ones go by `PATCH`
@@ -65,6 +66,8 @@ pub(super) struct Upload<'a> {
     pub(super) descriptor: &'a Descriptor,
     pub(super) content: Content,
     pub(super) session: Option<UploadSession>,
+    /// Where it is noted for a later run, when it is.
+    pub(super) entry: Option<Entry>,
     /// What the registry has of the session.
     pub(super) offset: u64,
     pub(super) chunk: Option<u64>,
@@ -79,8 +82,12 @@ pub(super) struct Upload<'a> {
 
 impl Drop for Upload<'_> {
     /// An upload that is dropped in the middle is cancelled by a task of its own, if there still is
-    /// a runtime. Otherwise the registry finds out by itself, much later.
+    /// a runtime. Otherwise the registry finds out by itself, much later. One that is noted waits for
+    /// the next run.
     fn drop(&mut self) {
+        if self.entry.is_some() {
+            return;
+        }
         let (Some(session), Ok(runtime)) = (self.session.take(), Handle::try_current()) else {
             return;
         };
@@ -95,13 +102,64 @@ impl Upload<'_> {
         self.places.registry()
     }
 
+    /// Goes on with an upload of an earlier run, when one is noted and the registry still knows it.
+    /// What goes to the registry in one request is not noted.
+    pub(super) async fn take_up(&mut self) -> Result<(), TransferError> {
+        let Some(journal) = &self.client.config().journal else {
+            return Ok(());
+        };
+        if self.descriptor.size <= ONE_REQUEST {
+            return Ok(());
+        }
+        self.entry = journal.entry(self.repository, &self.descriptor.digest);
+        let Some(url) = self.entry.as_ref().and_then(Entry::url).map(str::to_owned) else {
+            return Ok(());
+        };
+        if self.session.is_some() {
+            // It was opened before anybody looked here, and may be used as well.
+            return Ok(());
+        }
+        let base = self.client.sender().base(self.endpoint()).await?.url;
+        // What was noted is trusted no further than what a registry says.
+        let Ok(url) = follow_location(&url, &base, &base) else {
+            return Ok(());
+        };
+        let session = UploadSession {
+            url,
+            least_chunk: 0,
+        };
+        if let Ok(Some((session, offset))) = self.status(&session).await {
+            tracing::debug!(digest = %self.descriptor.digest, offset, "upload of an earlier run");
+            self.session = Some(session);
+            self.offset = offset;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self) {
+        if let (Some(entry), Some(session)) = (&mut self.entry, &self.session) {
+            entry.keep(session.url.as_str());
+        }
+    }
+
+    fn done(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            entry.forget();
+        }
+    }
+
     pub(super) async fn run(mut self) -> Result<(), TransferError> {
         let mut failures = 0;
         loop {
             let before = self.offset;
+            self.note();
             let error = match self.advance().await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.done();
+                    return Ok(());
+                }
                 Err(Stop::Final(error)) => {
+                    self.done();
                     self.abandon().await;
                     return Err(error);
                 }
@@ -110,7 +168,9 @@ impl Upload<'_> {
             failures += 1;
             let retry = &self.client.config().retry;
             let Some(pause) = retry.pause(failures, error.retry_after()) else {
-                self.abandon().await;
+                if self.entry.is_none() {
+                    self.abandon().await;
+                }
                 return Err(error);
             };
             tracing::debug!(digest = %self.descriptor.digest, %error, "upload goes on");
@@ -120,6 +180,7 @@ impl Upload<'_> {
             });
             tokio::time::sleep(pause).await;
             if self.recover().await? {
+                self.done();
                 return Ok(());
             }
             if self.offset >= before + HEADWAY {
@@ -178,7 +239,9 @@ impl Upload<'_> {
         let session = client.session(self.endpoint(), &answer, 0).await?;
         answer.drain().await;
         self.offset = 0;
-        Ok(self.session.insert(session).clone())
+        self.session = Some(session.clone());
+        self.note();
+        Ok(session)
     }
 
     /// A request to the session's URL.
@@ -243,6 +306,7 @@ impl Upload<'_> {
                 }
                 self.offset = offset;
                 self.session = Some(next);
+                self.note();
                 answer.drain().await;
                 Ok(())
             }
@@ -423,6 +487,8 @@ impl Upload<'_> {
             StatusCode::NO_CONTENT | StatusCode::OK | StatusCode::ACCEPTED => stands_at(&answer)
                 .filter(|offset| *offset <= self.descriptor.size)
                 .map(|offset| (answer.header(LOCATION).is_some(), offset)),
+            // Not a word about the session: it may still be there.
+            status if passing(status) => return Err(self.fail(&request.method, answer).await),
             _ => None,
         };
         let found = match known {
@@ -440,7 +506,7 @@ impl Upload<'_> {
         Ok(found)
     }
 
-    async fn abandon(&mut self) {
+    pub(super) async fn abandon(&mut self) {
         if let Some(session) = self.session.take() {
             self.cancel(session).await;
         }

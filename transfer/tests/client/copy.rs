@@ -458,6 +458,55 @@ async fn referrers_go_along_with_theirs() {
 }
 
 #[tokio::test]
+async fn what_cosign_keeps_under_tags_goes_along_into_a_layout_and_back() {
+    let images = Images::new();
+    let root = images.two_platforms();
+    let (from, other) = (Registry::start().await, Registry::start().await);
+    push(&copier(), &images, &root, &from, "a").await.unwrap();
+    let signature = image(&images.writer, "none", &[b"signature"]);
+    let tag = format!("sha256-{}.sig", root.digest.hex());
+    let sign = |tag: String| {
+        let (images, from) = (&images, &from);
+        let signature = &signature;
+        async move {
+            let source: Arc<dyn ImageSource> = Arc::new(images.layout());
+            let manifest = source.manifest(signature).await.unwrap();
+            let to = Arc::new(to(from, "a"));
+            copier()
+                .copy(source, manifest, to, Some(&tag))
+                .await
+                .unwrap();
+        }
+    };
+    sign(tag.clone()).await;
+    // Of another image: stays where it is.
+    let stranger = format!("sha256-{}.sig", Digest::sha256(b"stranger").hex());
+    sign(stranger.clone()).await;
+    let copier = Copier::new(CopyOptions {
+        referrers: true,
+        ..CopyOptions::default()
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let writer = LayoutWriter::create(dir.path()).unwrap();
+    let source: Arc<dyn ImageSource> = Arc::new(to(&from, "a"));
+    let manifest = source.manifest(&root).await.unwrap();
+    copier
+        .copy(source, manifest, Arc::new(writer), Some("v1"))
+        .await
+        .unwrap();
+    let layout = OciLayout::open(dir.path()).unwrap();
+    let source: Arc<dyn ImageSource> = Arc::new(layout.clone());
+    let manifest = source.manifest(&root).await.unwrap();
+    copier
+        .copy(source, manifest, Arc::new(to(&other, "b")), Some("v1"))
+        .await
+        .unwrap();
+    assert_eq!(other.manifest("b", &tag), from.manifest("a", &tag));
+    assert!(other.manifest("b", &tag).is_some());
+    assert!(other.manifest("b", &stranger).is_none());
+}
+
+#[tokio::test]
 async fn every_start_has_its_end_in_the_events() {
     let images = Images::new();
     let root = images.two_platforms();

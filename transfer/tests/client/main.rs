@@ -1,6 +1,7 @@
 //! The client against servers that misbehave in every way the protocol allows, and in some it
 //! does not.
 
+mod archive;
 mod copy;
 mod double;
 mod download;

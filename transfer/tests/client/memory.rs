@@ -224,6 +224,19 @@ impl Content {
             }
             ("PUT", Route::Manifest { name, target }) => self.put(name, &target, media_type, body),
             ("GET", Route::Referrers { .. }) => status(404),
+            ("GET", Route::Tags { name }) => {
+                let names = self.manifests.keys().filter(|(of, _)| *of == name);
+                let tags: Vec<_> = names
+                    .map(|(_, tag)| tag)
+                    .filter(|t| !t.contains(':'))
+                    .collect();
+                Reply {
+                    body: serde_json::json!({ "name": name, "tags": tags })
+                        .to_string()
+                        .into(),
+                    ..status(200)
+                }
+            }
             (method, route) => panic!("{method} {route:?}"),
         }
     }

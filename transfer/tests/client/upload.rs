@@ -250,6 +250,29 @@ async fn wrong_content_is_never_sent_in_full_and_the_upload_is_cancelled() {
 }
 
 #[tokio::test]
+async fn a_session_is_cancelled_when_the_content_turns_out_wrong_before_the_first_request() {
+    let upload = Upload::of(pattern(10)).await;
+    let mount = format!("/v2/a/blobs/uploads/?mount={}", upload.digest());
+    let session = Reply::status(202).header("Location", "/up");
+    upload.server.on("POST", mount).reply(session);
+    upload.server.on("DELETE", "/up").reply(Reply::status(204));
+    let to = repository(&upload.server.host(), "a");
+    let described = blob(&upload.content);
+    let mounted = client().mount_blob(&to, None, &described.digest).await;
+    let Ok(MountOutcome::Session(session)) = mounted else {
+        panic!("a session")
+    };
+    let options = UploadOptions {
+        session: Some(session),
+        ..UploadOptions::default()
+    };
+    let wrong = Arc::new(Bytes::from_static(b"ten bytes!"));
+    let error = client().upload_blob(&to, &described, wrong, options).await;
+    assert!(error.unwrap_err().is_content());
+    upload.finish();
+}
+
+#[tokio::test]
 async fn content_of_another_size_is_an_error() {
     for (size, other) in [(10, 9), (10, 11), (BIG, BIG - 1), (BIG, BIG + 1)] {
         let upload = Upload::of(pattern(size)).await;

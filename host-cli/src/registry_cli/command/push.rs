@@ -3,25 +3,63 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use clap::Args;
+use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 use vdkr_core::manifest::Descriptor;
 use vdkr_core::reference::check_repository;
-use vdkr_core::tags::{Strategy, TagFacts, explicit_tags, parse_strategies, tags};
 use vdkr_transfer::copy::push_layout;
-use vdkr_transfer::{Copier, CopyOptions, OciLayout, Progress, ProgressEvent};
+use vdkr_transfer::{Copier, CopyOptions, Progress, ProgressEvent, Repository};
 
 use crate::exit::Exit;
 use crate::out;
 use crate::progress::{Mode, Progress as Display};
-use crate::registry_cli::args::PushArgs;
+use crate::registry_cli::args::AuthArgs;
 use crate::registry_cli::auth;
+use crate::registry_cli::candidate::{Candidate, drop_stale};
 use crate::registry_cli::config::{Config, DeployRoots};
 use crate::registry_cli::deploy::{FoundImage, find_images, image_at};
 use crate::registry_cli::error::{WithExit as _, exit_of};
-use crate::registry_cli::facts;
 use crate::registry_cli::index::add_to_tag;
 use crate::registry_cli::remote::Remote;
+use crate::registry_cli::tagging::Tagging;
+
+/// Repositories that are worked on at the same time. How many blobs move is the copier's affair.
+const PARALLEL: usize = 8;
+
+/// Options of `push`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  container-registry push\n  container-registry push container-base --tag v1.0.0 --tag latest\n  container-registry push --strategy 'semver latest' --version 1.2.3\n  container-registry push build/tmp/deploy/images/qemuarm64/app-latest-oci\n  container-registry push ./app-oci.tar ./saved.tar.gz"
+)]
+pub struct PushArgs {
+    /// Image names; or paths of OCI layouts, OCI archives, docker-save archives (plain, gzip, zstd) or
+    /// a machine's directory; nothing means every image found
+    #[arg(value_name = "IMAGE|PATH")]
+    pub images: Vec<String>,
+    /// Tag to push as, instead of a strategy (repeatable; needs an image)
+    #[arg(short, long = "tag", value_name = "TAG", requires = "images")]
+    pub tags: Vec<String>,
+    /// Tag strategies: timestamp, sha, git, branch, semver, version, latest, arch
+    #[arg(short, long, value_name = "WORDS")]
+    pub strategy: Option<String>,
+    /// Version for the strategies semver and version [env: IMAGE_VERSION]
+    #[arg(short = 'v', long = "version", value_name = "X.Y.Z")]
+    pub image_version: Option<String>,
+    /// Parent of the machines' deploy directories [env: DEPLOY_DIR_IMAGES]
+    #[arg(long, value_name = "DIR")]
+    pub deploy_dir_images: Option<String>,
+    /// Deploy directory of one machine [env: DEPLOY_DIR_IMAGE]
+    #[arg(long, value_name = "DIR", conflicts_with = "deploy_dir_images")]
+    pub deploy_dir_image: Option<String>,
+    /// Credentials for the registry.
+    #[command(flatten)]
+    pub auth: AuthArgs,
+    /// Print one JSON object per pushed image
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Pushes what the arguments select. One image that fails does not stop the others.
 pub async fn run(config: &Config, args: &PushArgs, progress: Mode) -> Result<Exit> {
@@ -37,80 +75,64 @@ pub async fn run(config: &Config, args: &PushArgs, progress: Mode) -> Result<Exi
         progress: sink(&display),
         ..CopyOptions::default()
     });
-    warn_of_twins(&images, &display);
     let mut outcomes = Vec::new();
-    for image in &images {
-        match push(&remote, &copier, image, &tagging).await {
-            Ok(pushed) => {
-                report(&remote, image, &pushed, args.json);
-                outcomes.push(Exit::Done);
-            }
-            Err(error) => {
-                display.note(&format!(
-                    "error: {} ({}): {error:#}",
-                    image.name, image.machine
-                ));
-                outcomes.push(exit_of(&error));
+    let mut candidates = Vec::new();
+    for (image, opened) in Candidate::open_all(images).await {
+        match opened {
+            Ok(opened) => candidates.extend(opened),
+            Err(error) => outcomes.push(failed(&display, &image, &error)),
+        }
+    }
+    let notes = drop_stale(&mut candidates);
+    for note in notes {
+        display.note(&note);
+    }
+    let pushing = Pushing {
+        remote: &remote,
+        copier: &copier,
+        tagging: &tagging,
+    };
+    // In order, however they end: the output of two runs can be compared.
+    let mut groups = stream::iter(by_name(candidates))
+        .map(|group| pushing.group(group))
+        .buffered(PARALLEL);
+    while let Some(group) = groups.next().await {
+        for (candidate, outcome) in group {
+            match outcome {
+                Ok(pushed) => {
+                    report(&remote, &candidate.image, &pushed, args.json);
+                    outcomes.push(Exit::Done);
+                }
+                Err(error) => outcomes.push(failed(&display, &candidate.image, &error)),
             }
         }
     }
     Ok(Exit::of_several(outcomes))
 }
 
-/// How tags come about: as given, or by strategies from facts gathered once.
-enum Tagging {
-    Explicit(Vec<String>),
-    Strategies(Vec<Strategy>, TagFacts),
-}
-
-impl Tagging {
-    fn new(config: &Config, explicit: &[String]) -> Result<Self> {
-        if !explicit.is_empty() {
-            return Ok(Self::Explicit(explicit_tags(explicit).exit(Exit::Usage)?));
-        }
-        let words = config.value("tag_strategy").unwrap_or_default();
-        let strategies = parse_strategies(words).exit(Exit::Usage)?;
-        let facts = facts::gather(config);
-        // Said once for the run; `arch` alone depends on the image.
-        for warning in tags(&strategies, &with_arch(&facts, "amd64")).warnings {
-            eprintln!("warning: {warning}");
-        }
-        Ok(Self::Strategies(strategies, facts))
-    }
-
-    fn for_image(&self, entries: &[Descriptor]) -> Vec<String> {
-        match self {
-            Self::Explicit(tags) => tags.clone(),
-            Self::Strategies(strategies, facts) => {
-                let architectures: Vec<_> = entries
-                    .iter()
-                    .filter_map(|entry| Some(entry.platform.as_ref()?.architecture.as_str()))
-                    .collect();
-                let facts = match architectures[..] {
-                    [one] => with_arch(facts, one),
-                    // An index of several architectures has no tag of one of them.
-                    _ => TagFacts {
-                        arch: None,
-                        ..facts.clone()
-                    },
-                };
-                tags(strategies, &facts).tags
-            }
-        }
-    }
-}
-
-/// The facts with an architecture: `TARGET_ARCH`, or the image's in the spelling of Yocto.
-fn with_arch(facts: &TagFacts, architecture: &str) -> TagFacts {
-    let own = match architecture {
-        "amd64" => "x86_64",
-        "arm64" => "aarch64",
-        other => other,
+fn failed(display: &Display, image: &FoundImage, error: &anyhow::Error) -> Exit {
+    let from = if image.machine.is_empty() {
+        image.path.display().to_string()
+    } else {
+        image.machine.clone()
     };
-    TagFacts {
-        arch: facts.arch.clone().or_else(|| Some(own.to_owned())),
-        ..facts.clone()
+    display.note(&format!("error: {} ({from}): {error:#}", image.name));
+    exit_of(error)
+}
+
+/// Images of one name share its tags, so they are one piece of work; the order stays.
+fn by_name(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
+    let mut groups: Vec<Vec<Candidate>> = Vec::new();
+    for candidate in candidates {
+        match groups
+            .iter_mut()
+            .find(|group| group[0].image.name == candidate.image.name)
+        {
+            Some(group) => group.push(candidate),
+            None => groups.push(vec![candidate]),
+        }
     }
+    groups
 }
 
 fn select(config: &Config, wanted: &[String]) -> Result<Vec<FoundImage>> {
@@ -118,20 +140,13 @@ fn select(config: &Config, wanted: &[String]) -> Result<Vec<FoundImage>> {
     let mut names = Vec::new();
     for word in wanted {
         let path = Path::new(word);
-        if path.is_dir() {
-            let image = image_at(path)
-                .with_context(|| format!("{word} is not an OCI layout: it has no index.json"))
-                .exit(Exit::NotFound)?;
-            selected.push(image);
-        } else if path.is_file() {
-            return Err(anyhow::anyhow!(
-                "{word} is a file; push takes OCI layout directories. Unpack an OCI archive with: mkdir DIR && tar -C DIR -xf {word}"
-            ))
-            .exit(Exit::Usage);
+        if path.exists() && (word.contains('/') || !is_plain_name(path)) {
+            selected.extend(at_path(path)?);
         } else if word.contains('/') && (word.starts_with(['/', '.']) || word.ends_with('/')) {
-            return Err(anyhow::anyhow!("{word}: no such directory")).exit(Exit::NotFound);
+            return Err(anyhow!("{word}: no such file or directory")).exit(Exit::NotFound);
         } else {
-            names.push(word.as_str());
+            // What today's script also took.
+            names.push(word.strip_suffix(".rootfs").unwrap_or(word));
         }
     }
     if names.is_empty() && !wanted.is_empty() {
@@ -141,8 +156,8 @@ fn select(config: &Config, wanted: &[String]) -> Result<Vec<FoundImage>> {
     let place = match &roots {
         DeployRoots::AllMachines(dir) | DeployRoots::Machine(dir) => dir.display().to_string(),
         DeployRoots::Unknown => {
-            return Err(anyhow::anyhow!(
-                "where are the images? Set DEPLOY_DIR_IMAGES, pass --deploy-dir-images DIR, or give the path of an OCI layout"
+            return Err(anyhow!(
+                "where are the images? Set DEPLOY_DIR_IMAGES, pass --deploy-dir-images DIR, or give the path of an OCI layout or archive"
             ))
             .exit(Exit::Usage);
         }
@@ -161,7 +176,7 @@ fn select(config: &Config, wanted: &[String]) -> Result<Vec<FoundImage>> {
                 .collect();
             available.sort();
             available.dedup();
-            return Err(anyhow::anyhow!(
+            return Err(anyhow!(
                 "image '{name}' not found in {place}\nAvailable images:\n{}",
                 if available.is_empty() {
                     "  (none)".to_owned()
@@ -180,36 +195,26 @@ fn select(config: &Config, wanted: &[String]) -> Result<Vec<FoundImage>> {
     Ok(selected)
 }
 
-/// Two machines of one architecture that build the same name share its tags: the newer wins.
-fn warn_of_twins(images: &[FoundImage], display: &Display) {
-    let entries_of = |image: &FoundImage| -> Option<Vec<Descriptor>> {
-        let images = OciLayout::open(&image.path).ok()?.images().ok()?;
-        Some(images.into_iter().map(|image| image.descriptor).collect())
-    };
-    for (at, image) in images.iter().enumerate() {
-        let Some(later) = images[at + 1..]
-            .iter()
-            .find(|other| other.name == image.name)
-        else {
-            continue;
-        };
-        let (Some(before), Some(after)) = (entries_of(image), entries_of(later)) else {
-            continue;
-        };
-        let replaced = before.iter().find_map(|old| {
-            let platform = old.platform.as_ref()?;
-            let new = after
-                .iter()
-                .find(|new| new.platform.as_ref().is_some_and(|p| p.same_as(platform)))?;
-            (new.digest != old.digest).then_some(platform)
-        });
-        if let Some(platform) = replaced {
-            display.note(&format!(
-                "warning: {} for {platform} is built for {} and {}; the newer one ({}) gets the tags",
-                image.name, image.machine, later.machine, later.machine
-            ));
-        }
+/// Whether a word in the current directory is no layout and no archive, so that it is a name.
+fn is_plain_name(path: &Path) -> bool {
+    path.is_dir() && image_at(path).is_none()
+}
+
+/// The image at a path, or all images of a machine's directory.
+fn at_path(path: &Path) -> Result<Vec<FoundImage>> {
+    if let Some(image) = image_at(path) {
+        return Ok(vec![image]);
     }
+    let found = find_images(&DeployRoots::Machine(path.to_owned()))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    if found.is_empty() {
+        return Err(anyhow!(
+            "{} is not an OCI layout (it has no index.json), nor are there any in it",
+            path.display()
+        ))
+        .exit(Exit::NotFound);
+    }
+    Ok(found)
 }
 
 struct Pushed {
@@ -218,36 +223,87 @@ struct Pushed {
     tags: Vec<(String, String)>,
 }
 
-async fn push(
-    remote: &Remote,
-    copier: &Copier,
-    image: &FoundImage,
-    tagging: &Tagging,
-) -> Result<Pushed> {
-    let name = match remote.prefix.namespace() {
-        Some(namespace) => format!("{namespace}/{}", image.name),
-        None => image.name.clone(),
-    };
-    check_repository(&name).with_context(|| {
-        format!(
-            "{} cannot be a repository's name; rename the directory",
-            image.name
-        )
-    })?;
-    let repository = remote.repository(&name)?;
-    let layout = OciLayout::open(&image.path)?;
-    let images = layout.images()?;
-    let entries = push_layout(copier, &layout, &images, &remote.client, &repository).await?;
-    let mut pushed = Vec::new();
-    for tag in tagging.for_image(&entries) {
-        let digest = add_to_tag(&remote.client, &repository, &tag, &entries).await?;
-        pushed.push((tag, digest.to_string()));
+struct Pushing<'a> {
+    remote: &'a Remote,
+    copier: &'a Copier,
+    tagging: &'a Tagging,
+}
+
+impl Pushing<'_> {
+    /// Pushes the images of one name: all content side by side, then each tag once with the entries
+    /// of all of them, the newest last.
+    async fn group(&self, group: Vec<Candidate>) -> Vec<(Candidate, Result<Pushed>)> {
+        let contents = group.iter().map(|candidate| self.content(candidate));
+        let mut done: Vec<Result<Pushed>> =
+            stream::iter(contents).buffered(PARALLEL).collect().await;
+        // A tag, its entries so far, and the images that brought them.
+        let mut tags: Vec<(String, Vec<Descriptor>, Vec<usize>)> = Vec::new();
+        for (at, pushed) in done.iter().enumerate() {
+            let Ok(pushed) = pushed else { continue };
+            for tag in self.tagging.for_image(&pushed.entries) {
+                let known = tags.iter().position(|(known, ..)| *known == tag);
+                let known = known.unwrap_or_else(|| {
+                    tags.push((tag, Vec::new(), Vec::new()));
+                    tags.len() - 1
+                });
+                tags[known].1.extend(pushed.entries.iter().cloned());
+                tags[known].2.push(at);
+            }
+        }
+        let group_ref = &group;
+        let work = tags.iter().map(|(tag, entries, of)| async move {
+            let name = self.repository_of(&group_ref[of[0]])?;
+            let digest = add_to_tag(&self.remote.client, &name, tag, entries).await?;
+            anyhow::Ok(digest.to_string())
+        });
+        let moved: Vec<Result<String>> = stream::iter(work).buffered(PARALLEL).collect().await;
+        for ((tag, _, of), moved) in tags.iter().zip(moved) {
+            let moved = moved.map_err(Arc::new);
+            for at in of {
+                match (&mut done[*at], &moved) {
+                    (Ok(pushed), Ok(digest)) => pushed.tags.push((tag.clone(), digest.clone())),
+                    (slot @ Ok(_), Err(error)) => {
+                        let exit = exit_of(error);
+                        *slot = Err(anyhow!("tag {tag}: {error:#}")).exit(exit);
+                    }
+                    (Err(_), _) => {}
+                }
+            }
+        }
+        group.into_iter().zip(done).collect()
     }
-    Ok(Pushed {
-        repository: name,
-        entries,
-        tags: pushed,
-    })
+
+    fn repository_of(&self, candidate: &Candidate) -> Result<Repository> {
+        let name = match self.remote.prefix.namespace() {
+            Some(namespace) => format!("{namespace}/{}", candidate.image.name),
+            None => candidate.image.name.clone(),
+        };
+        check_repository(&name).with_context(|| {
+            format!(
+                "{} cannot be a repository's name; rename the file or directory",
+                candidate.image.name
+            )
+        })?;
+        self.remote.repository(&name)
+    }
+
+    /// Uploads what is not there yet, without a tag.
+    async fn content(&self, candidate: &Candidate) -> Result<Pushed> {
+        let repository = self.repository_of(candidate)?;
+        let entries = push_layout(
+            self.copier,
+            &candidate.layout,
+            &candidate.images,
+            &self.remote.client,
+            &repository,
+        )
+        .await?;
+        Ok(Pushed {
+            repository: repository.name().to_owned(),
+            entries,
+            tags: Vec::new(),
+        })
+    }
 }
 
 /// Shows the events of a transfer.
@@ -285,6 +341,7 @@ fn report(remote: &Remote, image: &FoundImage, pushed: &Pushed, as_json: bool) {
             json!({
                 "image": image.name,
                 "machine": image.machine,
+                "path": image.path,
                 "repository": format!("{}/{}", remote.host(), pushed.repository),
                 "platforms": platforms,
                 "tags": pushed.tags.iter().map(|(tag, digest)| json!({"tag": tag, "digest": digest})).collect::<Vec<_>>(),
@@ -292,13 +349,17 @@ fn report(remote: &Remote, image: &FoundImage, pushed: &Pushed, as_json: bool) {
         );
         return;
     }
+    let from = if image.machine.is_empty() {
+        image.path.display().to_string()
+    } else {
+        image.machine.clone()
+    };
     for (tag, digest) in &pushed.tags {
         out!(
-            "{}/{}:{tag} {digest} ({}, from {})",
+            "{}/{}:{tag} {digest} ({}, from {from})",
             remote.host(),
             pushed.repository,
             platforms.join(" "),
-            image.machine
         );
     }
 }

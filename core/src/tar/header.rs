@@ -4,6 +4,8 @@
 //! stands, and that is how content is smuggled past one of them. Every number must be written as
 //! the formats say, and the checksum must hold.
 
+use alloc::vec::Vec;
+
 /// Bytes of a block; headers and data are padded to it.
 pub const BLOCK: usize = 512;
 
@@ -151,8 +153,11 @@ fn text(field: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use alloc::format;
+
     use proptest::prelude::*;
+
+    use super::*;
 
     fn octal(field: &mut [u8], value: u64) {
         let width = field.len() - 1;

@@ -1,0 +1,4 @@
+//! The parts of tar archives (POSIX ustar and pax, GNU) that every reader of them shares.
+
+pub mod header;
+pub mod pax;

@@ -1,0 +1,198 @@
+//! Archives as plain files: compressed ones are inflated into a temporary file without a name.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use flate2::bufread::MultiGzDecoder;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::TransferError;
+
+/// Largest archive once it is inflated, bytes.
+const MAX_PLAIN: u64 = 256 << 30;
+/// What stays free where it is put, bytes.
+const RESERVE: u64 = 64 << 20;
+/// Largest window of a zstd frame (log2 of bytes): what `zstd --ultra` makes, 128 MiB.
+const ZSTD_WINDOW: u32 = 27;
+/// Plain bytes for each compressed one. gzip ends at 1032; an archive of images stays far below.
+const MAX_RATIO: u64 = 1100;
+/// Plain bytes that may come at any ratio.
+const ANY_RATIO: u64 = 256 << 20;
+const PIECE: usize = 256 * 1024;
+
+/// How a file is compressed, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compressed {
+    No,
+    Gzip,
+    Zstd,
+}
+
+impl Compressed {
+    pub(crate) fn of(first: &[u8]) -> Self {
+        if first.starts_with(&[0x1f, 0x8b]) {
+            Self::Gzip
+        } else if first.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+            Self::Zstd
+        } else {
+            Self::No
+        }
+    }
+
+    /// Undoes it.
+    pub(crate) fn reader<'a>(self, source: impl Read + 'a) -> std::io::Result<Box<dyn Read + 'a>> {
+        let source = BufReader::with_capacity(PIECE, source);
+        Ok(match self {
+            Self::No => Box::new(source),
+            Self::Gzip => Box::new(MultiGzDecoder::new(source)),
+            Self::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
+                decoder.window_log_max(ZSTD_WINDOW)?;
+                Box::new(decoder)
+            }
+        })
+    }
+}
+
+/// Opens a regular file, inflated when it is compressed.
+pub(crate) fn open_plain(path: &Path) -> Result<File, TransferError> {
+    let failed = |action, error| TransferError::io(action, path, error);
+    // Without NONBLOCK, opening a pipe would wait for its other end.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file: File = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|error| failed("open", error.into()))?
+        .into();
+    let metadata = file.metadata().map_err(|error| failed("read", error))?;
+    if !metadata.is_file() {
+        return Err(TransferError::archive(path, "it is not a regular file"));
+    }
+    let mut first = [0; 4];
+    let length = file
+        .read_at(&mut first, 0)
+        .map_err(|error| failed("read", error))?;
+    match Compressed::of(&first[..length]) {
+        Compressed::No => Ok(file),
+        compressed => inflate(&file, compressed, metadata.len(), path),
+    }
+}
+
+fn inflate(
+    file: &File,
+    compressed: Compressed,
+    length: u64,
+    path: &Path,
+) -> Result<File, TransferError> {
+    let damaged = |error: std::io::Error| {
+        TransferError::archive(path, format!("it cannot be inflated: {error}"))
+    };
+    let place = place(path);
+    let mut out = unnamed(&place)?;
+    let free = rustix::fs::fstatvfs(&out)
+        .map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    let room = free.saturating_sub(RESERVE).min(MAX_PLAIN);
+    let bomb = length.saturating_mul(MAX_RATIO).max(ANY_RATIO);
+    let mut reader = compressed.reader(file).map_err(damaged)?;
+    let mut buffer = vec![0; PIECE];
+    let mut written = 0u64;
+    loop {
+        let count = match reader.read(&mut buffer) {
+            Ok(0) => return Ok(out),
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(damaged(error)),
+        };
+        written += count as u64;
+        if written > bomb {
+            let reason = format!("{length} bytes of it become more than {bomb}");
+            return Err(TransferError::archive(path, reason));
+        }
+        if written > room {
+            let reason = format!(
+                "inflated it has more than the {room} bytes that are free in {}; set TMPDIR to a directory with more room",
+                place.display()
+            );
+            return Err(TransferError::archive(path, reason));
+        }
+        out.write_all(&buffer[..count])
+            .map_err(|error| TransferError::io("write a temporary file in", &place, error))?;
+    }
+}
+
+/// `TMPDIR`, else beside the archive when that can be written to, else the system's directory.
+fn place(path: &Path) -> PathBuf {
+    let named = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty());
+    if let Some(dir) = named {
+        return dir.into();
+    }
+    let beside = match path.parent() {
+        Some(dir) if dir.as_os_str().is_empty() => Path::new("."),
+        Some(dir) => dir,
+        None => Path::new("/"),
+    };
+    if rustix::fs::access(beside, rustix::fs::Access::WRITE_OK).is_ok() {
+        return beside.to_owned();
+    }
+    std::env::temp_dir()
+}
+
+/// A file that is gone when it is closed, readable for nobody else.
+fn unnamed(dir: &Path) -> Result<File, TransferError> {
+    let failed = |error: Errno| TransferError::io("create a temporary file in", dir, error.into());
+    let mode = Mode::RUSR | Mode::WUSR;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(dir, flags | OFlags::TMPFILE, mode) {
+        Ok(file) => return Ok(file.into()),
+        // File systems without it, and kernels that take the flag for a directory's.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let mut number = 0;
+    loop {
+        let path = dir.join(format!(".vdkr-spool-{}-{number}", std::process::id()));
+        match rustix::fs::open(&path, flags | OFlags::CREATE | OFlags::EXCL, mode) {
+            Ok(file) => {
+                rustix::fs::unlink(&path).map_err(failed)?;
+                return Ok(file.into());
+            }
+            Err(Errno::EXIST) if number < 1000 => number += 1,
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_without_end_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bomb.tar.zst");
+        // zstd makes a few hundred bytes of this.
+        let mut encoder =
+            zstd::stream::write::Encoder::new(File::create(&path).unwrap(), 1).unwrap();
+        let zeros = vec![0; 1 << 20];
+        for _ in 0..300 {
+            encoder.write_all(&zeros).unwrap();
+        }
+        encoder.finish().unwrap();
+        let error = open_plain(&path).unwrap_err().to_string();
+        assert!(error.contains("become more than"), "{error}");
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(open_plain(dir.path()).is_err());
+        assert!(open_plain(&dir.path().join("none")).is_err());
+        let cut = dir.path().join("cut.tar.gz");
+        std::fs::write(&cut, [0x1f, 0x8b, 8, 0, 0]).unwrap();
+        let error = open_plain(&cut).unwrap_err().to_string();
+        assert!(error.contains("cannot be inflated"), "{error}");
+    }
+}
