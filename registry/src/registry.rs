@@ -14,6 +14,7 @@ use crate::body::{Body, Buffers};
 use crate::config::ServerConfig;
 use crate::error::{OpenError, Refusal};
 use crate::fs::Fs;
+use crate::jobs::Jobs;
 use crate::receive::Incoming;
 use crate::router;
 use crate::storage::{self, Storage, StorageError, Swept};
@@ -34,6 +35,7 @@ struct Inner {
     storage: Arc<Storage>,
     buffers: Arc<Buffers>,
     manifest_budget: Semaphore,
+    jobs: Arc<Jobs>,
 }
 
 impl Registry {
@@ -63,6 +65,7 @@ impl Registry {
             storage,
             buffers: Arc::default(),
             manifest_budget: Semaphore::new(budget),
+            jobs: Arc::default(),
         })))
     }
 
@@ -106,6 +109,15 @@ impl Registry {
         headers.insert(&API_VERSION, HeaderValue::from_static("registry/2.0"));
         headers.insert(&NO_SNIFF, HeaderValue::from_static("nosniff"));
         response
+    }
+
+    /// Ends maintenance that is under way, in a legal state: a server that stops does not wait for it.
+    pub fn stop_maintenance(&self) {
+        self.0.jobs.stop();
+    }
+
+    pub(crate) fn jobs(&self) -> &Arc<Jobs> {
+        &self.0.jobs
     }
 
     pub(crate) fn buffers(&self) -> &Arc<Buffers> {

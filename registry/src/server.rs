@@ -72,6 +72,7 @@ pub async fn serve(
 
     drop(listener);
     sweeping.abort();
+    registry.stop_maintenance();
     if timeout(limits.shutdown_deadline, graceful.shutdown())
         .await
         .is_err()

@@ -14,6 +14,7 @@ mod config;
 pub mod copy;
 mod endpoint;
 mod error;
+mod extension;
 mod feed;
 mod guard;
 mod http;

@@ -4,6 +4,7 @@ pub mod args;
 pub mod auth;
 pub mod command;
 pub mod config;
+pub mod confirm;
 pub mod deploy;
 pub mod doctor;
 pub mod error;
@@ -11,6 +12,7 @@ pub mod facts;
 pub mod help;
 pub mod index;
 pub mod instance;
+pub mod maintenance;
 pub mod name;
 pub mod notify;
 pub mod prompt;
@@ -91,7 +93,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Serve(_) => command::serve::run(&config).await?,
         Command::Push(args) => return command::push::run(&config, &args, progress).await,
         Command::Import(args) => command::import::run(&config, &args, progress).await?,
-        Command::List(args) => command::list::run(&config, args.json).await?,
+        Command::List(args) => command::list::run(&config, &args).await?,
         Command::Tags(args) => command::tags::run(&config, &args).await?,
         Command::Catalog(args) => command::catalog::run(&config, args.json).await?,
         Command::Delete(args) => command::delete::run(&config, &args).await?,
@@ -99,6 +101,13 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Logout(args) => command::logout::run(&config, &args)?,
         Command::Auth(args) => return command::auth::run(&config, &args),
         Command::Doctor(args) => return command::doctor::run(&config, &args).await,
+        Command::History(args) => command::history::run(&config, &args).await?,
+        Command::Rollback(args) => command::rollback::run(&config, &args).await?,
+        Command::Pin(args) => command::pin::run(&config, &args, true).await?,
+        Command::Unpin(args) => command::pin::run(&config, &args, false).await?,
+        Command::Prune(args) => return command::prune::run(&config, &args).await,
+        Command::Gc(args) => return command::gc::run(&config, &args).await,
+        Command::Fsck(args) => return command::fsck::run(&config, &args).await,
         Command::Config(args) => command::config::run(&config, args.json)?,
         Command::Info => command::info::run(&config),
         // Done above.
