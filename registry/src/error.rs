@@ -129,6 +129,9 @@ impl Refusal {
             StorageError::UploadUnknown => {
                 Self::new(ErrorCode::BlobUploadUnknown, error.to_string())
             }
+            StorageError::Busy | StorageError::Stopped => {
+                Self::new(ErrorCode::Unavailable, error.to_string())
+            }
         }
     }
 

@@ -288,6 +288,29 @@ impl Fs {
         .map_err(|errno| self.error("rename a file to", to, errno))
     }
 
+    /// Says that a file or directory was used now: its modification time becomes the present.
+    pub fn touch(&self, path: &str) -> Result<()> {
+        let now = sys::Timespec {
+            tv_sec: 0,
+            tv_nsec: sys::UTIME_NOW,
+        };
+        let times = sys::Timestamps {
+            last_access: sys::Timespec {
+                tv_sec: 0,
+                tv_nsec: sys::UTIME_OMIT,
+            },
+            last_modification: now,
+        };
+        self.step(|| Op::Touch {
+            path: path.to_owned(),
+        })
+        .and_then(|()| {
+            let (parent, name) = self.parent(path)?;
+            retry(|| sys::utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW))
+        })
+        .map_err(|errno| self.error("touch", path, errno))
+    }
+
     /// Makes the names in a directory durable.
     pub fn sync_dir(&self, path: &str) -> Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;

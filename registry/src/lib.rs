@@ -18,6 +18,7 @@ mod config;
 mod endpoint;
 mod error;
 pub mod fs;
+mod jobs;
 mod receive;
 mod registry;
 mod router;

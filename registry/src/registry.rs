@@ -15,6 +15,7 @@ use crate::body::{Body, Buffers};
 use crate::config::ServerConfig;
 use crate::error::{OpenError, Refusal};
 use crate::fs::Fs;
+use crate::jobs::Jobs;
 use crate::receive::Incoming;
 use crate::router;
 use crate::storage::{self, Storage, StorageError, Swept};
@@ -38,6 +39,7 @@ struct Inner {
     users: Option<Users>,
     buffers: Arc<Buffers>,
     manifest_budget: Semaphore,
+    jobs: Arc<Jobs>,
 }
 
 impl Registry {
@@ -71,6 +73,7 @@ impl Registry {
             users,
             buffers: Arc::default(),
             manifest_budget: Semaphore::new(budget),
+            jobs: Arc::default(),
         })))
     }
 
@@ -138,6 +141,15 @@ impl Registry {
 
     pub(crate) fn users(&self) -> Option<&Users> {
         self.0.users.as_ref()
+    }
+
+    /// Ends maintenance that is under way, in a legal state: a server that stops does not wait for it.
+    pub fn stop_maintenance(&self) {
+        self.0.jobs.stop();
+    }
+
+    pub(crate) fn jobs(&self) -> &Arc<Jobs> {
+        &self.0.jobs
     }
 
     pub(crate) fn buffers(&self) -> &Arc<Buffers> {

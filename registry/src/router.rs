@@ -7,7 +7,9 @@ use vdkr_core::distribution::{ErrorCode, Query, Route};
 
 use crate::access;
 use crate::body::Body;
-use crate::endpoint::{base, blob, catalog, empty, manifest, referrers, tags, upload};
+use crate::endpoint::{
+    base, blob, catalog, empty, fsck, gc, history, images, manifest, pin, referrers, tags, upload,
+};
 use crate::error::Refusal;
 use crate::receive::Incoming;
 use crate::registry::Registry;
@@ -101,6 +103,14 @@ async fn dispatch(
             upload::cancel(&ask, name, &session).await
         }
         (route, &Method::OPTIONS) => Ok(options(&route)),
+        (Route::Images, &Method::GET) => images::list(&ask).await,
+        (Route::Gc, &Method::GET) => gc::state(&ask).await,
+        (Route::Gc, &Method::POST) => gc::start(&ask).await,
+        (Route::Fsck, &Method::GET) => fsck::state(&ask).await,
+        (Route::Fsck, &Method::POST) => fsck::start(&ask).await,
+        (Route::History { name, tag }, &Method::GET) => history::get(&ask, name, tag).await,
+        (Route::Pin { name, digest }, &Method::PUT) => pin::put(&ask, name, digest).await,
+        (Route::Pin { name, digest }, &Method::DELETE) => pin::delete(&ask, name, digest).await,
         (route, method) => Err(not_allowed(&route, method)),
     }
 }
@@ -109,7 +119,13 @@ async fn dispatch(
 fn methods(route: &Route) -> &'static str {
     match route {
         Route::Base => "GET, HEAD",
-        Route::Catalog | Route::Tags { .. } | Route::Referrers { .. } => "GET",
+        Route::Catalog
+        | Route::Tags { .. }
+        | Route::Referrers { .. }
+        | Route::Images
+        | Route::History { .. } => "GET",
+        Route::Gc | Route::Fsck => "GET, POST",
+        Route::Pin { .. } => "PUT, DELETE",
         Route::Manifest { .. } => "GET, HEAD, PUT, DELETE",
         Route::Blob { .. } => "GET, HEAD, DELETE",
         Route::Uploads { .. } => "POST",

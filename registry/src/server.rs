@@ -102,6 +102,7 @@ pub async fn serve(
     sweeping.abort();
     refreshing.abort();
     closing.send_replace(true);
+    registry.stop_maintenance();
     if timeout(limits.shutdown_deadline, graceful.shutdown())
         .await
         .is_err()

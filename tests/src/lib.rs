@@ -7,8 +7,10 @@
 )]
 
 pub mod fixtures;
+pub mod http;
 pub mod layout;
 pub mod peers;
 pub mod process;
 pub mod registry;
+pub mod soak;
 pub mod vm;

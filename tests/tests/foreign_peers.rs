@@ -161,6 +161,66 @@ fn docker_registry_serves_our_storage_and_we_serve_its() {
 }
 
 #[test]
+fn docker_registry_serves_what_our_collector_leaves_and_list_reads_it() {
+    let dir = TempDir::new().unwrap();
+    let source = layout("qemux86-64", "container-base-multiarch-oci");
+    let ours = Registry::start_on(&dir.path().join("ours"), free_port());
+    for name in ["kept", "dropped"] {
+        let remote = format!("docker://{}/soak/{name}:v1", ours.host());
+        skopeo_copy(&oci(&source), &remote);
+    }
+    let noise_source = dir.path().join("noise-latest-oci");
+    write_image(&noise_source, "amd64", &[noise(7, 100_000)]);
+    ours.run(["push", noise_source.to_str().unwrap(), "--tag", "v1"])
+        .expect(0);
+    ours.run(["delete", "soak/dropped:v1"]).expect(0);
+    ours.run(["delete", "noise:v1"]).expect(0);
+    let report = ours
+        .run(["gc", "--yes", "--grace", "0", "--json"])
+        .expect(0)
+        .text();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert!(
+        report["freed_bytes"].as_u64().unwrap() > 100_000,
+        "{report}"
+    );
+    assert_eq!(report["emptied"].as_array().unwrap().len(), 2, "{report}");
+    let told: Value = serde_json::from_str(&ours.run(["list", "--json"]).expect(0).text()).unwrap();
+    ours.stop();
+
+    let theirs = DockerRegistry::start(ours.storage(), dir.path());
+    let catalog: Value =
+        serde_json::from_slice(&curl(&format!("{}/v2/_catalog", theirs.url()))).unwrap();
+    assert_eq!(catalog["repositories"], serde_json::json!(["soak/kept"]));
+    let remote = format!("docker://{}/soak/kept:v1", theirs.host());
+    skopeo_copy(&remote, &format!("{}:v1", oci(&dir.path().join("copy"))));
+    // The same list, asked for tag by tag.
+    let listed = run(ours
+        .command()
+        .args(["--url", &theirs.host(), "list", "--json"]))
+    .expect(0);
+    let listed: Value = serde_json::from_str(&listed.text()).unwrap();
+    for key in [
+        "repository",
+        "tag",
+        "digest",
+        "platforms",
+        "size",
+        "created",
+    ] {
+        assert_eq!(listed[0][key], told[0][key], "{key}");
+    }
+    let refused = run(ours
+        .command()
+        .args(["--url", &theirs.host(), "gc", "--yes"]));
+    assert!(
+        refused.stderr.contains("another kind of registry"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
 fn we_push_to_and_import_from_docker_registry() {
     let dir = TempDir::new().unwrap();
     let storage = dir.path().join("theirs");

@@ -54,7 +54,7 @@ impl Client {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<bool, TransferError> {
-        self.delete(repository, &format!("blobs/{digest}"), "blob")
+        self.delete(repository, &format!("blobs/{digest}"), "blob", None)
             .await
     }
 

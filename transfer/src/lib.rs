@@ -17,6 +17,7 @@ pub mod copy;
 pub mod dir;
 mod endpoint;
 mod error;
+mod extension;
 mod feed;
 mod guard;
 mod http;

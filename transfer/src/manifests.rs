@@ -322,8 +322,30 @@ impl Client {
         repository: &Repository,
         selector: Selector<'_>,
     ) -> Result<bool, TransferError> {
-        self.delete(repository, &format!("manifests/{selector}"), "manifest")
-            .await
+        self.delete(
+            repository,
+            &format!("manifests/{selector}"),
+            "manifest",
+            None,
+        )
+        .await
+    }
+
+    /// Removes a tag if it still points to `digest`; otherwise [`TransferError::Conflict`]. Registries
+    /// that do not know conditions remove it all the same.
+    pub async fn delete_tag_at(
+        &self,
+        repository: &Repository,
+        tag: &str,
+        digest: &Digest,
+    ) -> Result<bool, TransferError> {
+        self.delete(
+            repository,
+            &format!("manifests/{tag}"),
+            "manifest",
+            Some(digest),
+        )
+        .await
     }
 
     pub(crate) async fn delete(
@@ -331,10 +353,11 @@ impl Client {
         repository: &Repository,
         path: &str,
         what: &str,
+        only_if: Option<&Digest>,
     ) -> Result<bool, TransferError> {
         let places = self.places(repository.host())?;
         let endpoint = places.registry();
-        let request = self
+        let mut request = self
             .request(
                 endpoint,
                 Method::DELETE,
@@ -343,6 +366,9 @@ impl Client {
                 &["delete", "pull"],
             )
             .await?;
+        if let Some(tag) = only_if.and_then(|d| HeaderValue::from_str(&format!("\"{d}\"")).ok()) {
+            request.headers.insert(IF_MATCH, tag);
+        }
         let answer = self.call(endpoint, &request).await?;
         let done = match answer.status() {
             StatusCode::NOT_FOUND => false,

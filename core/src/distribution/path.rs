@@ -57,6 +57,26 @@ pub enum Route {
         /// The subject.
         digest: Digest,
     },
+    /// `/v2/_vdkr/images/list`: every tag with what is known of it.
+    Images,
+    /// `/v2/_vdkr/storage/gc`: garbage collection.
+    Gc,
+    /// `/v2/_vdkr/storage/fsck`: checking what is stored.
+    Fsck,
+    /// `/v2/<name>/_vdkr/history/<tag>`: what a tag pointed to.
+    History {
+        /// Repository.
+        name: String,
+        /// The tag.
+        tag: String,
+    },
+    /// `/v2/<name>/_vdkr/pins/<digest>`: a manifest that is kept whether a tag names it or not.
+    Pin {
+        /// Repository.
+        name: String,
+        /// The manifest.
+        digest: Digest,
+    },
 }
 
 /// What names a manifest.
@@ -140,6 +160,21 @@ impl Route {
         let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
         match parts.as_slice() {
             ["_catalog"] => Ok(Self::Catalog),
+            // No repository name has a component that begins with an underscore.
+            ["_vdkr", "images", "list"] => Ok(Self::Images),
+            ["_vdkr", "storage", "gc"] => Ok(Self::Gc),
+            ["_vdkr", "storage", "fsck"] => Ok(Self::Fsck),
+            [name @ .., "_vdkr", "history", tag] => {
+                check_tag(tag).map_err(RouteError::Tag)?;
+                Ok(Self::History {
+                    name: repository(name)?,
+                    tag: (*tag).into(),
+                })
+            }
+            [name @ .., "_vdkr", "pins", digest] => Ok(Self::Pin {
+                name: repository(name)?,
+                digest: self::digest(digest)?,
+            }),
             [name @ .., "tags", "list"] => Ok(Self::Tags {
                 name: repository(name)?,
             }),
@@ -171,13 +206,15 @@ impl Route {
     /// The repository that the path is about.
     pub fn repository(&self) -> Option<&str> {
         match self {
-            Self::Base | Self::Catalog => None,
+            Self::Base | Self::Catalog | Self::Images | Self::Gc | Self::Fsck => None,
             Self::Tags { name }
             | Self::Manifest { name, .. }
             | Self::Blob { name, .. }
             | Self::Uploads { name }
             | Self::Upload { name, .. }
-            | Self::Referrers { name, .. } => Some(name),
+            | Self::Referrers { name, .. }
+            | Self::History { name, .. }
+            | Self::Pin { name, .. } => Some(name),
         }
     }
 }
@@ -194,6 +231,11 @@ impl fmt::Display for Route {
             Self::Uploads { name } => write!(f, "/v2/{name}/blobs/uploads/"),
             Self::Upload { name, session } => write!(f, "/v2/{name}/blobs/uploads/{session}"),
             Self::Referrers { name, digest } => write!(f, "/v2/{name}/referrers/{digest}"),
+            Self::Images => f.write_str("/v2/_vdkr/images/list"),
+            Self::Gc => f.write_str("/v2/_vdkr/storage/gc"),
+            Self::Fsck => f.write_str("/v2/_vdkr/storage/fsck"),
+            Self::History { name, tag } => write!(f, "/v2/{name}/_vdkr/history/{tag}"),
+            Self::Pin { name, digest } => write!(f, "/v2/{name}/_vdkr/pins/{digest}"),
         }
     }
 }
@@ -295,6 +337,23 @@ mod tests {
                 },
             ),
             ("/v2/%61/tags/list".into(), Route::Tags { name: "a".into() }),
+            ("/v2/_vdkr/images/list".into(), Route::Images),
+            ("/v2/_vdkr/storage/gc".into(), Route::Gc),
+            ("/v2/_vdkr/storage/fsck".into(), Route::Fsck),
+            (
+                "/v2/a/b-c/d.e/_vdkr/history/v1".into(),
+                Route::History {
+                    name: name(),
+                    tag: "v1".into(),
+                },
+            ),
+            (
+                format!("/v2/a/b-c/d.e/_vdkr/pins/{digest}"),
+                Route::Pin {
+                    name: name(),
+                    digest: digest.clone(),
+                },
+            ),
         ] {
             assert_eq!(parse(&path), Ok(route), "{path}");
         }
@@ -357,6 +416,12 @@ mod tests {
                 Some(ErrorCode::NameInvalid),
             ),
             ("/v2/a/referrers/", Some(ErrorCode::DigestInvalid)),
+            ("/v2/_vdkr/images", None),
+            ("/v2/_vdkr/storage/gc/", None),
+            ("/v2/a/_vdkr/images/list", None),
+            ("/v2/_vdkr/history/v1", Some(ErrorCode::NameInvalid)),
+            ("/v2/a/_vdkr/history/.x", Some(ErrorCode::ManifestUnknown)),
+            ("/v2/a/_vdkr/pins/v1", Some(ErrorCode::DigestInvalid)),
             ("/v2/a/blobs/uploads/..", Some(ErrorCode::BlobUploadUnknown)),
             (
                 "/v2/a/blobs/uploads/%C3%A9",
@@ -382,7 +447,7 @@ mod tests {
             name,
             "[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}",
             "[A-Za-z0-9_=-]{1,40}",
-            0..7,
+            0..9,
         )
             .prop_map(|(name, tag, session, kind)| {
                 let digest = Digest::sha256(tag.as_bytes());
@@ -399,6 +464,8 @@ mod tests {
                     3 => Route::Blob { name, digest },
                     4 => Route::Uploads { name },
                     5 => Route::Upload { name, session },
+                    6 => Route::History { name, tag },
+                    7 => Route::Pin { name, digest },
                     _ => Route::Referrers { name, digest },
                 }
             })

@@ -4,7 +4,7 @@ use alloc::{string::String, vec::Vec};
 
 use super::{errors::ErrorCode, percent};
 use crate::digest::{Algorithm, Digest, DigestError};
-use crate::reference::{MAX_REPOSITORY, ReferenceError, check_repository, check_tag};
+use crate::reference::{MAX_REPOSITORY, MAX_TAG, ReferenceError, check_repository, check_tag};
 
 /// Longest query that is read, in bytes.
 pub const MAX_QUERY: usize = 16 * 1024;
@@ -12,6 +12,8 @@ pub const MAX_QUERY: usize = 16 * 1024;
 pub const MAX_TAG_PARAMETERS: usize = 64;
 /// Most entries of a page; a larger `n` counts as this.
 pub const MAX_PAGE: usize = 10_000;
+/// Longest `last` in bytes: a repository, a colon and a tag.
+const MAX_LAST: usize = MAX_REPOSITORY + 1 + MAX_TAG;
 /// Longest `artifactType` in bytes.
 const MAX_MEDIA_TYPE: usize = 255;
 
@@ -142,7 +144,7 @@ impl Query {
                 once(&mut self.from, name, value.into())
             }
             "n" => once(&mut self.n, name, count(value)?),
-            "last" => once(&mut self.last, name, short(MAX_REPOSITORY)?),
+            "last" => once(&mut self.last, name, short(MAX_LAST)?),
             "artifactType" => once(&mut self.artifact_type, name, short(MAX_MEDIA_TYPE)?),
             _ => {
                 check_tag(value).map_err(QueryError::Tag)?;
@@ -255,7 +257,7 @@ mod tests {
             ("n=1&n=2", ErrorCode::PaginationNumberInvalid),
             ("last=%zz", other.clone()),
             ("last=a&last=b", other.clone()),
-            (&format!("last={}", "a".repeat(256)), other.clone()),
+            (&format!("last={}", "a".repeat(385)), other.clone()),
             (&format!("artifactType={}", "a".repeat(256)), other.clone()),
             (&"x".repeat(MAX_QUERY + 1), other),
         ] {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use vdkr_core::credentials::Secret;
 
+use super::command;
 use super::command::auth::AuthCommandArgs;
 use super::command::completions::CompletionsArgs;
 use super::command::copy::CopyArgs;
@@ -109,9 +110,11 @@ pub enum Command {
     Copy(CopyArgs),
     /// Show what an image is: digest, tags, platform, labels, layers
     Inspect(InspectArgs),
-    /// List all images with their tags
-    #[command(after_help = "Example:\n  container-registry list")]
-    List(JsonArgs),
+    /// List all images with digest, platforms, size and time
+    #[command(
+        after_help = "Examples:\n  container-registry list\n  container-registry list --label org.opencontainers.image.version=1.0 --sort time"
+    )]
+    List(command::list::ListArgs),
     /// List the tags of one image
     Tags(TagsArgs),
     /// List the repositories
@@ -133,6 +136,31 @@ pub enum Command {
     Bake(super::command::bake::BakeArgs),
     /// Write OCI labels into the images of layout directories, before they are pushed
     Label(super::command::label::LabelArgs),
+    /// Show what a tag pointed to before
+    #[command(after_help = "Example:\n  container-registry history app:latest")]
+    History(command::history::HistoryArgs),
+    /// Point a tag to what it pointed to before
+    #[command(after_help = "Example:\n  container-registry rollback app:latest")]
+    Rollback(command::rollback::RollbackArgs),
+    /// Keep an image, whether a tag names it or not
+    #[command(after_help = "Example:\n  container-registry pin app:v1.0.0")]
+    Pin(command::pin::PinArgs),
+    /// Take a pin away
+    #[command(after_help = "Example:\n  container-registry unpin app:v1.0.0")]
+    Unpin(command::pin::PinArgs),
+    /// Delete the tags that no rule keeps
+    #[command(
+        after_help = "Example:\n  container-registry prune --keep-last 5 --younger-than 30d --keep 'v*' --explain --dry-run"
+    )]
+    Prune(command::prune::PruneArgs),
+    /// Collect garbage: free the space of what no tag needs, while the registry goes on
+    #[command(
+        after_help = "Example:\n  container-registry gc --dry-run\n  container-registry gc --yes --grace 10m"
+    )]
+    Gc(command::gc::GcArgs),
+    /// Check everything stored against its digest, and put what is damaged into quarantine
+    #[command(after_help = "Example:\n  container-registry fsck --dry-run")]
+    Fsck(command::fsck::FsckArgs),
     /// Print every configuration value and where it came from
     #[command(
         after_help = "Examples:\n  container-registry config\n  container-registry config --json"

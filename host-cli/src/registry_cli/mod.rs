@@ -5,6 +5,7 @@ pub mod auth;
 pub mod candidate;
 pub mod command;
 pub mod config;
+pub mod confirm;
 pub mod deploy;
 pub mod doctor;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod help;
 pub mod images;
 pub mod index;
 pub mod instance;
+pub mod maintenance;
 pub mod name;
 pub mod notify;
 pub mod prompt;
@@ -103,7 +105,7 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Import(args) => return command::import::run(&config, &args, progress).await,
         Command::Copy(args) => command::copy::run(&config, &args, progress).await?,
         Command::Inspect(args) => command::inspect::run(&config, &args).await?,
-        Command::List(args) => command::list::run(&config, args.json).await?,
+        Command::List(args) => command::list::run(&config, &args).await?,
         Command::Tags(args) => command::tags::run(&config, &args).await?,
         Command::Catalog(args) => command::catalog::run(&config, args.json).await?,
         Command::Delete(args) => command::delete::run(&config, &args).await?,
@@ -114,6 +116,13 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::Pki(args) => command::pki::run(&config, &args)?,
         Command::Bake(args) => return command::bake::run(&config, &args),
         Command::Label(args) => return command::label::run(&config, &args),
+        Command::History(args) => command::history::run(&config, &args).await?,
+        Command::Rollback(args) => command::rollback::run(&config, &args).await?,
+        Command::Pin(args) => command::pin::run(&config, &args, true).await?,
+        Command::Unpin(args) => command::pin::run(&config, &args, false).await?,
+        Command::Prune(args) => return command::prune::run(&config, &args).await,
+        Command::Gc(args) => return command::gc::run(&config, &args).await,
+        Command::Fsck(args) => return command::fsck::run(&config, &args).await,
         Command::Config(args) => command::config::run(&config, args.json)?,
         Command::Info => command::info::run(&config),
         // Done above.

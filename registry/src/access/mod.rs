@@ -49,7 +49,10 @@ pub(crate) fn required<'r>(
     let reads = matches!(*method, Method::GET | Method::HEAD);
     let action = match route {
         Route::Base => Action::Ping,
-        Route::Catalog => Action::List,
+        Route::Catalog | Route::Images => Action::List,
+        // Cleaning up takes from every repository; how it goes is no secret to who may list them.
+        Route::Gc | Route::Fsck if reads => Action::List,
+        Route::Gc | Route::Fsck => Action::Delete,
         // An upload belongs to those who push, even where it is only looked at or given up.
         Route::Upload { .. } | Route::Uploads { .. } => Action::Push,
         _ if reads => Action::Pull,
@@ -129,6 +132,17 @@ mod tests {
             ("/v2/a/b/manifests/latest".to_owned(), by_method),
             ("/v2/a/b/tags/list".to_owned(), by_method),
             (format!("/v2/a/b/referrers/{digest}"), by_method),
+            ("/v2/_vdkr/images/list".to_owned(), [List; 6]),
+            (
+                "/v2/_vdkr/storage/gc".to_owned(),
+                [List, List, Delete, Delete, Delete, Delete],
+            ),
+            (
+                "/v2/_vdkr/storage/fsck".to_owned(),
+                [List, List, Delete, Delete, Delete, Delete],
+            ),
+            ("/v2/a/b/_vdkr/history/latest".to_owned(), by_method),
+            (format!("/v2/a/b/_vdkr/pins/{digest}"), by_method),
         ] {
             let route = Route::parse(&path).unwrap();
             for (method, action) in all.iter().zip(expected) {

@@ -27,16 +27,20 @@ pub(crate) async fn head(
     digest: Digest,
 ) -> Result<Response<Body>, Refusal> {
     let storage = ask.registry.storage();
+    // Clients ask so before they push, and do not send what is there.
+    storage.claim(&digest);
     let known = storage.known_blob(&name, &digest);
     let found = if let Some(blob) = known.map_err(|error| Refusal::of_storage(&error, storage))? {
         Some(blob)
     } else {
-        let digest = digest.clone();
+        let (name, digest) = (name.clone(), digest.clone());
         ask.registry
             .blocking(move |storage| storage.blob(&name, &digest))
             .await?
     };
-    let blob = found.ok_or_else(|| unknown(&digest))?;
+    let blob = found
+        .filter(|_| storage.use_blob(&name, &digest))
+        .ok_or_else(|| unknown(&digest))?;
     let mut response = empty(StatusCode::OK);
     describe(&mut response, &digest)?;
     response

@@ -37,6 +37,10 @@ pub(crate) async fn get(
                 .await?
         };
     let manifest = found.ok_or_else(|| unknown(&name, &target))?;
+    // Who is told that it is there may count on it for a while.
+    if !storage.use_manifest(&name, &manifest.digest) {
+        return Err(unknown(&name, &target));
+    }
     if has_already(&ask.head.headers, &manifest.digest) {
         return not_modified(&manifest.digest);
     }
@@ -116,11 +120,12 @@ pub(crate) async fn delete(
     name: String,
     target: Target,
 ) -> Result<Response<Body>, Refusal> {
+    let condition = condition(&ask.head.headers)?;
     let (repository, asked) = (name.clone(), target.clone());
     let deleted = ask
         .registry
         .blocking(move |storage| match &asked {
-            Target::Tag(tag) => storage.delete_tag(&repository, tag),
+            Target::Tag(tag) => storage.delete_tag(&repository, tag, &condition),
             Target::Digest(digest) => storage.delete_manifest(&repository, digest),
         })
         .await?;

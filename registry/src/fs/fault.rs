@@ -55,6 +55,9 @@ pub enum Op {
     Lock {
         path: String,
     },
+    Touch {
+        path: String,
+    },
 }
 
 impl Op {
@@ -67,6 +70,7 @@ impl Op {
                 | Self::Stat { .. }
                 | Self::List { .. }
                 | Self::Lock { .. }
+                | Self::Touch { .. }
         )
     }
 }

@@ -41,6 +41,11 @@ impl Stamp {
         i64::try_from(now).is_ok_and(|now| self.changed.0.saturating_add(2) < now)
     }
 
+    /// Whether this is the same file with the same content, whatever was done to its name.
+    pub fn same_content(&self, other: &Self) -> bool {
+        (self.inode, self.size, self.modified) == (other.inode, other.size, other.modified)
+    }
+
     /// Last modification, in seconds since the epoch.
     pub fn modified_secs(&self) -> i64 {
         self.modified.0

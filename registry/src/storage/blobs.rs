@@ -66,11 +66,15 @@ impl Storage {
         digest: &Digest,
     ) -> Result<Option<Blob>> {
         let _shared = self.locks.share(repository);
+        self.claim(digest);
         let found = match from {
             Some(from) => self.blob(from, digest)?,
             None => self.content(digest.clone())?,
         };
         let Some(blob) = found else { return Ok(None) };
+        self.claim(&blob.stored);
+        // For collectors in other processes, which see no claims.
+        self.used(&paths::blob_data(&blob.stored));
         let mut batch = self.durable.batch();
         batch.require(paths::blob_data(&blob.stored), blob.stamp);
         self.put_link(
@@ -91,15 +95,22 @@ impl Storage {
         staged: Staged,
     ) -> Result<()> {
         let _shared = self.locks.share(repository);
+        self.claim(digest);
         let mut batch = self.durable.batch();
         let target = paths::blob_data(digest);
         match self.content(digest.clone())? {
-            Some(blob) if blob.size == size => batch.require(target, blob.stamp),
+            Some(blob) if blob.size == size => {
+                self.used(&target);
+                batch.require(target, blob.stamp);
+            }
             // One of another size is damaged, and this is how it is mended.
             _ => batch.place(staged, target),
         }
-        self.put_link(&mut batch, paths::layer_link(repository, digest), digest)?;
+        let link = paths::layer_link(repository, digest);
+        self.put_link(&mut batch, link.clone(), digest)?;
         batch.commit()?;
+        // A link that was there already may be an old one.
+        self.used(&link);
         Ok(())
     }
 

@@ -82,6 +82,17 @@ impl Durable {
         self.files.retain(|key| !beneath(key));
     }
 
+    /// Forgets one file and the directory around it, which are being removed.
+    pub(crate) fn forget_file(&self, path: &str) {
+        self.files.remove(path);
+        self.dirs.remove(paths::parent(path));
+    }
+
+    /// Forgets that one directory has a durable name.
+    pub(crate) fn forget_dir(&self, dir: &str) {
+        self.dirs.remove(dir);
+    }
+
     /// Forgets that the directories above `path` are there.
     fn doubt(&self, path: &str) {
         let mut dir = paths::parent(path);

@@ -72,6 +72,13 @@ impl Locks {
         }
     }
 
+    /// Returns when everybody who shares or excludes a repository now has let go of it.
+    pub(super) fn quiesce(&self) {
+        for lock in &self.repositories {
+            drop(lock.write().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
     pub(super) fn tags<'t>(
         &self,
         repository: &str,

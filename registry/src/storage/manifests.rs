@@ -127,7 +127,14 @@ impl Storage {
         let _tags = self.locks.tags(repository, tags.iter().copied());
         if !condition.is_empty() {
             let current = match tags.first() {
-                Some(tag) => self.tag(repository, tag)?,
+                // A tag whose manifest is damaged or gone is as good as none: whoever asks is told so,
+                // and pushes it again.
+                Some(tag) => match self.tag(repository, tag)? {
+                    Some(current) => self
+                        .manifest(repository, &current)?
+                        .map(|found| found.digest),
+                    None => None,
+                },
                 None => self
                     .manifest(repository, &manifest.digest)?
                     .map(|found| found.digest),
@@ -136,6 +143,8 @@ impl Storage {
                 return Err(StorageError::ConditionFailed { current });
             }
         }
+
+        self.claim(&manifest.digest);
 
         // First wave: all that it names.
         let mut batch = self.durable.batch();
@@ -152,8 +161,14 @@ impl Storage {
             None => batch.place(self.staged(&manifest.body)?, target),
         }
         self.put_link(&mut batch, paths::revision_link(repository, digest), digest)?;
+        let mut returns = Vec::new();
         for tag in tags {
             let path = paths::tag_index_link(repository, tag, digest);
+            if self.read_link(&path)?.is_some()
+                && self.tag(repository, tag)?.as_ref() != Some(digest)
+            {
+                returns.push(paths::parent(&path).to_owned());
+            }
             self.put_link(&mut batch, path, digest)?;
         }
         let mut last = self.durable.batch();
@@ -164,16 +179,29 @@ impl Storage {
 
         // Third wave: the tags.
         last.commit()?;
+        // Nothing depends on these times but the order of the history, and what is old enough to go.
+        for entry in returns {
+            if let Err(error) = self.fs.touch(&entry) {
+                tracing::debug!(%error, "the history of a tag keeps an older time");
+            }
+        }
+        self.used(&paths::revision_link(repository, digest));
         Ok(())
     }
 
-    /// Takes a tag, and nothing else, from a repository. `false`: it was not there.
-    pub fn delete_tag(&self, repository: &str, tag: &str) -> Result<bool> {
+    /// Takes a tag, and nothing else, from a repository, if the condition holds for what it points to.
+    /// `false`: it was not there.
+    pub fn delete_tag(&self, repository: &str, tag: &str, condition: &Condition) -> Result<bool> {
         let _alone = self.locks.exclude(repository);
-        if self.tag(repository, tag)?.is_none() {
+        let current = self.tag(repository, tag)?;
+        if current.is_none() {
             return Ok(false);
         }
+        if !condition.holds(current.as_ref()) {
+            return Err(StorageError::ConditionFailed { current });
+        }
         self.remove_tag(repository, tag)?;
+        self.remove_if_empty(repository);
         Ok(true)
     }
 
@@ -192,10 +220,11 @@ impl Storage {
             }
         }
         self.remove_link(&path)?;
+        self.remove_if_empty(repository);
         Ok(true)
     }
 
-    fn remove_tag(&self, repository: &str, tag: &str) -> Result<()> {
+    pub(super) fn remove_tag(&self, repository: &str, tag: &str) -> Result<()> {
         let dir = paths::tag(repository, tag);
         // Without this link there is no tag, whatever happens to the rest of the directory.
         self.remove_link(&paths::tag_current(repository, tag))?;

@@ -10,8 +10,11 @@
 //! │   │   └── tags/<tag>
 //! │   │       ├── current/link                                  what the tag points to
 //! │   │       └── index/<algorithm>/<digits>/link               what it ever pointed to
-//! │   └── _uploads/<uuid>/{data,startedat}                      uploads under way
-//! └── _vdkr/tmp/<process>/<number>                              ours: files before they get a name
+//! │   ├── _uploads/<uuid>/{data,startedat}                      uploads under way
+//! │   └── _vdkr/pins/<algorithm>/<digits>/link                  ours: manifests that are pinned
+//! └── _vdkr
+//!     ├── tmp/<process>/<number>                                ours: files before they get a name
+//!     └── quarantine/                                           ours: what is not what its name said
 //! ```
 //!
 //! A link is a small file that holds a digest. Everything gets its name by a rename of a file that was
@@ -24,8 +27,8 @@
 //! The methods block on the disk. The tree is the truth: caches are checked against it on every use,
 //! because another process may serve or clean the same tree.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use vdkr_core::digest::Digest;
@@ -38,6 +41,10 @@ mod blobs;
 mod cache;
 mod catalog;
 mod durable;
+mod fsck;
+mod gc;
+mod history;
+mod images;
 mod links;
 mod locks;
 mod manifests;
@@ -46,6 +53,7 @@ mod recovery;
 mod referrers;
 mod tags;
 mod uploads;
+mod uses;
 
 pub use blobs::Blob;
 pub(crate) use manifests::type_of;
@@ -80,6 +88,15 @@ pub enum StorageError {
     /// There is no such upload session, or no longer.
     #[error("upload session unknown")]
     UploadUnknown,
+    /// Garbage is being collected, or the storage checked, by somebody else.
+    #[error(
+        "another process collects garbage in this storage or checks it \
+         (or its file system has no locks); try again when it is done"
+    )]
+    Busy,
+    /// The work was told to stop before its end.
+    #[error("stopped before the end")]
+    Stopped,
 }
 
 /// Shorthand of this room.
@@ -94,6 +111,8 @@ pub struct Memory {
     pub links: usize,
     /// Bytes of what manifests say of themselves to those who ask for referrers.
     pub referrer_bytes: usize,
+    /// Bytes of what lists of images say of manifests.
+    pub summary_bytes: usize,
 }
 
 impl Default for Memory {
@@ -102,6 +121,7 @@ impl Default for Memory {
             manifest_bytes: 8 << 20,
             links: 16_384,
             referrer_bytes: 4 << 20,
+            summary_bytes: 8 << 20,
         }
     }
 }
@@ -118,6 +138,9 @@ pub struct Storage {
     manifests: Cache<Digest, Arc<manifests::Cached>>,
     subjects: Cache<Digest, referrers::Entry>,
     sessions: uploads::Sessions,
+    uses: uses::Uses,
+    summaries: Cache<String, Arc<images::Summary>>,
+    maintenance: Mutex<()>,
 }
 
 impl Storage {
@@ -137,6 +160,9 @@ impl Storage {
             manifests: Cache::new(memory.manifest_bytes),
             subjects: Cache::new(memory.referrer_bytes),
             sessions: uploads::Sessions::default(),
+            uses: uses::Uses::new(),
+            summaries: Cache::new(memory.summary_bytes),
+            maintenance: Mutex::new(()),
             fs,
         })
     }
@@ -182,7 +208,7 @@ fn now() -> u64 {
 }
 
 /// `size` random bytes as hexadecimal digits.
-fn random_hex(size: usize) -> String {
+pub(crate) fn random_hex(size: usize) -> String {
     let mut bytes = vec![0_u8; size];
     let mut filled = 0;
     while filled < size {

@@ -9,6 +9,10 @@ pub(crate) const BLOBS: &str = "docker/registry/v2/blobs";
 pub(crate) const REPOSITORIES: &str = "docker/registry/v2/repositories";
 /// What is ours alone. Distribution walks `blobs` and `repositories` and never looks here.
 pub(crate) const TEMPORARY: &str = "docker/registry/v2/_vdkr/tmp";
+/// Where `fsck` moves what is not what its name says.
+pub(crate) const QUARANTINE: &str = "docker/registry/v2/_vdkr/quarantine";
+/// Locked by whoever collects garbage or checks the storage.
+pub(crate) const OURS: &str = "docker/registry/v2/_vdkr";
 
 pub(crate) fn blob_data(digest: &Digest) -> String {
     let hex = digest.hex();
@@ -74,6 +78,30 @@ pub(crate) fn upload(name: &str, id: &str) -> String {
 
 pub(crate) fn upload_data(name: &str, id: &str) -> String {
     format!("{REPOSITORIES}/{name}/_uploads/{id}/data")
+}
+
+pub(crate) fn tag_index(name: &str, tag: &str, algorithm: Algorithm) -> String {
+    format!(
+        "{REPOSITORIES}/{name}/_manifests/tags/{tag}/index/{}",
+        algorithm.name()
+    )
+}
+
+pub(crate) fn uploads(name: &str) -> String {
+    format!("{REPOSITORIES}/{name}/_uploads")
+}
+
+pub(crate) fn layers_by(name: &str, algorithm: Algorithm) -> String {
+    format!("{REPOSITORIES}/{name}/_layers/{}", algorithm.name())
+}
+
+/// Distribution passes by what begins with an underscore and is none of its own names.
+pub(crate) fn pins(name: &str, algorithm: Algorithm) -> String {
+    format!("{REPOSITORIES}/{name}/_vdkr/pins/{}", algorithm.name())
+}
+
+pub(crate) fn pin_link(name: &str, digest: &Digest) -> String {
+    link(&format!("{REPOSITORIES}/{name}/_vdkr/pins"), digest)
 }
 
 fn link(dir: &str, digest: &Digest) -> String {

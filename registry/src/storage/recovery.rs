@@ -95,6 +95,25 @@ impl Storage {
         Ok(swept)
     }
 
+    /// Whether another living process has this storage open.
+    pub fn is_shared(&self) -> Result<bool> {
+        let mut others = Vec::new();
+        self.fs.list(paths::TEMPORARY, |name, kind| {
+            let dir = format!("{}/{name}", paths::TEMPORARY);
+            if kind == Kind::Directory && dir != self.temporary.path() {
+                others.push(dir);
+            }
+        })?;
+        for dir in others {
+            match self.fs.lock_dir(&dir, true, false) {
+                Ok(None) => return Ok(true),
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
     fn sweep_directory(&self, uploads: &str, idle: u64, swept: &mut Swept) {
         let mut ids = Vec::new();
         let _ = self.fs.list(uploads, |name, kind| {

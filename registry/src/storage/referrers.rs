@@ -78,7 +78,7 @@ impl Storage {
     }
 
     /// The digests that a repository has, or had, revisions of.
-    fn revisions(&self, repository: &str) -> Result<Vec<Digest>> {
+    pub(super) fn revisions(&self, repository: &str) -> Result<Vec<Digest>> {
         let mut digests = Vec::new();
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             let listed = self

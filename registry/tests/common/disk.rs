@@ -105,7 +105,11 @@ impl Disk {
                     self.now.remove(path);
                 }
             }
-            Op::Read { .. } | Op::Stat { .. } | Op::List { .. } | Op::Lock { .. } => {}
+            Op::Read { .. }
+            | Op::Stat { .. }
+            | Op::List { .. }
+            | Op::Lock { .. }
+            | Op::Touch { .. } => {}
         }
     }
 

@@ -1,0 +1,79 @@
+//! `history`: what a tag pointed to before.
+
+use anyhow::{Result, anyhow};
+use clap::Args;
+
+use crate::exit::Exit;
+use crate::out;
+use crate::registry_cli::auth;
+use crate::registry_cli::config::Config;
+use crate::registry_cli::error::WithExit as _;
+use crate::registry_cli::name::in_registry;
+use crate::registry_cli::remote::Remote;
+use crate::vdkr::human::columns;
+
+/// Options of `history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// IMAGE[:TAG]; the tag is latest unless given
+    pub image: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints the targets of a tag, newest first.
+pub async fn run(config: &Config, args: &HistoryArgs) -> Result<()> {
+    let image = in_registry(&args.image, &config.registry()?)?;
+    if image.digest().is_some() {
+        return Err(anyhow!(
+            "{}: a digest always means the same; give a tag",
+            args.image
+        ))
+        .exit(Exit::Usage);
+    }
+    let remote = Remote::connect(config, auth::configured(config)?).await?;
+    let repository = remote.repository(image.repository())?;
+    let tag = image.tag_or_latest();
+    let history = remote.client.history(&repository, tag).await?;
+    let history = history.ok_or_else(|| {
+        anyhow!(
+            "{} keeps no history of its tags: it is another kind of registry",
+            remote.host()
+        )
+    })?;
+    if args.json {
+        out!("{}", serde_json::to_string_pretty(&history)?);
+        return Ok(());
+    }
+    let mut rows = vec![["DIGEST", "SINCE", "STATE"].map(str::to_owned).to_vec()];
+    for entry in &history.entries {
+        let state = match (entry.current, entry.available) {
+            (true, true) => "current",
+            (true, false) => "current, damaged",
+            (false, true) => "can be rolled back to",
+            (false, false) => "gone",
+        };
+        rows.push(vec![
+            entry.digest.to_string(),
+            time(entry.since),
+            state.to_owned(),
+        ]);
+    }
+    out!("{}", columns(&rows).trim_end());
+    Ok(())
+}
+
+/// Seconds since the epoch in the time zone of this machine.
+pub fn time(seconds: u64) -> String {
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+        .map_or_else(
+            || "-".to_owned(),
+            |time| {
+                let zoned = time.to_zoned(jiff::tz::TimeZone::system());
+                zoned.strftime("%Y-%m-%d %H:%M:%S").to_string()
+            },
+        )
+}

@@ -1,0 +1,480 @@
+//! Deleting, garbage collection, retention, history and checks, as users run them.
+
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use vdkr_core::digest::Digest;
+
+/// A storage with a server in the foreground, gone with the test.
+struct Site {
+    dir: tempfile::TempDir,
+    port: u16,
+    server: Option<Child>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let mut site = Self::without_server();
+        site.start();
+        site
+    }
+
+    fn without_server() -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            port: listener.local_addr().unwrap().port(),
+            server: None,
+        }
+    }
+
+    fn start(&mut self) {
+        let mut serve = self.command(&["serve"]);
+        serve.stdin(Stdio::null()).stderr(Stdio::null());
+        self.server = Some(serve.spawn().unwrap());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(Instant::now() < deadline, "the server does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+
+    fn storage(&self) -> PathBuf {
+        self.dir.path().join("storage")
+    }
+
+    fn v2(&self) -> PathBuf {
+        self.storage().join("docker/registry/v2")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_container-registry"));
+        command
+            .env_clear()
+            .env("HOME", self.dir.path())
+            .env("TZ", "UTC")
+            .env("CONTAINER_REGISTRY_STORAGE", self.storage())
+            .env("CONTAINER_REGISTRY_URL", format!("localhost:{}", self.port))
+            .args(args);
+        command
+    }
+
+    #[track_caller]
+    fn run(&self, args: &[&str], input: &str, code: i32) -> Output {
+        let mut command = self.command(args);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // One that asks nothing may be gone already.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+        output
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        String::from_utf8(self.run(args, "", 0).stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn fails(&self, args: &[&str], code: i32) -> String {
+        String::from_utf8(self.run(args, "", code).stderr).unwrap()
+    }
+
+    #[track_caller]
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(args)).unwrap()
+    }
+
+    /// Pushes an image with this layer under these tags.
+    #[track_caller]
+    fn push(&self, name: &str, layer: &str, tags: &[&str]) {
+        let layout = self.dir.path().join(format!("{name}-latest-oci"));
+        write_layout(&layout, layer);
+        let mut args = vec!["push", layout.to_str().unwrap()];
+        args.extend(tags.iter().flat_map(|tag| ["--tag", *tag]));
+        self.ok(&args);
+    }
+
+    fn digest_of(&self, name: &str, tag: &str) -> String {
+        let images = self.json(&["list", "--json"]);
+        let fits = |image: &&Value| {
+            image["repository"] == json!(format!("yocto/{name}")) && image["tag"] == json!(tag)
+        };
+        let found = images.as_array().unwrap().iter().find(fits).unwrap();
+        found["digest"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn write_layout(layout: &Path, layer: &str) {
+    let blobs = layout.join("blobs/sha256");
+    let _ = std::fs::remove_dir_all(layout);
+    std::fs::create_dir_all(&blobs).unwrap();
+    let put = |media_type: &str, content: &[u8]| {
+        let digest = Digest::sha256(content);
+        std::fs::write(blobs.join(digest.hex()), content).unwrap();
+        json!({ "mediaType": media_type, "digest": digest, "size": content.len() })
+    };
+    let config = json!({
+        "architecture": "amd64", "os": "linux",
+        "config": { "Labels": { "org.example.layer": layer } },
+        "rootfs": { "type": "layers", "diff_ids": [Digest::sha256(layer.as_bytes())] },
+    });
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": put("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes()),
+        "layers": [put("application/vnd.oci.image.layer.v1.tar", layer.as_bytes())],
+    });
+    let entry = put(
+        "application/vnd.oci.image.manifest.v1+json",
+        manifest.to_string().as_bytes(),
+    );
+    let index = json!({ "schemaVersion": 2, "manifests": [entry] });
+    std::fs::write(layout.join("index.json"), index.to_string()).unwrap();
+    std::fs::write(
+        layout.join("oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#,
+    )
+    .unwrap();
+}
+
+fn stored_files(dir: &Path) -> usize {
+    std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| {
+            if path.is_dir() {
+                stored_files(&path)
+            } else {
+                1
+            }
+        })
+        .sum()
+}
+
+#[test]
+fn weakness_4b_1_delete_removes_what_push_made() {
+    let site = Site::new();
+    site.push("app", "one", &["v1"]);
+    let output = site.run(&["delete", "app:v1"], "", 0);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        told.contains("gc can free") && told.contains("bytes"),
+        "{told}"
+    );
+    site.fails(&["tags", "app"], 5);
+    site.fails(&["delete", "app:v1"], 5);
+    site.fails(&["delete", "app"], 2);
+}
+
+#[test]
+fn weakness_4b_2_a_tag_goes_and_its_twins_stay() {
+    let site = Site::new();
+    site.push("app", "one", &["20260101-000000", "latest"]);
+    site.ok(&["delete", "app:20260101-000000"]);
+    assert_eq!(site.ok(&["tags", "app"]), "latest\n");
+    site.push("app", "one", &["v1"]);
+    let by_digest = format!("app@{}", site.digest_of("app", "latest"));
+    // A digest names the tags that would go, and nobody says yes.
+    let told = site.fails(&["delete", &by_digest], 1);
+    assert!(
+        told.contains("latest v1") && told.contains("--yes"),
+        "{told}"
+    );
+    site.run(&["delete", &by_digest], "n\n", 1);
+    assert_eq!(site.ok(&["tags", "app"]), "latest\nv1\n");
+    site.run(&["delete", &by_digest], "y\n", 0);
+    site.fails(&["tags", "app"], 5);
+    assert_eq!(
+        site.ok(&["catalog"]),
+        "yocto/app\n",
+        "its image is still there by digest"
+    );
+    site.ok(&["gc", "--yes", "--grace", "0"]);
+    assert_eq!(site.ok(&["catalog"]), "", "an empty repository vanishes");
+}
+
+#[test]
+fn weakness_4b_3_deleting_needs_no_configuration_and_no_temporary_tag_stays() {
+    let mut site = Site::without_server();
+    std::fs::create_dir_all(site.storage()).unwrap();
+    // As the old development configuration was: without storage.delete.
+    let old = "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: .\n";
+    std::fs::write(site.storage().join("registry-config.yml"), old).unwrap();
+    site.start();
+    site.push("app", "one", &["v1"]);
+    assert_eq!(site.ok(&["tags", "app"]), "v1\n");
+    site.ok(&["delete", "app:v1"]);
+}
+
+#[test]
+fn weakness_4b_4_pushing_again_and_again_does_not_fill_the_disk() {
+    let site = Site::new();
+    for round in 0..6 {
+        site.push("app", &format!("content {round}"), &["latest"]);
+    }
+    let files = || stored_files(&site.v2().join("blobs"));
+    assert_eq!(files(), 24);
+    let dry = site.ok(&["gc", "--dry-run", "--grace", "0", "--keep-history", "2"]);
+    assert!(dry.contains("no tag, history or index names it"), "{dry}");
+    assert_eq!(files(), 24);
+    let report = site.json(&[
+        "gc",
+        "--yes",
+        "--json",
+        "--grace",
+        "0",
+        "--keep-history",
+        "2",
+    ]);
+    assert_eq!(report["removed_blobs"], json!(12));
+    assert_eq!(files(), 12);
+    site.ok(&["gc", "--yes", "--grace", "0", "--keep-history", "0"]);
+    assert_eq!(files(), 4);
+    site.ok(&["fsck"]);
+    // With its grace, what was just pushed stays although nothing names it.
+    site.ok(&["delete", "app:latest"]);
+    site.ok(&["gc", "--yes"]);
+    assert_eq!(files(), 4);
+}
+
+#[test]
+fn weakness_4b_5_gc_without_an_answer_harms_nothing() {
+    let mut site = Site::new();
+    site.push("app", "one", &["v1"]);
+    site.ok(&["delete", "app:v1"]);
+    let files = stored_files(&site.v2().join("blobs"));
+    let told = site.fails(&["gc", "--grace", "0"], 1);
+    assert!(
+        told.contains("Proceed with garbage collection? [y/N]"),
+        "{told}"
+    );
+    assert!(told.contains("nothing was changed; add --yes"), "{told}");
+    site.ok(&["status"]);
+    let told = site.run(&["gc", "--grace", "0"], "n\n", 0);
+    assert!(
+        String::from_utf8(told.stderr)
+            .unwrap()
+            .contains("Cancelled.")
+    );
+    assert_eq!(stored_files(&site.v2().join("blobs")), files);
+    site.run(&["gc", "--grace", "0"], "y\n", 0);
+    assert_eq!(stored_files(&site.v2().join("blobs")), 0);
+    site.ok(&["status"]);
+
+    // Without a server it does the work itself, and starts none.
+    site.push("app", "two", &["v1"]);
+    site.ok(&["delete", "app:v1"]);
+    site.stop();
+    site.ok(&["gc", "--yes", "--grace", "0"]);
+    assert_eq!(stored_files(&site.v2().join("blobs")), 0);
+    site.ok(&["fsck"]);
+    site.fails(&["status"], 3);
+    // One that serves the storage on another port is not worked against.
+    site.start();
+    let elsewhere = Site::without_server().port.to_string();
+    let told = site.fails(
+        &["gc", "--yes", "--url", &format!("localhost:{elsewhere}")],
+        3,
+    );
+    assert!(told.contains("another process serves"), "{told}");
+    site.fails(&["gc", "--grace", "soon"], 2);
+}
+
+#[test]
+fn weakness_4b_13_lists_do_not_end_at_a_hundred() {
+    let mut site = Site::without_server();
+    let content = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [],
+    })
+    .to_string();
+    let digest = Digest::sha256(content.as_bytes());
+    let data = site
+        .v2()
+        .join("blobs/sha256")
+        .join(&digest.hex()[..2])
+        .join(digest.hex());
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::write(data.join("data"), &content).unwrap();
+    for number in 0..1100 {
+        let manifests = site
+            .v2()
+            .join(format!("repositories/r{number:04}/_manifests"));
+        for dir in [
+            format!("revisions/sha256/{}", digest.hex()),
+            "tags/v1/current".to_owned(),
+        ] {
+            std::fs::create_dir_all(manifests.join(&dir)).unwrap();
+            std::fs::write(manifests.join(dir).join("link"), digest.as_str()).unwrap();
+        }
+    }
+    site.start();
+    assert_eq!(site.ok(&["catalog"]).lines().count(), 1100);
+    let images = site.json(&["list", "--json"]);
+    assert_eq!(images.as_array().unwrap().len(), 1100);
+    assert_eq!(images[1099]["repository"], json!("r1099"));
+}
+
+#[test]
+fn list_tells_and_filters() {
+    let site = Site::new();
+    site.push("app", "one", &["v1"]);
+    site.push("big", &"two ".repeat(1000), &["v2"]);
+    let table = site.ok(&["list"]);
+    assert!(table.starts_with("IMAGE "), "{table}");
+    let row = table
+        .lines()
+        .find(|line| line.starts_with("yocto/app:v1 "))
+        .unwrap();
+    assert!(row.contains("linux/amd64") && row.contains("20"), "{row}");
+    let sorted = site.ok(&["list", "--sort", "size"]);
+    assert!(
+        sorted.lines().nth(1).unwrap().starts_with("yocto/big:v2"),
+        "{sorted}"
+    );
+    let named = |args: &[&str]| {
+        let images = site.json(&[&["list", "--json"][..], args].concat());
+        images.as_array().unwrap().len()
+    };
+    assert_eq!(named(&["--label", "org.example.layer"]), 2);
+    assert_eq!(named(&["--label", "org.example.layer=one"]), 1);
+    assert_eq!(named(&["--label", "org.example.layer=none"]), 0);
+    site.fails(&["list", "--label", "=x"], 2);
+}
+
+#[test]
+fn a_tag_goes_back_to_what_it_was() {
+    let site = Site::new();
+    site.push("app", "first", &["latest"]);
+    let first = site.digest_of("app", "latest");
+    site.fails(&["rollback", "app:latest"], 5);
+    // The history tells times in seconds.
+    std::thread::sleep(Duration::from_millis(1100));
+    site.push("app", "second", &["latest"]);
+    let second = site.digest_of("app", "latest");
+    let history = site.ok(&["history", "app"]);
+    let lines: Vec<_> = history.lines().collect();
+    assert!(
+        lines[1].starts_with(&second) && lines[1].ends_with("current"),
+        "{history}"
+    );
+    assert!(lines[2].starts_with(&first), "{history}");
+    assert_eq!(
+        site.ok(&["rollback", "app:latest"]).split(' ').nth(1),
+        Some(&*format!("{first}\n"))
+    );
+    assert_eq!(site.digest_of("app", "latest"), first);
+    // And forth again; garbage collection leaves both alone.
+    site.ok(&["gc", "--yes", "--grace", "0"]);
+    site.ok(&["rollback", "app:latest", "--to", &second]);
+    assert_eq!(site.digest_of("app", "latest"), second);
+    site.ok(&["fsck"]);
+    site.fails(&["rollback", "app"], 2);
+    site.fails(&["rollback", "app:latest", "--to", "sha256:x"], 2);
+    let unknown = Digest::sha256(b"unknown").to_string();
+    site.fails(&["rollback", "app:latest", "--to", &unknown], 5);
+    site.fails(&["history", "app:nothing"], 5);
+}
+
+#[test]
+fn prune_deletes_what_no_rule_keeps_and_explains() {
+    let site = Site::new();
+    for (number, tag) in ["n1", "n2", "v1.0", "n3", "n4"].iter().enumerate() {
+        site.push("app", &format!("content {number}"), &[*tag]);
+        let current = site.v2().join(format!(
+            "repositories/yocto/app/_manifests/tags/{tag}/current/link"
+        ));
+        let then =
+            std::time::SystemTime::now() - Duration::from_secs(86_400 * (10 - number as u64));
+        std::fs::File::options()
+            .write(true)
+            .open(current)
+            .unwrap()
+            .set_modified(then)
+            .unwrap();
+    }
+    site.fails(&["prune"], 2);
+    site.fails(&["prune", "--keep", "[x]"], 2);
+    site.fails(&["prune", "nothing", "--keep-last", "1"], 5);
+    let rules = [
+        "prune",
+        "app",
+        "--keep-last",
+        "1",
+        "--keep",
+        "v*",
+        "--younger-than",
+        "8d",
+    ];
+    let explained = site.ok(&[&rules[..], &["--explain", "--dry-run"]].concat());
+    assert!(explained.contains("matches --keep"), "{explained}");
+    assert!(
+        explained.contains("number 5, 10d old, kept by no rule"),
+        "{explained}"
+    );
+    let told = site.fails(&rules, 1);
+    assert!(told.contains("Delete 2 of 5 tags?"), "{told}");
+    assert_eq!(site.ok(&["tags", "app"]).lines().count(), 5);
+    site.ok(&["pin", "app:n1"]);
+    site.ok(&[&rules[..], &["--yes"]].concat());
+    assert_eq!(site.ok(&["tags", "app"]), "n1\nn3\nn4\nv1.0\n");
+    site.ok(&["unpin", "app:n1"]);
+    let verdicts = site.json(&[&rules[..], &["--yes", "--json"]].concat());
+    assert_eq!(verdicts[0]["keep"], json!(false));
+    assert_eq!(site.ok(&["tags", "app"]), "n3\nn4\nv1.0\n");
+    site.ok(&["prune", "--keep-last", "0", "--yes"]);
+    assert_eq!(site.ok(&["tags", "app"]), "n4\n", "the last one stays");
+    site.ok(&["prune", "--keep-last", "0", "--allow-empty", "--yes"]);
+    site.fails(&["tags", "app"], 5);
+}
+
+#[test]
+fn fsck_finds_damage_and_says_what_to_push_again() {
+    let mut site = Site::new();
+    site.push("app", "sound content", &["v1"]);
+    assert!(site.ok(&["fsck"]).contains("everything is right"));
+    let layer = Digest::sha256(b"sound content");
+    let data = site
+        .v2()
+        .join("blobs/sha256")
+        .join(&layer.hex()[..2])
+        .join(layer.hex())
+        .join("data");
+    std::fs::write(&data, "sOund content").unwrap();
+    site.run(&["fsck", "--dry-run"], "", 6);
+    assert!(data.exists());
+    let told = String::from_utf8(site.run(&["fsck"], "", 6).stdout).unwrap();
+    assert!(told.contains("push again yocto/app:v1"), "{told}");
+    assert!(told.contains("quarantine"), "{told}");
+    assert!(!data.exists());
+    site.run(&["fsck"], "", 6);
+    site.push("app", "sound content", &["v1"]);
+    site.ok(&["fsck"]);
+    // The same without a server.
+    std::fs::write(&data, "sOund content").unwrap();
+    site.stop();
+    let report = site.run(&["fsck", "--json"], "", 6).stdout;
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["quarantined"][0]["digest"], json!(layer));
+}

@@ -1,0 +1,19 @@
+//! `/v2/_vdkr/storage/gc`: garbage collection.
+
+use http::Response;
+use vdkr_core::extension::GcOptions;
+
+use crate::body::Body;
+use crate::error::Refusal;
+use crate::jobs::{self, Work};
+use crate::router::Ask;
+
+pub(crate) async fn start(ask: &Ask<'_>) -> Result<Response<Body>, Refusal> {
+    let query = ask.head.uri.query().unwrap_or_default();
+    let options = GcOptions::parse(query).map_err(jobs::malformed)?;
+    jobs::start(ask.registry, Work::Gc(options)).await
+}
+
+pub(crate) async fn state(ask: &Ask<'_>) -> Result<Response<Body>, Refusal> {
+    jobs::state(ask.registry, ask.head.uri.query(), true).await
+}

@@ -1,0 +1,146 @@
+//! What tags pointed to before, and pins.
+//!
+//! Distribution's layout has an entry for everything that a tag ever pointed to. The link is as old as the
+//! first time, and its directory is touched whenever the tag comes back to it. How long such manifests
+//! live is decided when garbage is collected.
+
+use vdkr_core::digest::{Algorithm, Digest};
+use vdkr_core::extension::HistoryEntry;
+
+use super::{Result, Storage, now, paths};
+use crate::fs::Kind;
+
+/// Most entries of one tag that are looked at.
+const MOST: usize = 10_000;
+
+/// One target of a tag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Past {
+    pub(super) digest: Digest,
+    /// When the tag last came to point there, in seconds since the epoch.
+    pub(super) since: u64,
+    /// When it came to point elsewhere; `None` for the current target.
+    pub(super) until: Option<u64>,
+}
+
+impl Storage {
+    /// What a tag points to and pointed to, newest first, at most `limit` entries. `None`: there is no
+    /// such tag.
+    pub fn history(
+        &self,
+        repository: &str,
+        tag: &str,
+        limit: usize,
+    ) -> Result<Option<Vec<HistoryEntry>>> {
+        let mut entries = Vec::new();
+        let Some(past) = self.past(repository, tag)? else {
+            return Ok(None);
+        };
+        for past in past.into_iter().take(limit) {
+            let available = self.manifest(repository, &past.digest)?.is_some();
+            entries.push(HistoryEntry {
+                digest: past.digest,
+                since: past.since,
+                current: past.until.is_none(),
+                available,
+            });
+        }
+        Ok(Some(entries))
+    }
+
+    /// The targets of a tag, the current one first, then by time. `None`: there is no such tag.
+    pub(super) fn past(&self, repository: &str, tag: &str) -> Result<Option<Vec<Past>>> {
+        let path = paths::tag_current(repository, tag);
+        let Some(current) = self.read_link(&path)? else {
+            return Ok(None);
+        };
+        let moved = u64::try_from(current.stamp.modified_secs()).unwrap_or(0);
+        let mut before = Vec::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let dir = paths::tag_index(repository, tag, algorithm);
+            let mut names = Vec::new();
+            match self.fs.list(&dir, |name, kind| {
+                if kind == Kind::Directory && names.len() < MOST {
+                    names.extend(Digest::parse(&format!("{}:{name}", algorithm.name())));
+                }
+            }) {
+                Err(error) if error.is_not_found() => {}
+                listed => listed?,
+            }
+            for digest in names {
+                let link = paths::tag_index_link(repository, tag, &digest);
+                if digest != current.target && self.read_link(&link)?.is_some() {
+                    let since = now().saturating_sub(self.age(&link, now()));
+                    before.push((since, digest));
+                }
+            }
+        }
+        before.sort_unstable_by(|a, b| b.cmp(a));
+        let mut past = vec![Past {
+            digest: current.target,
+            since: moved,
+            until: None,
+        }];
+        let mut until = moved;
+        for (since, digest) in before {
+            past.push(Past {
+                digest,
+                since,
+                until: Some(until.max(since)),
+            });
+            until = since;
+        }
+        Ok(Some(past))
+    }
+
+    /// Pins a manifest of a repository: it is kept whether a tag names it or not. `false`: it is not
+    /// there.
+    pub fn pin(&self, repository: &str, digest: &Digest) -> Result<bool> {
+        let _shared = self.locks.share(repository);
+        if self.manifest(repository, digest)?.is_none() {
+            return Ok(false);
+        }
+        let mut batch = self.durable.batch();
+        self.put_link(&mut batch, paths::pin_link(repository, digest), digest)?;
+        batch.commit()?;
+        Ok(true)
+    }
+
+    /// Takes a pin away. `false`: there was none.
+    pub fn unpin(&self, repository: &str, digest: &Digest) -> Result<bool> {
+        let _alone = self.locks.exclude(repository);
+        let path = paths::pin_link(repository, digest);
+        if self.read_link(&path)?.is_none() {
+            return Ok(false);
+        }
+        self.remove_link(&path)?;
+        Ok(true)
+    }
+
+    /// The digests that a repository has pinned.
+    pub fn pins(&self, repository: &str) -> Result<Vec<Digest>> {
+        let mut pins = Vec::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let dir = paths::pins(repository, algorithm);
+            match self.fs.list(&dir, |name, kind| {
+                if kind == Kind::Directory {
+                    pins.extend(Digest::parse(&format!("{}:{name}", algorithm.name())));
+                }
+            }) {
+                Err(error) if error.is_not_found() => {}
+                listed => listed?,
+            }
+        }
+        // A directory whose link was never written, or was removed, is no pin.
+        let mut kept = Vec::new();
+        for digest in pins {
+            if self
+                .read_link(&paths::pin_link(repository, &digest))?
+                .is_some()
+            {
+                kept.push(digest);
+            }
+        }
+        Ok(kept)
+    }
+}
