@@ -89,9 +89,13 @@ pub fn configuration(config: &Config) -> String {
         DeployRoots::Unknown => line("Deploy dir", "-"),
     }
     line("Auth mode", value("auth_mode"));
-    if config.flag("secure").unwrap_or(false) {
+    if config.wants_tls().unwrap_or(false) {
         line("Mode", "secure");
         line("PKI", &config.storage().join("pki").display().to_string());
+        if config.wants_auth().unwrap_or(false) {
+            let file = config.storage().join("auth/password");
+            line("Password file", &file.display().to_string());
+        }
     }
     text
 }

@@ -15,6 +15,7 @@ use crate::registry_cli::secure;
 
 /// Options of `pki`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  container-registry pki init\n  container-registry pki show")]
 pub struct PkiArgs {
     /// What to do.
     #[command(subcommand)]
@@ -25,14 +26,21 @@ pub struct PkiArgs {
 #[derive(Debug, Subcommand)]
 pub enum PkiCommand {
     /// Make the CA and the server certificate if they are missing or due
+    #[command(after_help = "Example:\n  container-registry pki init")]
     Init,
     /// Print subjects, names, fingerprints and the days that are left
+    #[command(
+        after_help = "Examples:\n  container-registry pki show\n  container-registry pki show --json"
+    )]
     Show {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Issue the server certificate again; a running server takes it up by itself
+    #[command(
+        after_help = "Examples:\n  container-registry pki renew\n  container-registry pki renew --ca"
+    )]
     Renew {
         /// Make a new server key as well
         #[arg(long)]
