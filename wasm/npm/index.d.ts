@@ -154,3 +154,51 @@ export function deployName(
   name: string,
   machine?: string | null,
 ): { repository: string; tag: string | null } | null;
+
+/** The container engine of a target. */
+export type Profile = 'docker' | 'podman' | 'containerd' | 'cri-o' | 'vdkr';
+
+export interface TargetOptions {
+  /** CA certificate in PEM that the target shall trust. */
+  ca?: string | null;
+  /** Whether the registry is not verified. By default so for a registry of this machine, or one written with `http://`. */
+  insecure?: boolean | null;
+  /** Other registries, or networks, that are not verified. */
+  insecureRegistries?: readonly string[] | null;
+  /** What a loopback host becomes for the target: 10.0.2.2 by default; `null` keeps it. */
+  gateway?: string | null;
+  /** Where short names are looked for in the registry (podman, cri-o): before the other registries by default. */
+  search?: 'first' | 'last' | 'off' | null;
+  /** Short names that always mean the registry's image of that name (podman, cri-o). */
+  aliases?: readonly string[] | null;
+  /** Files that the target has, by path: they are merged with. */
+  present?: Readonly<Record<string, string>> | null;
+}
+
+/** A file of a target. */
+export interface TargetFile {
+  /** Absolute path within the target. */
+  path: string;
+  /** Permission bits, octal. */
+  mode: '0644' | '0600';
+  content: string;
+}
+
+/**
+ * What a target's file system has to hold so that its container engine finds and trusts the registry:
+ * the same files that `container-registry bake` writes.
+ *
+ * @param registry `host[:port][/namespace]`, with or without a scheme
+ */
+export function targetFiles(
+  profile: Profile,
+  registry: string,
+  options?: TargetOptions,
+):
+  | {
+      ok: true;
+      files: TargetFile[];
+      /** What the user should know: sentences. */
+      notes: string[];
+    }
+  | Failure<'profile' | 'registry' | 'options', ReferenceRule | 'profile' | 'options'>;

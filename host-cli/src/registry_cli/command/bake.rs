@@ -210,7 +210,7 @@ fn trust(
     let host = registry.host();
     let named = insecure.contains(host) || registry.scheme() == Some(Scheme::Http);
     let own = config.storage().join("pki/ca.crt");
-    let secure = config.flag("secure")?;
+    let secure = config.wants_tls()?;
     let ca = match &args.ca {
         Some(path) => Some(path.clone()),
         None => secure.then_some(own),
