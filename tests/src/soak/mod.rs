@@ -250,7 +250,7 @@ fn kill_and_restart(world: &World, registry: &Registry, storage: &Path) {
         let pid_file = storage.join(format!("run/registry-{}.pid", world.port));
         let pid = std::fs::read_to_string(&pid_file)
             .ok()
-            .and_then(|text| text.trim().parse().ok());
+            .and_then(|text| text.lines().next()?.trim().parse().ok());
         let Some(pid) = pid else {
             world.violated("the server has no pid file".to_owned());
             return;
