@@ -21,9 +21,3 @@ export const tags = (strategies, { timestamp, sha, branch, version, arch } = {})
   );
 
 export const deployName = (name, machine) => JSON.parse(core.deployName(name, machine ?? ''));
-
-export const targetFiles = (profile, registry, { gateway, ...options } = {}) => {
-  const given = Object.entries(options).filter(([, value]) => value !== undefined && value !== null);
-  const translated = { ...Object.fromEntries(given), gateway: gateway === undefined ? '10.0.2.2' : (gateway ?? '') };
-  return JSON.parse(core.targetFiles(profile, registry, JSON.stringify(translated)));
-};

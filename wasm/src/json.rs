@@ -1,9 +1,6 @@
 //! The JSON that the exports give. Keep `npm/index.d.ts` the same.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
-use vdkr_core::emit::Emission;
+use serde::Serialize;
 use vdkr_core::reference::{Reference, ReferenceError};
 use vdkr_core::tags::{StrategyError, TagPlan};
 use vdkr_core::{candidates, deploy};
@@ -49,7 +46,7 @@ impl<T: Serialize> Serialize for Outcome<T> {
 /// What is wrong with an argument.
 #[derive(Debug, Serialize)]
 pub struct Problem {
-    /// The argument: `name`, `registry`, `strategies`, `profile` or `options`.
+    /// The argument: `name`, `registry` or `strategies`.
     pub field: &'static str,
     /// Index into the argument as JavaScript counts, in units of UTF-16.
     pub offset: usize,
@@ -67,16 +64,6 @@ impl Problem {
             offset: units(text, error.offset),
             rule: error.rule.name(),
             message: error.rule.to_string(),
-        }
-    }
-
-    /// An argument that is wrong as a whole.
-    pub fn whole(field: &'static str, rule: &'static str, error: &impl ToString) -> Self {
-        Self {
-            field,
-            offset: 0,
-            rule,
-            message: error.to_string(),
         }
     }
 
@@ -205,56 +192,6 @@ impl From<deploy::DeployName> for DeployName {
         Self {
             repository: name.repository,
             tag: name.tag_hint,
-        }
-    }
-}
-
-/// The options of a target's configuration.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct TargetOptions {
-    /// CA certificate in PEM.
-    pub ca: String,
-    /// Whether the registry is not verified; absent, by its name.
-    pub insecure: Option<bool>,
-    /// Other registries that are not verified.
-    pub insecure_registries: Vec<String>,
-    /// What loopback hosts become; empty keeps them.
-    pub gateway: String,
-    /// `first`, `last` or `off`.
-    pub search: String,
-    /// Short names of the registry's images.
-    pub aliases: Vec<String>,
-    /// Files of the target that are there, by path.
-    pub present: BTreeMap<String, String>,
-}
-
-/// The configuration of a target.
-#[derive(Debug, Serialize)]
-pub struct TargetFiles {
-    files: Vec<TargetFile>,
-    notes: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct TargetFile {
-    path: String,
-    mode: &'static str,
-    content: String,
-}
-
-impl From<Emission> for TargetFiles {
-    fn from(emission: Emission) -> Self {
-        let files = emission.files.into_iter();
-        Self {
-            files: files
-                .map(|file| TargetFile {
-                    mode: if file.secret { "0600" } else { "0644" },
-                    path: file.path,
-                    content: file.content,
-                })
-                .collect(),
-            notes: emission.notes,
         }
     }
 }

@@ -7,7 +7,6 @@
 
 use serde::Serialize;
 use vdkr_core::candidates::{LocalMatch, RegistryPrefix};
-use vdkr_core::emit::{self, Present, Profile, Search, Settings, Trust};
 use vdkr_core::reference::{Reference, is_image_id};
 use vdkr_core::tags::TagFacts;
 use vdkr_core::{candidates, deploy, loopback, tags};
@@ -15,10 +14,7 @@ use wasm_bindgen::prelude::wasm_bindgen;
 
 pub mod json;
 
-use json::{
-    Candidate, Candidates, DeployName, Explained, Local, Outcome, Problem, TagList, TargetFiles,
-    TargetOptions,
-};
+use json::{Candidate, Candidates, DeployName, Explained, Local, Outcome, Problem, TagList};
 
 /// Explains a reference: [`Explained`] or [`Problem`].
 #[wasm_bindgen(js_name = parseReference, skip_typescript)]
@@ -110,44 +106,6 @@ pub fn plan_tags(
 pub fn deploy_name(name: &str, machine: &str) -> String {
     let found = deploy::image_name(name, machine).or_else(|| deploy::archive_name(name, machine));
     to_json(&found.map(DeployName::from))
-}
-
-/// The files that a target's container engine needs to find the registry: [`TargetFiles`] or
-/// [`Problem`]. `options` is JSON: [`TargetOptions`].
-#[wasm_bindgen(js_name = targetFiles, skip_typescript)]
-pub fn target_files(profile: &str, registry: &str, options: &str) -> String {
-    to_json(&Outcome::from(emitted(profile, registry, options)))
-}
-
-fn emitted(profile: &str, registry: &str, options: &str) -> Result<TargetFiles, Problem> {
-    let options: TargetOptions = serde_json::from_str(options)
-        .map_err(|error| Problem::whole("options", "options", &error))?;
-    let profile: Profile = profile
-        .parse()
-        .map_err(|error| Problem::whole("profile", "profile", &error))?;
-    let registry = RegistryPrefix::parse(registry)
-        .map_err(|error| Problem::new(registry, "registry", error))?;
-    let trust = match (options.ca, options.insecure) {
-        (ca, _) if !ca.is_empty() => Trust::Authority(ca),
-        (_, Some(true)) => Trust::Insecure,
-        (_, Some(false)) => Trust::Public,
-        (_, None) => Trust::implied(&registry, &options.gateway),
-    };
-    let settings = Settings {
-        insecure: options.insecure_registries,
-        gateway: Some(options.gateway).filter(|gateway| !gateway.is_empty()),
-        search: match options.search.as_str() {
-            "last" => Search::Last,
-            "off" => Search::Off,
-            _ => Search::First,
-        },
-        aliases: options.aliases,
-        ..Settings::new(registry, trust)
-    };
-    let present: Present = options.present;
-    let emission = emit::emit(&[profile], &settings, &present)
-        .map_err(|error| Problem::whole("options", "options", &error))?;
-    Ok(TargetFiles::from(emission))
 }
 
 fn with_registry<T>(
@@ -265,45 +223,6 @@ mod tests {
             read(&all)["tags"],
             json!(["t", "b", "v", "t-a", "b-a", "v-a"])
         );
-    }
-
-    #[test]
-    fn target_configuration() {
-        let with = |profile: &str, registry: &str, options: Value| {
-            read(&target_files(profile, registry, &options.to_string()))
-        };
-        let plain =
-            json!({"gateway": "10.0.2.2", "present": {"/etc/docker/daemon.json": "{\"a\":1}"}});
-        assert_eq!(
-            with("docker", "localhost:5000/yocto", plain)["files"],
-            json!([{
-                "path": "/etc/docker/daemon.json",
-                "mode": "0644",
-                "content": "{\"a\":1,\"insecure-registries\":[\"10.0.2.2:5000\"]}",
-            }])
-        );
-        let kept = with("vdkr", "localhost:5000/yocto", json!({"insecure": false}));
-        assert_eq!(kept["files"][0]["path"], "/etc/vdkr/registry.conf");
-        assert!(
-            kept["files"][0]["content"]
-                .as_str()
-                .unwrap()
-                .ends_with("VDKR_DEFAULT_REGISTRY=\"localhost:5000/yocto\"\n")
-        );
-        for (profile, registry, options, field) in [
-            ("kubernetes", "h:1", json!({}), "profile"),
-            ("docker", "no host", json!({}), "registry"),
-            ("docker", "h:1", json!({"ca": "x"}), "options"),
-            (
-                "docker",
-                "h:1",
-                json!({"insecureRegistries": ["a b"]}),
-                "options",
-            ),
-            ("docker", "h:1", json!({"nonsense": 1}), "options"),
-        ] {
-            assert_eq!(with(profile, registry, options)["error"]["field"], field);
-        }
     }
 
     #[test]
