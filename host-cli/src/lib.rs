@@ -1,6 +1,7 @@
 //! Commands of the host.
 
 pub mod exit;
+pub mod inherited;
 pub mod output;
 pub mod pki;
 pub mod progress;

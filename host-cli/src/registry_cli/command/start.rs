@@ -3,20 +3,25 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::serve;
 use super::status::probe;
+use crate::exit::Exit;
+use crate::inherited;
 use crate::out;
 use crate::registry_cli::config::{Config, Origin};
+use crate::registry_cli::error::exit_of;
 use crate::registry_cli::instance::Instance;
 use crate::registry_cli::notify::Listener;
 use crate::registry_cli::secure::{self, Mode};
 
 /// A server that is not up by then has something to say in its log.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one that runs already may be silent.
+const SETTLING: Duration = Duration::from_secs(5);
 /// How much of a failed server's log is shown, in bytes.
 const LOG_TAIL: usize = 4096;
 
@@ -26,7 +31,8 @@ pub async fn run(config: &Config) -> Result<()> {
     let (_, port) = serve::addresses(config)?;
     let storage = config.storage();
     let instance = Instance::new(&storage, port);
-    if let Some(live) = instance.live()? {
+    let settled = Instant::now() + SETTLING;
+    while let Some(live) = instance.live()? {
         if let Some(other) = live.mode.as_deref().filter(|word| *word != mode.word())
             && (config.is_given("secure") || config.is_given("auth"))
         {
@@ -36,8 +42,22 @@ pub async fn run(config: &Config) -> Result<()> {
                 mode.word()
             );
         }
-        out!("Registry already running (PID: {})", live.pid);
-        return Ok(());
+        match probe(config).await {
+            // Another one's start is under way, or it was killed and is not gone yet.
+            Err(error) if exit_of(&error) == Exit::Unreachable => {
+                if Instant::now() > settled {
+                    return Err(error.context(format!(
+                        "a registry runs here (PID: {}) and does not answer; stop it first with: container-registry stop",
+                        live.pid
+                    )));
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            _ => {
+                out!("Registry already running (PID: {})", live.pid);
+                return Ok(());
+            }
+        }
     }
     std::fs::create_dir_all(&storage)
         .with_context(|| format!("cannot create the storage directory {}", storage.display()))?;
@@ -70,7 +90,7 @@ pub async fn run(config: &Config) -> Result<()> {
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0);
-    withhold_inherited_files();
+    inherited::withhold();
     let mut child = command.spawn().context("cannot start the server process")?;
     let pid = child.id().unwrap_or_default();
     tokio::select! {
@@ -101,26 +121,6 @@ pub async fn run(config: &Config) -> Result<()> {
         introduce(config, mode, port)?;
     }
     Ok(())
-}
-
-/// What the caller left open, such as a lock that a script holds for the length of its run, is not
-/// for a server that outlives it.
-fn withhold_inherited_files() {
-    let Ok(open) = std::fs::read_dir("/proc/self/fd") else {
-        return;
-    };
-    let numbers = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    for fd in numbers.filter(|fd: &i32| *fd > 2) {
-        // SAFETY: no memory is touched, and the descriptor stays open and whose it was; all that
-        // changes is that an executed program does not get it. That is wanted of all of them.
-        #[allow(
-            unsafe_code,
-            reason = "descriptors that were inherited come as bare numbers"
-        )]
-        unsafe {
-            nix::libc::fcntl(fd, nix::libc::F_SETFD, nix::libc::FD_CLOEXEC);
-        }
-    }
 }
 
 /// How clients come to trust a registry in secure mode.

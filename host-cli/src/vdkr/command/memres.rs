@@ -27,7 +27,7 @@ use vdkr_core::channel::message::Request;
 
 use crate::{
     exit::Exit,
-    out,
+    inherited, out,
     vdkr::{
         args::{MemresCommand, MemresStartArgs, MemresStatusArgs},
         error::{Error, Result},
@@ -170,6 +170,7 @@ fn spawn_monitor(settings: &Settings, dir: &Path, idle: u64) -> Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log);
+    inherited::withhold();
     Ok(command.spawn()?)
 }
 
