@@ -382,7 +382,9 @@ fn an_ending_certificate_is_renewed_under_the_running_server() {
     )
     .unwrap();
     assert_eq!(shown["server"]["fingerprint"], bench.shown());
-    assert_eq!(shown["server"]["days_left"], 364);
+    // Whole days: one less as soon as a second has passed.
+    let days = shown["server"]["days_left"].as_u64();
+    assert!(matches!(days, Some(364 | 365)), "{days:?}");
     bench.registry.run(["status"]).expect(0);
 
     // As asked, with a new key, and with a new CA: the running server takes each up.
