@@ -73,6 +73,7 @@ case $task in
     ci | bench)
         targets="x86_64-unknown-linux-musl aarch64-unknown-linux-musl wasm32-unknown-unknown x86_64-unknown-none"
         base; images; peers
+        [ "$task" = ci ] || need wrk has wrk
         ;;
     *) need gcc has cc; need libc6-dev links_c ;;
 esac
