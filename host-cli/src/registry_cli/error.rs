@@ -45,6 +45,21 @@ impl<T, E: Into<anyhow::Error>> WithExit<T> for Result<T, E> {
     }
 }
 
+/// The error and its causes on one line. A cause that the words before it end with already is not
+/// said twice: many errors name their cause themselves.
+pub fn words(error: &anyhow::Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if words.is_empty() {
+            words = cause;
+        } else if !words.ends_with(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
+}
+
 /// The status for an error: the outermost cause that knows one decides.
 pub fn exit_of(error: &anyhow::Error) -> Exit {
     error
@@ -90,6 +105,22 @@ pub fn printable(message: &str) -> String {
 mod tests {
     use super::*;
     use anyhow::Context as _;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let io = std::io::Error::other("disk on fire");
+        let error = anyhow::anyhow!("cannot open x: {io}");
+        assert_eq!(
+            words(&error.context("copying")),
+            "copying: cannot open x: disk on fire"
+        );
+        let named = vdkr_registry::OpenError::Create {
+            path: "/x".into(),
+            source: std::io::Error::other("disk on fire"),
+        };
+        let words = words(&anyhow::Error::new(named).context("serving"));
+        assert_eq!(words.matches("disk on fire").count(), 1, "{words}");
+    }
 
     #[test]
     fn status_survives_context() {

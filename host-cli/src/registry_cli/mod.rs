@@ -31,7 +31,7 @@ use anyhow::Result;
 use self::args::{Cli, Command, GlobalArgs, ServeArgs};
 use self::command::push::PushArgs;
 use self::config::{Config, Overrides};
-use self::error::{exit_of, printable};
+use self::error::{exit_of, printable, words};
 use crate::exit::Exit;
 
 /// Runs the program with the arguments of this process.
@@ -59,7 +59,7 @@ pub fn main() -> ExitCode {
     match runtime.block_on(run(cli)) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("error: {}", printable(&format!("{error:#}")));
+            eprintln!("error: {}", printable(&words(&error)));
             let exit = exit_of(&error);
             if exit == Exit::Denied && !logs_in {
                 eprintln!(
