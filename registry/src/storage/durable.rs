@@ -16,6 +16,8 @@ use crate::fs::{File, Fs, FsError, Result, Stamp};
 
 /// How many syncs a batch waits for at the same time, beside its own thread's.
 const AT_ONCE: usize = 7;
+/// How often directories are made for one name while somebody else removes empty ones.
+pub(super) const TRIES: usize = 16;
 /// Stack of a thread that syncs, in bytes.
 const STACK: usize = 64 << 10;
 
@@ -326,19 +328,23 @@ impl Batch<'_> {
     }
 
     fn rename(&mut self, from: &str, to: &str) -> Result<()> {
-        let fs = &self.durable.fs;
-        self.make_dirs(paths::parent(to))?;
-        if let Err(error) = fs.rename(from, to) {
-            if !error.is_not_found() {
-                return Err(error);
+        let mut tries = 1;
+        loop {
+            let placed = self
+                .make_dirs(paths::parent(to))
+                .and_then(|()| self.durable.fs.rename(from, to));
+            match placed {
+                // A directory went away since it was last seen or made, with an emptied repository
+                // perhaps.
+                Err(error) if error.is_not_found() && tries < TRIES => {
+                    tries += 1;
+                    self.durable.doubt(to);
+                }
+                placed => break placed?,
             }
-            // A directory went away since it was last seen, with an emptied repository perhaps.
-            self.durable.doubt(to);
-            self.make_dirs(paths::parent(to))?;
-            fs.rename(from, to)?;
         }
         self.dirs.insert(paths::parent(to).to_owned());
-        if let Some(stat) = fs.stat_known(to)? {
+        if let Some(stat) = self.durable.fs.stat_known(to)? {
             self.files.push((to.to_owned(), stat.stamp));
         }
         Ok(())

@@ -189,14 +189,19 @@ impl Storage {
     }
 }
 
-/// Makes a directory and those above it, promising nothing.
+/// Makes a directory and those above it, promising nothing. Others may remove empty ones meanwhile.
 fn make_dirs(fs: &Fs, dir: &str) -> fs::Result<()> {
-    match fs.mkdir(dir) {
-        Err(error) if error.is_not_found() && paths::parent(dir) != "." => {
-            make_dirs(fs, paths::parent(dir))?;
-            fs.mkdir(dir).map(drop)
+    let mut tries = 1;
+    loop {
+        match fs.mkdir(dir) {
+            Err(error)
+                if error.is_not_found() && paths::parent(dir) != "." && tries < durable::TRIES =>
+            {
+                tries += 1;
+                make_dirs(fs, paths::parent(dir))?;
+            }
+            done => return done.map(drop),
         }
-        done => done.map(drop),
     }
 }
 

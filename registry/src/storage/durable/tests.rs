@@ -186,3 +186,19 @@ fn concurrent_batches_share_the_syncs_of_a_directory() {
     assert_eq!(found, EACH * THREADS + 1);
     assert!(bench.durable.lock().under_way.is_empty());
 }
+
+#[test]
+fn directories_that_went_away_are_made_again() {
+    let bench = bench();
+    bench.place("one", "a/b/one/data").unwrap();
+    // As another process does it, or this one between a look and the next step.
+    bench.fs.remove_file("a/b/one/data").unwrap();
+    for dir in ["a/b/one", "a/b", "a"] {
+        assert!(bench.fs.remove_dir(dir).unwrap(), "{dir}");
+    }
+    bench.place("two", "a/b/two/data").unwrap();
+    assert_eq!(bench.fs.read("a/b/two/data", 10).unwrap().0, b"two");
+    let from = bench.plan.count();
+    bench.place("three", "a/b/three/data").unwrap();
+    assert_eq!(bench.synced_since(from), ["a/b", "a/b/three"]);
+}
