@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use vdkr_core::digest::Digest;
@@ -141,6 +142,10 @@ pub(crate) struct Outlet {
 impl Outlet {
     /// False when the request is over.
     fn send(&self, piece: Bytes, stopped: &mut oneshot::Receiver<()>) -> bool {
+        // Asked before every piece: where reading is slower than sending, there is always room.
+        if !matches!(stopped.try_recv(), Err(TryRecvError::Empty)) {
+            return false;
+        }
         match self.pieces.try_send(piece) {
             Ok(()) => true,
             Err(TrySendError::Closed(_)) => false,
@@ -317,16 +322,19 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
-        let (pieces, _kept) = mpsc::channel(1);
-        let outlet = Outlet {
-            pieces,
-            runtime: runtime.handle().clone(),
-        };
-        let (running, stopped) = oneshot::channel::<()>();
-        drop(running);
-        let mut feed = feed(&content, &Digest::sha256(&content), size);
-        assert!(feed.run(0, size, &outlet, stopped).is_ok());
-        assert!(feed.position < size);
+        // With room for nothing more, and with room for everything.
+        for room in [1, 64] {
+            let (pieces, _kept) = mpsc::channel(room);
+            let outlet = Outlet {
+                pieces,
+                runtime: runtime.handle().clone(),
+            };
+            let (running, stopped) = oneshot::channel::<()>();
+            drop(running);
+            let mut feed = feed(&content, &Digest::sha256(&content), size);
+            assert!(feed.run(0, size, &outlet, stopped).is_ok());
+            assert!(feed.position < size);
+        }
     }
 
     proptest! {

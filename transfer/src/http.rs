@@ -139,6 +139,7 @@ impl Http {
             inner,
             idle: self.config.idle_timeout,
             longest_pause: self.config.retry.longest_pause,
+            held: None,
         }
     }
 }
@@ -150,6 +151,8 @@ pub(crate) struct Response {
     inner: reqwest::Response,
     idle: Duration,
     longest_pause: Duration,
+    /// The body, once it was taken off the connection ahead of its reader.
+    held: Option<Bytes>,
 }
 
 impl Response {
@@ -177,6 +180,10 @@ impl Response {
 
     /// The next piece of the body.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, TransferError> {
+        if let Some(held) = &mut self.held {
+            let piece = std::mem::take(held);
+            return Ok((!piece.is_empty()).then_some(piece));
+        }
         match tokio::time::timeout(self.idle, self.inner.chunk()).await {
             Ok(Ok(chunk)) => Ok(chunk),
             Ok(Err(error)) => Err(classify(&self.url, &error)),
@@ -202,6 +209,22 @@ impl Response {
             body.extend_from_slice(&chunk);
         }
         Ok(body.freeze())
+    }
+
+    /// Takes the body of a refusal off the connection while it stands: one that came before the
+    /// request's end is lost when the request is broken off.
+    pub(crate) async fn hold_refusal(&mut self) {
+        if self.status().is_success() || self.held.is_some() {
+            return;
+        }
+        let mut body = BytesMut::new();
+        while let Ok(Some(chunk)) = self.chunk().await {
+            if body.len() + chunk.len() > MAX_ERROR_BODY {
+                break;
+            }
+            body.extend_from_slice(&chunk);
+        }
+        self.held = Some(body.freeze());
     }
 
     /// Reads a short body to its end, so that the connection can serve again.

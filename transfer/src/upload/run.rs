@@ -351,7 +351,9 @@ impl Upload<'_> {
                     reason: "the upload stalled".to_owned(),
                 }),
             };
-            Ok((sender.http.response(request.url.clone(), answer), shown))
+            let mut answer = sender.http.response(request.url.clone(), answer);
+            answer.hold_refusal().await;
+            Ok((answer, shown))
         }
         .await;
         if let Some((feed, stop)) = worker {

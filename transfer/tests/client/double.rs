@@ -315,6 +315,15 @@ async fn serve_one<S: AsyncRead + AsyncWrite + Unpin>(
     if reply.early {
         stream.write_all(&head_of(&reply)).await.ok()?;
         stream.write_all(&reply.body).await.ok()?;
+        // Takes nothing more until the client has gone on to something else: what it sends now is
+        // what the sockets hold.
+        let before = script.lock().unwrap().seen.len();
+        for _ in 0..2000 {
+            if script.lock().unwrap().seen.len() > before {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
     }
     seen.body.resize(taken, 0);
     let complete = stream.read_exact(&mut seen.body).await.is_ok();
