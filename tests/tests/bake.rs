@@ -338,3 +338,32 @@ fn weakness_4d_4_labels_are_read_by_skopeo_and_umoci() {
     .expect(0);
     assert!(stat.text().contains("history"));
 }
+
+#[test]
+fn dockerd_finds_its_merged_configuration_valid() {
+    let registry = Registry::start();
+    let target = Target::new();
+    let file = target.root().join("etc/docker/daemon.json");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(
+        &file,
+        r#"{"log-driver": "json-file", "storage-driver": "vfs"}"#,
+    )
+    .unwrap();
+    target.bake(&registry, &["--profile", "docker"]);
+    let validate = |file: &Path| {
+        let mut command = tool("dockerd");
+        command
+            .args(["--validate", "--userland-proxy=false", "--config-file"])
+            .arg(file);
+        run(&mut command)
+    };
+    validate(&file).expect(0);
+    let baked: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(baked["log-driver"], "json-file");
+    assert!(baked["insecure-registries"].is_array(), "{baked}");
+    // It does look at what it is given.
+    let wrong = target.root().join("wrong.json");
+    std::fs::write(&wrong, r#"{"insecure-registries": "x"}"#).unwrap();
+    validate(&wrong).expect(1);
+}
