@@ -29,6 +29,7 @@ mod listing;
 mod manifests;
 pub mod pem;
 mod progress;
+pub mod pull;
 mod referrers;
 mod request;
 mod retry;

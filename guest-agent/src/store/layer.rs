@@ -9,6 +9,7 @@ use std::{
 };
 
 use vdkr_core::digest::Digest;
+use vdkr_transfer::pull::LayerStore;
 
 use super::{ImageError, Inner, Store, state::LayerRecord};
 use crate::unpack::{UnpackError, Unpacked, root::Root, unpack};
@@ -41,7 +42,9 @@ impl Store {
             }
         }
     }
+}
 
+impl Store {
     /// Unpacks a layer and publishes it.
     pub fn unpack_layer(
         &self,
@@ -60,6 +63,25 @@ impl Store {
             }
             Err(error) => Ok(Err(error)),
         }
+    }
+}
+
+impl LayerStore for Store {
+    fn has_layer(&self, diff_id: &Digest) -> bool {
+        self.inner.lock().state.layers.contains_key(diff_id)
+    }
+
+    fn take_layer(
+        &self,
+        source: impl Read + Send,
+        diff_id: &Digest,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Result<Unpacked, UnpackError>, ImageError> {
+        self.unpack_layer(source, diff_id, cancelled)
+    }
+
+    fn checkpoint(&self) -> Result<(), ImageError> {
+        Self::checkpoint(self)
     }
 }
 

@@ -24,10 +24,8 @@ use std::{
 };
 
 use vdkr_core::{
-    candidates::RegistryPrefix,
     channel::message::{RegistrySettings, Removed},
     digest::Digest,
-    loopback::translate_reference,
     manifest::{ImageConfig, MAX_CONFIG, MAX_MANIFEST},
     reference::Reference,
 };
@@ -35,7 +33,6 @@ use vdkr_core::{
 use crate::unpack::{self, root::Root};
 
 mod disk;
-mod error;
 mod layer;
 pub mod state;
 mod sweep;
@@ -45,8 +42,9 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
-pub use error::ImageError;
 pub use layer::NewLayer;
+pub use vdkr_transfer::pull::ImageError;
+pub(crate) use vdkr_transfer::pull::{registry, translated};
 
 use disk::Disk;
 use state::{ImageRecord, NameRecord, State, Target};
@@ -511,33 +509,4 @@ impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Lease").field(&self.layers).finish()
     }
-}
-
-/// The configured registry.
-pub(crate) fn registry(settings: &RegistrySettings) -> Result<Option<RegistryPrefix>, ImageError> {
-    let text = settings.registry.as_deref().filter(|text| !text.is_empty());
-    text.map(RegistryPrefix::parse)
-        .transpose()
-        .map_err(|error| ImageError::Setting {
-            setting: "registry",
-            value: text.unwrap_or_default().to_owned(),
-            reason: error.to_string(),
-        })
-}
-
-/// A name as this machine sees it: a loopback host that the user wrote is the gateway here.
-pub(crate) fn translated(name: &str, settings: &RegistrySettings) -> Result<String, ImageError> {
-    if settings.gateway.is_empty() || vdkr_core::reference::is_image_id(name) {
-        return Ok(name.to_owned());
-    }
-    let bad = |source| ImageError::Name {
-        name: name.to_owned(),
-        source,
-    };
-    let reference = Reference::parse(name).map_err(bad)?;
-    if !reference.has_explicit_host() || !reference.host().is_loopback() {
-        return Ok(name.to_owned());
-    }
-    let reference = translate_reference(&reference, &settings.gateway).map_err(bad)?;
-    Ok(reference.to_string())
 }

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::error::TransferError;
+use crate::layer::UnpackError;
 use vdkr_core::{
     channel::message::{Failure, FailureCode},
     digest::Digest,
@@ -9,9 +11,6 @@ use vdkr_core::{
     platform::PlatformError,
     reference::ReferenceError,
 };
-use vdkr_transfer::TransferError;
-
-use crate::unpack::UnpackError;
 
 /// A failed operation on images.
 #[derive(Debug, thiserror::Error)]
@@ -168,7 +167,7 @@ fn list(words: &[String]) -> String {
 
 impl ImageError {
     /// For `map_err` on file operations.
-    pub(crate) fn io<E: Into<io::Error>>(
+    pub fn io<E: Into<io::Error>>(
         action: &'static str,
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(E) -> Self {
