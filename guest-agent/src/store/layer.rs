@@ -112,6 +112,7 @@ impl NewLayer {
             name,
             size: unpacked.bytes,
             opaque: unpacked.opaque_root,
+            kept_by_host: false,
             spare: 0,
         };
         live.state.layers.insert(diff_id.clone(), record);
@@ -120,7 +121,7 @@ impl NewLayer {
 }
 
 /// The shortest beginning of the digest that nothing has as its name.
-fn free_name(directory: &Path, diff_id: &Digest) -> String {
+pub(super) fn free_name(directory: &Path, diff_id: &Digest) -> String {
     let hex = diff_id.hex();
     let is_free = |name: &str| fs::symlink_metadata(directory.join(name)).is_err();
     let lengths = (NAME..=hex.len()).step_by(4);

@@ -33,6 +33,7 @@ use vdkr_core::{
 use crate::unpack::{self, root::Root};
 
 mod disk;
+mod kept;
 mod layer;
 pub mod state;
 mod sweep;
@@ -47,7 +48,7 @@ pub use vdkr_transfer::pull::ImageError;
 pub(crate) use vdkr_transfer::pull::{registry, translated};
 
 use disk::Disk;
-use state::{ImageRecord, NameRecord, State, Target};
+use state::{ImageRecord, LayerRecord, NameRecord, State, Target};
 use sweep::Sweeper;
 
 /// How names of layers under way start; names of layers are hexadecimal.
@@ -81,6 +82,8 @@ struct Live {
     running: BTreeMap<Digest, usize>,
     /// Leased layers whose last image was removed.
     doomed: BTreeSet<Digest>,
+    /// Layers that the host keeps and has handed over.
+    mounted: BTreeSet<Digest>,
 }
 
 /// An image that can be run. While it lives, its layers stay.
@@ -173,6 +176,12 @@ impl Store {
                     reason: format!("layer {diff_id} of image {} is missing", id.short()),
                 });
             };
+            if layer.kept_by_host && !live.mounted.contains(diff_id) {
+                return Err(ImageError::NotHandedOver {
+                    image: id.short().to_owned(),
+                    layer: diff_id.clone(),
+                });
+            }
             let directory = PathBuf::from(&layer.name);
             // What the same layer does further down, it does again on top.
             if !layers.contains(&directory) {
@@ -410,7 +419,7 @@ impl Inner {
             if live.leased.contains_key(layer) {
                 doomed.push(layer.clone());
             } else if let Some(record) = next.layers.remove(layer) {
-                gone.push(record.name);
+                gone.push(record);
                 removed.push(layer.clone());
             }
         }
@@ -427,10 +436,20 @@ impl Inner {
         live.unsynced
             .retain(|layer| next.layers.contains_key(layer));
         live.state = next;
-        for name in gone {
-            self.sweeper.discard(OsStr::new(&name));
+        live.mounted
+            .retain(|layer| live.state.layers.contains_key(layer));
+        for record in gone {
+            self.discard(&record);
         }
         Ok((value, removed))
+    }
+
+    /// Takes a layer out of sight.
+    fn discard(&self, layer: &LayerRecord) {
+        if layer.kept_by_host {
+            kept::let_go(&self.layers_dir.join(&layer.name));
+        }
+        self.sweeper.discard(OsStr::new(&layer.name));
     }
 
     /// Names for layers under way.
@@ -473,7 +492,8 @@ impl Drop for Lease {
                 && let Some(record) = live.state.layers.remove(layer)
             {
                 live.unsynced.remove(layer);
-                gone.push(record.name);
+                live.mounted.remove(layer);
+                gone.push(record);
             }
         }
         if gone.is_empty() {
@@ -482,8 +502,8 @@ impl Drop for Lease {
         let live = &*live;
         // Should this fail, the next opening sees a layer without a directory, and forgets it.
         let _ = self.inner.save(&live.state, &live.unsynced);
-        for name in gone {
-            self.inner.sweeper.discard(OsStr::new(&name));
+        for record in gone {
+            self.inner.discard(&record);
         }
     }
 }

@@ -41,17 +41,27 @@ pub enum NoteError {
 impl Note {
     /// Reads the note of an image, and looks whether the image has its length and a sound superblock.
     pub fn read(image: &File) -> Result<Self, NoteError> {
-        let mut block = [0; BLOCK];
         if image.metadata()?.len() < BLOCK as u64 {
             return Err(NoteError::Damaged("it is too short"));
         }
-        image.read_exact_at(&mut block, 0)?;
-        let note = Self::decode(&block).ok_or(NoteError::Damaged("it has no note"))?;
-        let blocks = blocks_of(&block).ok_or(NoteError::Damaged("its superblock is damaged"))?;
+        let (note, blocks) = Self::first_block(image)?;
         if image.metadata()?.len() != u64::from(blocks) * BLOCK as u64 {
             return Err(NoteError::Damaged("its length is wrong"));
         }
         Ok(note)
+    }
+
+    /// Reads the note of an image on a disk, which may be longer.
+    pub fn of_disk(disk: &File) -> Result<Self, NoteError> {
+        Ok(Self::first_block(disk)?.0)
+    }
+
+    fn first_block(image: &File) -> Result<(Self, u32), NoteError> {
+        let mut block = [0; BLOCK];
+        image.read_exact_at(&mut block, 0)?;
+        let note = Self::decode(&block).ok_or(NoteError::Damaged("it has no note"))?;
+        let blocks = blocks_of(&block).ok_or(NoteError::Damaged("its superblock is damaged"))?;
+        Ok((note, blocks))
     }
 
     /// Puts the note into the first block.
