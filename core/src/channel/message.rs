@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
 use super::frame::{FrameError, Kind, MAX_MESSAGE, encode_message};
 use crate::credentials::Secret;
 
+mod layers;
 mod reply;
 mod request;
 
+pub use layers::{AdmitRequest, KeptLayer, LayerDisk, NeededLayers};
 pub use reply::{
     Done, Event, Failure, FailureCode, ImageRow, Info, LogLevel, Phase, Pulled, Removed, Reply,
 };
@@ -325,6 +327,18 @@ mod tests {
                 target: "b".into(),
             },
             Request::Info,
+            Request::Admit(AdmitRequest {
+                reference: "h:1/a:b".into(),
+                layers: vec![KeptLayer::default()],
+                ..AdmitRequest::default()
+            }),
+            Request::Layers {
+                image: Some("a".into()),
+                settings: RegistrySettings::default(),
+            },
+            Request::Mount {
+                layers: vec![LayerDisk::default()],
+            },
             Request::Shutdown,
         ] {
             round_trip(&request);
@@ -345,6 +359,11 @@ mod tests {
                 removed: vec![Removed::Untagged("a".into()), Removed::Deleted("b".into())],
             },
             Reply::Tagged,
+            Reply::Layers(NeededLayers {
+                missing: vec!["a".into()],
+                ..NeededLayers::default()
+            }),
+            Reply::Mounted,
             Reply::Info(Info::default()),
             Reply::Bye,
         ] {

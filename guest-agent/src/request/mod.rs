@@ -27,9 +27,11 @@ use crate::{
     store::Store,
 };
 
+pub mod admit;
 pub mod images;
 pub mod info;
 pub mod inspect;
+pub mod layers;
 pub mod pull;
 pub mod remove;
 pub mod run;
@@ -175,6 +177,11 @@ impl Agent {
             ));
         }
         match request {
+            Request::Admit(request) => admit::admit(&self, &request).await,
+            Request::Layers { image, settings } => {
+                layers::layers(&self, image.as_deref(), &settings)
+            }
+            Request::Mount { layers } => layers::mount(&self, layers).await,
             Request::Pull(request) => pull::pull(&self, &request, &stream).await,
             Request::Run(request) => run::run(&self, &request, &stream).await,
             Request::Images => images::images(&self),

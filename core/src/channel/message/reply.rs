@@ -5,6 +5,8 @@ use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::NeededLayers;
+
 /// The answer that ends a stream.
 pub type Done = Result<Reply, Failure>;
 
@@ -12,6 +14,10 @@ pub type Done = Result<Reply, Failure>;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
+    /// Which layers the host keeps.
+    Layers(NeededLayers),
+    /// The layers of the disks can be used.
+    Mounted,
     /// An image is in the store.
     Pulled(Pulled),
     /// A container ended.

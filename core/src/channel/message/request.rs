@@ -4,13 +4,31 @@ use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::exposed;
+use super::{AdmitRequest, LayerDisk, exposed};
 use crate::credentials::{Credential, Secret};
 
 /// What the host asks for; opens a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
+    /// Put an image into the store whose layers the host keeps:
+    /// [`Reply::Pulled`](super::Reply::Pulled).
+    Admit(AdmitRequest),
+    /// Say which layers the host keeps for an image, or for all of them:
+    /// [`Reply::Layers`](super::Reply::Layers).
+    Layers {
+        /// Name or id; all images when absent.
+        #[serde(default)]
+        image: Option<String>,
+        /// Which registry a name without host means.
+        #[serde(default)]
+        settings: RegistrySettings,
+    },
+    /// Mount disks with layers: [`Reply::Mounted`](super::Reply::Mounted).
+    Mount {
+        /// Disks that the host has attached.
+        layers: Vec<LayerDisk>,
+    },
     /// Fetch an image into the agent's store: [`Reply::Pulled`](super::Reply::Pulled).
     Pull(PullRequest),
     /// Run a container to its end: [`Reply::Ran`](super::Reply::Ran).
