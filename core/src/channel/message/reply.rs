@@ -5,6 +5,8 @@ use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::ContainerReply;
+
 /// The answer that ends a stream.
 pub type Done = Result<Reply, Failure>;
 
@@ -19,6 +21,8 @@ pub enum Reply {
         /// Its exit status; 128 + n after signal n; 125 to 127 as docker gives them.
         status: i32,
     },
+    /// Something about containers.
+    Container(ContainerReply),
     /// The images in the store.
     Images {
         /// One for each name.
