@@ -146,7 +146,7 @@ impl FakeAgent {
                 ..Info::default()
             })),
             Request::Shutdown => Ok(Reply::Bye),
-            Request::Unknown => Err(Failure::new(FailureCode::Unsupported, "what?")),
+            _ => Err(Failure::new(FailureCode::Unsupported, "what?")),
         };
         let last = done == Ok(Reply::Bye);
         stream.done(&done).await;

@@ -5,7 +5,7 @@ use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::NeededLayers;
+use super::{ContainerReply, NeededLayers};
 
 /// The answer that ends a stream.
 pub type Done = Result<Reply, Failure>;
@@ -25,6 +25,8 @@ pub enum Reply {
         /// Its exit status; 128 + n after signal n; 125 to 127 as docker gives them.
         status: i32,
     },
+    /// Something about containers.
+    Container(ContainerReply),
     /// The images in the store.
     Images {
         /// One for each name.

@@ -4,7 +4,7 @@ use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{AdmitRequest, LayerDisk, exposed};
+use super::{AdmitRequest, ContainerRequest, LayerDisk, Life, exposed};
 use crate::credentials::{Credential, Secret};
 
 /// What the host asks for; opens a stream.
@@ -33,6 +33,8 @@ pub enum Request {
     Pull(PullRequest),
     /// Run a container to its end: [`Reply::Ran`](super::Reply::Ran).
     Run(RunRequest),
+    /// Something about containers: what [`ContainerRequest`] says.
+    Container(ContainerRequest),
     /// List the store: [`Reply::Images`](super::Reply::Images).
     Images,
     /// Describe images: [`Reply::Inspected`](super::Reply::Inspected).
@@ -116,6 +118,9 @@ pub struct RunRequest {
     /// Remove the container when it has ended.
     #[serde(default)]
     pub rm: bool,
+    /// How it lives beyond that.
+    #[serde(default)]
+    pub life: Life,
     /// Mount the root file system read-only.
     #[serde(default)]
     pub read_only: bool,

@@ -73,6 +73,7 @@ async fn try_run(settings: &Settings, words: Vec<OsString>) -> Result<u8> {
     let env = environment::assemble(&options.env, &|name| std::env::var(name).ok())?;
     with_session(settings, "vdkr run", async |session| {
         let request = Request::Run(RunRequest {
+            life: vdkr_core::channel::message::Life::default(),
             image: registry::translate_name(&options.image),
             args: options.args.clone(),
             entrypoint: options
