@@ -86,14 +86,15 @@ fn resident(pid: u32) -> u64 {
         .split(' ')
         .nth(1)
         .and_then(|pages| pages.parse::<u64>().ok());
-    pages
-        .unwrap_or(0)
-        .saturating_mul(page_size())
+    pages.unwrap_or(0).saturating_mul(page_size())
 }
 
 fn page_size() -> u64 {
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
-    size.ok().flatten().and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)
+    size.ok()
+        .flatten()
+        .and_then(|size| u64::try_from(size).ok())
+        .unwrap_or(4096)
 }
 
 fn own_network(pid: u32) -> bool {
