@@ -27,4 +27,5 @@ pub mod reference;
 pub mod retention;
 pub mod tags;
 pub mod tar;
+pub mod template;
 pub mod transport;
