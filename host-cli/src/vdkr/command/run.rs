@@ -65,7 +65,6 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
     }
     with_session(settings, verb.purpose(), async |session| {
         let request = Request::Run(RunRequest {
-            life: vdkr_core::channel::message::Life::default(),
             image: registry::translate_name(&options.image),
             args: options.args.clone(),
             entrypoint: options
