@@ -35,6 +35,7 @@ mod request;
 mod retry;
 mod scope;
 mod source;
+pub mod target;
 mod tls;
 mod token;
 mod upload;
