@@ -214,6 +214,9 @@ pub struct GuestHello {
     /// may lie in a snapshot.
     #[serde(default)]
     pub met_ms: u64,
+    /// Identity of an agent's own machine, in the form of `machine-id(5)`.
+    #[serde(default)]
+    pub machine_id: String,
     /// Where images are kept: `disk` or `tmpfs`.
     #[serde(default)]
     pub state: String,
@@ -232,6 +235,7 @@ impl Default for GuestHello {
             boot_ms: 0,
             stages: BTreeMap::new(),
             met_ms: 0,
+            machine_id: String::new(),
             state: String::new(),
             engine: String::new(),
         }
@@ -372,6 +376,7 @@ mod tests {
             }),
             Reply::Info(Info::default()),
             Reply::Bye,
+            Reply::Settled,
         ] {
             round_trip::<Done>(&Ok(reply));
         }

@@ -36,5 +36,6 @@ pub fn info(agent: &Agent) -> Done {
         state_available,
         images,
         containers: agent.containers.get(),
+        disks: crate::boot::disks::serials(),
     }))
 }

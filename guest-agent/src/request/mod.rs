@@ -189,13 +189,12 @@ impl Agent {
     }
 
     async fn mount_state(&self, wish: Wish, report: &mut BootReport) -> Result<(), String> {
+        match identity::name_machine() {
+            Ok(id) => report.machine_id = id,
+            Err(error) => eprintln!("vdkr-agent: cannot write the machine's id: {error}"),
+        }
         let dir = self.state_dir.clone();
-        let mounted = tokio::task::spawn_blocking(move || {
-            if let Err(error) = identity::name_machine() {
-                eprintln!("vdkr-agent: cannot write the machine's id: {error}");
-            }
-            state::mount(&dir, wish)
-        });
+        let mounted = tokio::task::spawn_blocking(move || state::mount(&dir, wish));
         let word = mounted
             .await
             .map_err(|error| error.to_string())?
@@ -281,6 +280,7 @@ impl Service for Agent {
                 boot_ms: machine::uptime().as_millis() as u64,
                 stages: report.stages,
                 met_ms: report.met_ms,
+                machine_id: report.machine_id,
                 state: report.state,
                 engine: "native".to_owned(),
                 ..GuestHello::default()
@@ -305,7 +305,9 @@ impl Service for Agent {
     }
 
     fn answered(&self, done: &Done) {
-        if matches!(done, Ok(Reply::Bye)) {
+        if matches!(done, Ok(Reply::Bye | Reply::Settled)) {
+            // A host that keeps the machine for its log lets it go down by itself.
+            state::thaw(&self.state_dir);
             self.stop.cancel();
         }
     }

@@ -46,6 +46,8 @@ pub enum Reply {
     Info(Info),
     /// The machine goes down now.
     Bye,
+    /// The machine goes down now, and has nothing left to write: it may be switched off.
+    Settled,
     /// A reply of a later version.
     #[serde(other)]
     Unknown,
@@ -135,6 +137,8 @@ pub struct Info {
     pub images: u64,
     /// Containers that run.
     pub containers: u64,
+    /// Serial numbers of the disks that the host gave the machine.
+    pub disks: Vec<String>,
 }
 
 /// Why a request failed.

@@ -51,7 +51,8 @@ pub enum Request {
     },
     /// Describe the agent and its machine: [`Reply::Info`](super::Reply::Info).
     Info,
-    /// Stop containers, sync, power off: [`Reply::Bye`](super::Reply::Bye) comes first.
+    /// Stop containers, sync, power off: [`Reply::Bye`](super::Reply::Bye) or
+    /// [`Reply::Settled`](super::Reply::Settled) comes first.
     Shutdown,
     /// A request of a later version.
     #[serde(other)]

@@ -350,6 +350,7 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
                 "running": true,
                 "state_dir": dir,
                 "agent": hello.software,
+                "machine_id": hello.machine_id,
                 "state": hello.state,
                 "monitor": description,
                 "busy": state.as_ref().map(|state| state.busy),
