@@ -5,6 +5,8 @@ use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::{ContainerReply, NeededLayers};
+
 /// The answer that ends a stream.
 pub type Done = Result<Reply, Failure>;
 
@@ -12,6 +14,10 @@ pub type Done = Result<Reply, Failure>;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
+    /// Which layers the host keeps.
+    Layers(NeededLayers),
+    /// The layers of the disks can be used.
+    Mounted,
     /// The disk is there, or the guest is about to see it.
     Attached,
     /// The disk is gone.
@@ -25,6 +31,8 @@ pub enum Reply {
         /// Its exit status; 128 + n after signal n; 125 to 127 as docker gives them.
         status: i32,
     },
+    /// Something about containers.
+    Container(ContainerReply),
     /// The images in the store.
     Images {
         /// One for each name.

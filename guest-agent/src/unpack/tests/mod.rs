@@ -2,6 +2,7 @@
 
 mod differential;
 mod hostile;
+mod image;
 mod ordinary;
 
 use std::fs;

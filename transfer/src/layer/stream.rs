@@ -1,17 +1,14 @@
-//! From a compressed stream to a directory: decompression, hashing and limits on the way.
+//! From a compressed stream to members: decompression, hashing and limits on the way.
 
-use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read as _};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use flate2::bufread::MultiGzDecoder;
-use rustix::fs;
 use vdkr_core::digest::{Algorithm, Digest};
 
-use super::apply::Writer;
-use super::archive::Archive;
-use super::root::Root;
-use super::{Limits, Options, UnpackError, Unpacked};
+use super::archive::{Archive, Member};
+use super::{Limits, UnpackError};
 
 /// Bytes moved at once between stages.
 const PIECE: usize = 256 << 10;
@@ -20,27 +17,39 @@ const AHEAD: usize = 4;
 /// Largest window of a zstd frame (log2 of bytes): what `zstd --ultra` makes, 128 MiB.
 const ZSTD_WINDOW: u32 = 27;
 
-/// Unpacks the layer in `source` (a tar archive, plain or compressed with gzip or zstd) into
-/// `root`, which should be empty. The stream is read to its end, whatever follows the archive's
-/// end mark, and its plain content must have the digest `diff_id`. On an error `root` holds a part
-/// of the layer and is to be thrown away. `cancelled` is asked at every piece.
-pub fn unpack(
-    source: impl Read + Send,
-    root: &Root,
+/// What the members of a layer are handed to.
+pub trait Sink {
+    /// Takes one member, whose data stands next in `archive`. Data that is left there is skipped.
+    fn member<R: BufRead>(
+        &mut self,
+        member: &Member,
+        archive: &mut Archive<R>,
+    ) -> Result<(), UnpackError>;
+}
+
+/// How much was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measures {
+    /// Bytes of the plain archive.
+    pub plain: u64,
+    /// Bytes read from the source.
+    pub compressed: u64,
+}
+
+/// Hands the members of the layer in `source` (a tar archive, plain or compressed with gzip or zstd)
+/// to `sink`. The stream is read to its end, whatever follows the archive's end mark, and its plain
+/// content must have the digest `diff_id`: until this has returned without an error, what the sink
+/// made is not to be used. `cancelled` is asked at every piece.
+pub fn read_layer(
+    source: impl io::Read + Send,
     diff_id: &Digest,
-    options: &Options,
+    limits: Limits,
     cancelled: &(dyn Fn() -> bool + Sync),
-) -> Result<Unpacked, UnpackError> {
-    let free = fs::fstatvfs(root.fd()).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-    let limit = options.limits.total.min(free.unwrap_or(u64::MAX));
-    let limits = Limits {
-        total: limit,
-        ..options.limits.clone()
-    };
+    sink: &mut impl Sink,
+) -> Result<Measures, UnpackError> {
     let mut plain = Plain::new(source, diff_id.algorithm(), limits, cancelled)?;
-    let writer = Writer::new(root, options, limit);
     let parallel = thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
-    let mut unpacked = if parallel {
+    if parallel {
         thread::scope(|scope| {
             let (send, receive) = sync_channel(AHEAD);
             let plain = &mut plain;
@@ -55,17 +64,15 @@ pub fn unpack(
                     }
                 }
             });
-            write_members(
-                Pieces {
-                    receive,
-                    piece: Vec::new(),
-                    at: 0,
-                },
-                writer,
-            )
+            let pieces = Pieces {
+                receive,
+                piece: Vec::new(),
+                at: 0,
+            };
+            read_members(pieces, sink)
         })
     } else {
-        write_members(BufReader::with_capacity(PIECE, &mut plain), writer)
+        read_members(BufReader::with_capacity(PIECE, &mut plain), sink)
     }?;
     let got = plain.hash.finish();
     if got != *diff_id {
@@ -74,21 +81,22 @@ pub fn unpack(
             got,
         });
     }
-    unpacked.plain = plain.length;
-    unpacked.compressed = plain.decoder.counted().count;
-    Ok(unpacked)
+    Ok(Measures {
+        plain: plain.length,
+        compressed: plain.decoder.counted().count,
+    })
 }
 
-fn write_members(plain: impl BufRead, mut writer: Writer<'_>) -> Result<Unpacked, UnpackError> {
+fn read_members(plain: impl BufRead, sink: &mut impl Sink) -> Result<(), UnpackError> {
     let mut archive = Archive::new(plain);
     while let Some(member) = archive.next_member()? {
-        writer.member(&member, &mut archive)?;
+        sink.member(&member, &mut archive)?;
     }
     let mut rest = archive.into_inner();
     loop {
         let length = rest.fill_buf()?.len();
         if length == 0 {
-            return writer.finish();
+            return Ok(());
         }
         rest.consume(length);
     }
@@ -101,7 +109,7 @@ struct Pieces {
     at: usize,
 }
 
-impl Read for Pieces {
+impl io::Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let piece = self.fill_buf()?;
         let length = piece.len().min(buffer.len());
@@ -127,7 +135,7 @@ impl BufRead for Pieces {
 }
 
 /// The plain archive: decompressed, counted, hashed, bounded.
-struct Plain<'a, R: Read> {
+struct Plain<'a, R: io::Read> {
     decoder: Decoder<R>,
     hash: Hash,
     length: u64,
@@ -135,7 +143,7 @@ struct Plain<'a, R: Read> {
     cancelled: &'a (dyn Fn() -> bool + Sync),
 }
 
-impl<'a, R: Read> Plain<'a, R> {
+impl<'a, R: io::Read> Plain<'a, R> {
     fn new(
         source: R,
         algorithm: Algorithm,
@@ -152,7 +160,7 @@ impl<'a, R: Read> Plain<'a, R> {
     }
 }
 
-impl<R: Read> Read for Plain<'_, R> {
+impl<R: io::Read> io::Read for Plain<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if (self.cancelled)() {
             return Err(io::Error::other(UnpackError::Cancelled));
@@ -188,7 +196,7 @@ struct Counted<R> {
     count: u64,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: io::Read> io::Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.count += read as u64;
@@ -198,13 +206,13 @@ impl<R: Read> Read for Counted<R> {
 
 type Source<R> = BufReader<Chain<Cursor<Vec<u8>>, Counted<R>>>;
 
-enum Decoder<R: Read> {
+enum Decoder<R: io::Read> {
     None(Source<R>),
     Gzip(Box<MultiGzDecoder<Source<R>>>),
     Zstd(zstd::stream::read::Decoder<'static, Source<R>>),
 }
 
-impl<R: Read> Decoder<R> {
+impl<R: io::Read> Decoder<R> {
     /// Chooses by the first bytes: media types are known to be wrong, and content that is read in
     /// another way than its maker meant does not have the right digest.
     fn new(source: R) -> Result<Self, UnpackError> {
