@@ -175,6 +175,11 @@ impl Settings {
             _ => "the configuration",
         };
         let seconds = |name: &str| parse_seconds(value(name)).map_err(usage);
+        let verbose = match variable("VDKR_VERBOSE") {
+            _ if global.verbose => true,
+            Some(text) => parse_bool(&text).map_err(|e| usage(format!("VDKR_VERBOSE: {e}")))?,
+            None => false,
+        };
         let start = StartOptions {
             arch,
             search: Search {
@@ -196,11 +201,8 @@ impl Settings {
             },
             cache_dir,
             boot_timeout: Duration::from_secs(seconds("boot-timeout")?),
-        };
-        let verbose = match variable("VDKR_VERBOSE") {
-            _ if global.verbose => true,
-            Some(text) => parse_bool(&text).map_err(|e| usage(format!("VDKR_VERBOSE: {e}")))?,
-            None => false,
+            snapshot: parse_bool(value("snapshot")).map_err(usage)?,
+            verbose,
         };
         let idle_timeout = seconds("idle-timeout")?;
         Ok(Self {
