@@ -15,6 +15,7 @@ mod container;
 mod layers;
 mod reply;
 mod request;
+mod sandbox;
 
 pub use container::{
     ContainerReply, ContainerRequest, ContainerRow, ContainerState, ExecRequest, Life, LogsRequest,
@@ -27,6 +28,7 @@ pub use reply::{
 pub use request::{
     HostCredential, Mirror, PullPolicy, PullRequest, RegistrySettings, Request, RunRequest,
 };
+pub use sandbox::{HostEntry, Network, Sandbox, Seccomp};
 
 /// The version of the protocol that this crate speaks.
 pub const PROTOCOL_VERSION: u32 = 1;

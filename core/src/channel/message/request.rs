@@ -4,7 +4,7 @@ use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{AdmitRequest, ContainerRequest, LayerDisk, Life, exposed};
+use super::{AdmitRequest, ContainerRequest, LayerDisk, Life, Sandbox, exposed};
 use crate::credentials::{Credential, Secret};
 
 /// What the host asks for; opens a stream.
@@ -124,6 +124,9 @@ pub struct RunRequest {
     /// Mount the root file system read-only.
     #[serde(default)]
     pub read_only: bool,
+    /// What the container may do and use.
+    #[serde(default)]
+    pub sandbox: Sandbox,
     /// Whether to pull first.
     #[serde(default)]
     pub pull: PullPolicy,
