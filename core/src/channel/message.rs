@@ -13,6 +13,7 @@ use crate::credentials::Secret;
 
 mod container;
 mod layers;
+mod ports;
 mod reply;
 mod request;
 mod sandbox;
@@ -28,6 +29,7 @@ pub use reply::{
 pub use request::{
     HostCredential, Mirror, PullPolicy, PullRequest, RegistrySettings, Request, RunRequest,
 };
+pub use ports::{Publication, PublishRequest};
 pub use sandbox::{HostEntry, Network, Sandbox, Seccomp};
 
 /// The version of the protocol that this crate speaks.

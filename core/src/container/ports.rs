@@ -5,6 +5,18 @@ use core::{fmt, net::Ipv4Addr, ops::RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
+/// The last numbers of the bridge's addresses that the guest gives out by itself.
+pub const BRIDGE_GUEST_ADDRESSES: RangeInclusive<u8> = 16..=127;
+/// Those that the host gives out, to containers with published ports.
+pub const BRIDGE_HOST_ADDRESSES: RangeInclusive<u8> = 128..=254;
+/// The machine's own.
+pub const MACHINE_ADDRESS: Ipv4Addr = bridge_address(15);
+
+/// An address of QEMU's user network, on which the bridge is.
+pub const fn bridge_address(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 2, last)
+}
+
 /// Most ports that one container publishes.
 pub const MAX_PORTS: usize = 512;
 

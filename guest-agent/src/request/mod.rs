@@ -25,6 +25,7 @@ use crate::{
     channel::{Address, LocalFuture, Service, listen, stream::SharedStream},
     container::Book,
     machine::{self, BootReport},
+    run::networks::{Bridge, Networks},
     store::Store,
 };
 
@@ -60,6 +61,8 @@ pub struct Agent {
     tasks: TaskTracker,
     /// The containers.
     book: Book,
+    /// Their networks.
+    networks: Rc<Networks>,
     greeted: Cell<bool>,
 }
 
@@ -143,6 +146,7 @@ impl Agent {
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             book,
+            networks: Rc::default(),
             greeted: Cell::new(false),
         };
         agent.tasks.spawn_blocking(move || {
@@ -153,6 +157,16 @@ impl Agent {
             }
         });
         Ok(agent)
+    }
+
+    /// The containers' networks.
+    pub fn networks(&self) -> &Rc<Networks> {
+        &self.networks
+    }
+
+    /// Whether containers can have addresses of their own.
+    pub fn bridge(&self) -> Bridge {
+        Bridge::find(self.own_machine)
     }
 
     /// The images, or the failure that the host gets.

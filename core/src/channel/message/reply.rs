@@ -48,6 +48,11 @@ pub enum Reply {
     Info(Info),
     /// The machine goes down now.
     Bye,
+    /// Ports that lead to containers.
+    Published {
+        /// One for each container.
+        publications: Vec<Publication>,
+    },
     /// A reply of a later version.
     #[serde(other)]
     Unknown,
