@@ -28,6 +28,7 @@ use crate::{
     channel::{Address, LocalFuture, Service, listen, stream::SharedStream},
     container::Book,
     machine::{self, BootReport},
+    run::networks::{Bridge, Networks},
     store::Store,
 };
 
@@ -67,6 +68,8 @@ pub struct Agent {
     book: OnceCell<Book>,
     /// One greeting at a time: the first one makes the machine ready.
     greeting: tokio::sync::Mutex<()>,
+    /// Their networks.
+    networks: Rc<Networks>,
 }
 
 /// Serves hosts until one asks for the end, or a signal does.
@@ -142,6 +145,7 @@ impl Agent {
             tasks: TaskTracker::new(),
             book: OnceCell::new(),
             greeting: tokio::sync::Mutex::new(()),
+            networks: Rc::default(),
         };
         if !agent.own_machine {
             agent.open_store();
@@ -226,6 +230,16 @@ impl Agent {
         Ok(())
     }
 
+    /// The containers' networks.
+    pub fn networks(&self) -> &Rc<Networks> {
+        &self.networks
+    }
+
+    /// Whether containers can have addresses of their own.
+    pub fn bridge(&self) -> Bridge {
+        Bridge::find(self.own_machine)
+    }
+
     /// The images, or the failure that the host gets.
     pub fn store(&self) -> Result<&Store, Failure> {
         match self.store.get() {
@@ -293,12 +307,15 @@ impl Agent {
             Request::Tag { source, target } => tag::tag(&self, &source, &target),
             Request::Info => info::info(&self),
             Request::Shutdown => shutdown::shutdown(&self).await,
-            Request::AttachDisk(_) | Request::DetachDisk { .. } | Request::Machine => {
-                Err(Failure::new(
-                    FailureCode::Unsupported,
-                    "only the monitor of a kept machine does this",
-                ))
-            }
+            Request::AttachDisk(_)
+            | Request::DetachDisk { .. }
+            | Request::Machine
+            | Request::AdoptPorts { .. }
+            | Request::Publish(_)
+            | Request::Published => Err(Failure::new(
+                FailureCode::Unsupported,
+                "only the monitor of a kept machine does this",
+            )),
             Request::Unknown => Err(Failure::new(
                 FailureCode::Unsupported,
                 "the agent does not know this request",

@@ -14,6 +14,8 @@ pub mod news;
 pub mod registry;
 pub mod roots;
 pub mod run_options;
+pub mod sandbox;
+pub mod sandbox_options;
 pub mod session;
 pub mod settings;
 pub mod since;

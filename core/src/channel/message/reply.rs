@@ -5,7 +5,7 @@ use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ContainerReply, NeededLayers};
+use super::{ContainerReply, NeededLayers, Publication};
 
 /// The answer that ends a stream.
 pub type Done = Result<Reply, Failure>;
@@ -56,6 +56,11 @@ pub enum Reply {
     Bye,
     /// The machine goes down now, and has nothing left to write: it may be switched off.
     Settled,
+    /// Ports that lead to containers.
+    Published {
+        /// One for each container.
+        publications: Vec<Publication>,
+    },
     /// A reply of a later version.
     #[serde(other)]
     Unknown,

@@ -4,7 +4,7 @@ use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{AdmitRequest, ContainerRequest, LayerDisk, Life, exposed};
+use super::{AdmitRequest, ContainerRequest, LayerDisk, Life, PublishRequest, Sandbox, exposed};
 use crate::credentials::{Credential, Secret};
 
 /// What the host asks for; opens a stream.
@@ -78,6 +78,17 @@ pub enum Request {
     /// Stop containers, sync, power off: [`Reply::Bye`](super::Reply::Bye) or
     /// [`Reply::Settled`](super::Reply::Settled) comes first.
     Shutdown,
+    /// Have the ports that this connection published belong to a container, by its id, until that
+    /// ends: [`Reply::Published`](super::Reply::Published).
+    AdoptPorts {
+        /// The container.
+        id: String,
+    },
+    /// Lead ports of the host to a container that is about to be run. They are closed with the
+    /// connection: [`Reply::Published`](super::Reply::Published).
+    Publish(PublishRequest),
+    /// List the ports that are open: [`Reply::Published`](super::Reply::Published).
+    Published,
     /// A request of a later version.
     #[serde(other)]
     Unknown,
@@ -153,6 +164,9 @@ pub struct RunRequest {
     /// Mount the root file system read-only.
     #[serde(default)]
     pub read_only: bool,
+    /// What the container may do and use.
+    #[serde(default)]
+    pub sandbox: Sandbox,
     /// Whether to pull first.
     #[serde(default)]
     pub pull: PullPolicy,
