@@ -15,10 +15,12 @@ mod reply;
 mod request;
 
 pub use reply::{
-    Done, Event, Failure, FailureCode, ImageRow, Info, LogLevel, Phase, Pulled, Removed, Reply,
+    Done, Event, ExportedImage, ExportedLayer, Failure, FailureCode, ImageRow, Info, LogLevel,
+    Phase, Pulled, Removed, Reply, Usage,
 };
 pub use request::{
-    HostCredential, Mirror, PullPolicy, PullRequest, RegistrySettings, Request, RunRequest,
+    AddImage, HostCredential, Mirror, PruneRequest, PullPolicy, PullRequest, RegistrySettings,
+    Request, RunRequest,
 };
 
 /// The version of the protocol that this crate speaks.

@@ -6,6 +6,7 @@
 //! layers/<name>/           unpacked layers, lower directories of overlays
 //! layers/new-<n>/          a layer under way
 //! layers/gone-<n>/         a layer on its way out
+//! recipes/<name>           how that layer becomes its archive again
 //! ```
 //!
 //! The document says what there is. It is replaced as a whole, and only after everything that it
@@ -36,7 +37,9 @@ use crate::unpack::{self, root::Root};
 
 mod disk;
 mod error;
+mod export;
 mod layer;
+mod prune;
 pub mod state;
 mod sweep;
 
@@ -46,6 +49,7 @@ pub(crate) mod fixture;
 mod tests;
 
 pub use error::ImageError;
+pub use export::Part;
 pub use layer::NewLayer;
 
 use disk::Disk;
@@ -65,6 +69,7 @@ struct Inner {
     disk: Disk,
     blobs_dir: PathBuf,
     layers_dir: PathBuf,
+    recipes_dir: PathBuf,
     serial: AtomicU64,
     unpacking: OnceLock<unpack::Options>,
     live: Mutex<Live>,
@@ -130,6 +135,8 @@ impl Store {
         let blobs_dir = root.join("blobs");
         disk::make_private(&layers_dir)?;
         disk::make_private(&blobs_dir)?;
+        let recipes_dir = root.join("recipes");
+        disk::make_private(&recipes_dir)?;
         let state = disk.load()?;
         let store = Self {
             inner: Arc::new(Inner {
@@ -137,6 +144,7 @@ impl Store {
                 blobs_dir,
                 sweeper: Sweeper::new(layers_dir.clone()),
                 layers_dir,
+                recipes_dir,
                 serial: AtomicU64::new(0),
                 unpacking: OnceLock::new(),
                 live: Mutex::new(Live {
@@ -267,10 +275,21 @@ impl Store {
     }
 
     /// Adds an image whose layers are kept by a lease. When this returns, it stays. Blocks while the
-    /// disk writes.
-    pub fn add(&self, image: NewImage<'_>) -> Result<(), ImageError> {
+    /// disk writes. Gives the image that had the name before, when it was another one.
+    pub fn add(&self, image: NewImage<'_>) -> Result<Option<Digest>, ImageError> {
         self.checkpoint()?;
         let mut live = self.inner.lock();
+        let missing = image.record.layers.iter();
+        let mut missing = missing.filter(|layer| !live.state.layers.contains_key(*layer));
+        if let Some(layer) = missing.next() {
+            return Err(ImageError::NoLayer(layer.clone()));
+        }
+        let before = image
+            .name
+            .as_ref()
+            .and_then(|(name, _)| live.state.names.get(name));
+        let replaced = before.map(|record| record.image.clone());
+        let replaced = replaced.filter(|before| before != image.id);
         for (digest, content) in [
             (image.id, image.config),
             (&image.record.manifest.digest, image.manifest),
@@ -293,7 +312,7 @@ impl Store {
             state.names.extend(image.name);
             Ok(())
         })?;
-        Ok(())
+        Ok(replaced)
     }
 
     /// How layers are unpacked here.
@@ -343,6 +362,11 @@ impl Store {
             .filter(|name| !known.contains(name.as_os_str()))
         {
             inner.sweeper.discard(name);
+        }
+        for recipe in disk::names(&inner.recipes_dir)? {
+            if !known.contains(recipe.as_os_str()) {
+                let _ = fs::remove_file(inner.recipes_dir.join(recipe));
+            }
         }
         let used = state.used_blobs();
         let used: BTreeSet<PathBuf> = used.iter().map(|digest| inner.blob_path(digest)).collect();
@@ -430,9 +454,15 @@ impl Inner {
             .retain(|layer| next.layers.contains_key(layer));
         live.state = next;
         for name in gone {
-            self.sweeper.discard(OsStr::new(&name));
+            self.discard_layer(&name);
         }
         Ok((value, removed))
+    }
+
+    /// Takes a layer and its recipe out of sight.
+    fn discard_layer(&self, name: &str) {
+        self.sweeper.discard(OsStr::new(name));
+        let _ = fs::remove_file(self.recipes_dir.join(name));
     }
 
     /// Names for layers under way.
@@ -485,7 +515,7 @@ impl Drop for Lease {
         // Should this fail, the next opening sees a layer without a directory, and forgets it.
         let _ = self.inner.save(&live.state, &live.unsynced);
         for name in gone {
-            self.inner.sweeper.discard(OsStr::new(&name));
+            self.inner.discard_layer(&name);
         }
     }
 }

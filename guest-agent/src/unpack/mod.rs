@@ -16,6 +16,7 @@ pub mod archive;
 pub mod name;
 pub mod overlay;
 pub mod pax;
+pub mod recipe;
 pub mod remove;
 pub mod root;
 pub mod sparse;
@@ -26,7 +27,7 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
-pub use stream::unpack;
+pub use stream::{unpack, unpack_recorded};
 
 use archive::ArchiveError;
 use name::NameError;

@@ -10,6 +10,7 @@ use vdkr_core::digest::{Algorithm, Digest};
 
 use super::apply::Writer;
 use super::archive::Archive;
+use super::recipe::{Recorded, Recorder};
 use super::root::Root;
 use super::{Limits, Options, UnpackError, Unpacked};
 
@@ -30,6 +31,18 @@ pub fn unpack(
     diff_id: &Digest,
     options: &Options,
     cancelled: &(dyn Fn() -> bool + Sync),
+) -> Result<Unpacked, UnpackError> {
+    unpack_recorded(source, root, diff_id, options, cancelled, None)
+}
+
+/// As [`unpack`], and notes down how the archive can be made again.
+pub fn unpack_recorded(
+    source: impl Read + Send,
+    root: &Root,
+    diff_id: &Digest,
+    options: &Options,
+    cancelled: &(dyn Fn() -> bool + Sync),
+    recorder: Option<&mut Recorder>,
 ) -> Result<Unpacked, UnpackError> {
     let free = fs::fstatvfs(root.fd()).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
     let limit = options.limits.total.min(free.unwrap_or(u64::MAX));
@@ -55,17 +68,16 @@ pub fn unpack(
                     }
                 }
             });
-            write_members(
-                Pieces {
-                    receive,
-                    piece: Vec::new(),
-                    at: 0,
-                },
-                writer,
-            )
+            let pieces = Pieces {
+                receive,
+                piece: Vec::new(),
+                at: 0,
+            };
+            write_members(Recorded::new(pieces, recorder), writer)
         })
     } else {
-        write_members(BufReader::with_capacity(PIECE, &mut plain), writer)
+        let plain = BufReader::with_capacity(PIECE, &mut plain);
+        write_members(Recorded::new(plain, recorder), writer)
     }?;
     let got = plain.hash.finish();
     if got != *diff_id {
@@ -79,9 +91,13 @@ pub fn unpack(
     Ok(unpacked)
 }
 
-fn write_members(plain: impl BufRead, mut writer: Writer<'_>) -> Result<Unpacked, UnpackError> {
+fn write_members<R: BufRead>(
+    plain: Recorded<'_, R>,
+    mut writer: Writer<'_>,
+) -> Result<Unpacked, UnpackError> {
     let mut archive = Archive::new(plain);
     while let Some(member) = archive.next_member()? {
+        archive.inner_mut().member(&member);
         writer.member(&member, &mut archive)?;
     }
     let mut rest = archive.into_inner();
@@ -245,13 +261,13 @@ impl<R: Read> Decoder<R> {
 
 /// The digest of the plain archive. In an emulated guest this is a third faster than the pure Rust
 /// implementation that serves elsewhere, and the TLS library brings it anyway.
-struct Hash {
+pub(super) struct Hash {
     algorithm: Algorithm,
     context: ring::digest::Context,
 }
 
 impl Hash {
-    fn new(algorithm: Algorithm) -> Self {
+    pub(super) fn new(algorithm: Algorithm) -> Self {
         let context = ring::digest::Context::new(match algorithm {
             Algorithm::Sha256 => &ring::digest::SHA256,
             Algorithm::Sha512 => &ring::digest::SHA512,
@@ -259,11 +275,11 @@ impl Hash {
         Self { algorithm, context }
     }
 
-    fn update(&mut self, bytes: &[u8]) {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
         self.context.update(bytes);
     }
 
-    fn finish(&self) -> Digest {
+    pub(super) fn finish(&self) -> Digest {
         let mut text = format!("{}:", self.algorithm);
         for byte in self.context.clone().finish().as_ref() {
             for nibble in [byte >> 4, byte & 15] {

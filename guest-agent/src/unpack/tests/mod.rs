@@ -3,6 +3,7 @@
 mod differential;
 mod hostile;
 mod ordinary;
+mod recipe;
 
 use std::fs;
 use std::io::Read;
