@@ -26,4 +26,5 @@ pub mod reference;
 pub mod retention;
 pub mod tags;
 pub mod tar;
+pub mod template;
 pub mod transport;
