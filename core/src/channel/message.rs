@@ -274,6 +274,7 @@ mod tests {
                 },
             )],
             gateway: "10.0.2.2".into(),
+            timeout: Some(60),
         }
     }
 

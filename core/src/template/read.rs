@@ -1,12 +1,6 @@
 //! What stands in an action.
 
-use alloc::{
-    borrow::ToOwned as _,
-    boxed::Box,
-    format,
-    string::String,
-    vec::Vec,
-};
+use alloc::{borrow::ToOwned as _, boxed::Box, format, string::String, vec::Vec};
 use core::{iter::Peekable, str::Chars};
 
 use serde_json::Value;

@@ -138,6 +138,30 @@ pub const KEYS: &[Key] = &[
         check: |text| parse_seconds(text).map(|value| value.to_string()),
     },
     Key {
+        name: "auto-daemon",
+        variable: "VDKR_AUTO_DAEMON",
+        default: "false",
+        help: "keep the machine that a command starts, as memres does",
+        check: |text| parse_bool(text).map(|value| value.to_string()),
+    },
+    Key {
+        name: "timeout",
+        variable: "VDKR_TIMEOUT",
+        default: "60",
+        help: "seconds that a registry may stay silent before it is tried again",
+        check: |text| match parse_seconds(text)? {
+            0 => Err("a registry needs at least a second".to_owned()),
+            value => Ok(value.to_string()),
+        },
+    },
+    Key {
+        name: "verbose",
+        variable: "VDKR_VERBOSE",
+        default: "false",
+        help: "say more, and how long each stage took",
+        check: |text| parse_bool(text).map(|value| value.to_string()),
+    },
+    Key {
         name: "boot-timeout",
         variable: "VDKR_BOOT_TIMEOUT",
         default: "120",
@@ -474,6 +498,10 @@ mod tests {
             ("state-dir", "here"),
             ("idle-timeout", "-1"),
             ("boot-timeout", "0"),
+            ("timeout", "0"),
+            ("timeout", "soon"),
+            ("verbose", "loud"),
+            ("auto-daemon", "2"),
         ] {
             let error = config.set(key(name).unwrap(), bad).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{name}: ")), "{error}");

@@ -10,6 +10,7 @@ use tokio::{
 use vdkr_core::channel::message::{Done, Reply, Request};
 
 use super::{
+    command,
     error::{Error, Result},
     settings::{Origin, Settings, StatePlace},
     state::{self, Lock, Wait},
@@ -85,6 +86,13 @@ impl Session {
         };
         if let Some(connection) = kept::connect(dir).await? {
             return Ok(Self::kept(connection, settings, stages, timing));
+        }
+        if settings.auto_daemon {
+            command::memres::keep_from_now(settings).await?;
+            stages.mark("daemon");
+            if let Some(connection) = kept::connect(dir).await? {
+                return Ok(Self::kept(connection, settings, stages, timing));
+            }
         }
         state::prepare(dir, settings.arch)?;
         stages.mark("state");

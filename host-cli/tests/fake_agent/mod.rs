@@ -146,7 +146,7 @@ impl FakeAgent {
                 ..Info::default()
             })),
             Request::Shutdown => Ok(Reply::Bye),
-            Request::Unknown => Err(Failure::new(FailureCode::Unsupported, "what?")),
+            _ => Err(Failure::new(FailureCode::Unsupported, "what?")),
         };
         let last = done == Ok(Reply::Bye);
         stream.done(&done).await;
@@ -168,6 +168,7 @@ fn images() -> Vec<ImageRow> {
         id: format!("sha256:{}", byte.repeat(32)),
         created: Some("2020-01-02T03:04:05Z".into()),
         size,
+        ..ImageRow::default()
     };
     vec![
         row(

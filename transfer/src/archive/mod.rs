@@ -11,6 +11,8 @@ mod tar;
 mod write;
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use vdkr_core::digest::{Algorithm, Digest};
@@ -51,6 +53,26 @@ pub fn open(path: impl Into<PathBuf>) -> Result<(OciLayout, Found), TransferErro
     }
     let reason = format!("it has neither {INDEX} (an OCI layout) nor {MANIFEST} (docker save)");
     Err(TransferError::archive(path, reason))
+}
+
+/// A regular file's content, inflated into a temporary file when it is compressed with gzip or zstd, and
+/// not a bomb. May block.
+pub fn open_plain(path: &Path) -> Result<File, TransferError> {
+    spool::open_plain(path)
+}
+
+/// Undoes gzip or zstd, whichever the first bytes show, or neither.
+pub fn inflated<'a>(mut source: impl Read + 'a) -> std::io::Result<Box<dyn Read + 'a>> {
+    let mut first = Vec::with_capacity(4);
+    (&mut source).take(4).read_to_end(&mut first)?;
+    let compressed = spool::Compressed::of(&first);
+    compressed.reader(std::io::Cursor::new(first).chain(source))
+}
+
+/// The header of a member of an archive, for writers that send one as it is made: a regular file of
+/// this name and size. Behind its data the next header begins at a multiple of 512 bytes.
+pub fn member_header(name: &str, size: u64) -> Vec<u8> {
+    tar::written(name, size)
 }
 
 /// Opens an archive of an OCI layout. May block.

@@ -204,6 +204,10 @@ pub struct RegistrySettings {
     pub credentials: Vec<HostCredential>,
     /// The address under which the guest reaches the host (`10.0.2.2`).
     pub gateway: String,
+    /// Seconds that a registry may stay silent before it is tried again or given up; the agent's own
+    /// patience when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
 }
 
 /// Mirrors of one registry, tried in order before it.

@@ -130,6 +130,14 @@ async fn begin(settings: &Settings, args: &MemresStartArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// Starts a machine that stays, for a command that found none; its words go to the monitor's log.
+pub async fn keep_from_now(settings: &Settings) -> Result<()> {
+    let dir = directory(settings)?;
+    state::prepare(dir, settings.arch)?;
+    let child = spawn_monitor(settings, dir, settings.idle_timeout)?;
+    hear(child).await.map(drop)
+}
+
 /// The monitor gets what this command was told, resolved, and nothing that is secret.
 fn spawn_monitor(settings: &Settings, dir: &Path, idle: u64) -> Result<Child> {
     let log = fs::File::options()

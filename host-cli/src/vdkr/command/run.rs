@@ -69,7 +69,7 @@ async fn try_run(settings: &Settings, words: Vec<OsString>) -> Result<u8> {
         return Err(Error::usage("the input device is not a TTY"));
     }
     registry::check_name(&options.image)?;
-    let registry_settings = registry::for_request(settings)?;
+    let registry_settings = registry::for_request(settings, &[&options.image])?;
     let env = environment::assemble(&options.env, &|name| std::env::var(name).ok())?;
     with_session(settings, "vdkr run", async |session| {
         let request = Request::Run(RunRequest {
