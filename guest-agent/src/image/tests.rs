@@ -114,6 +114,18 @@ fn tags() {
     }
     let error = tag(&place.store, "none", "x").unwrap_err();
     assert_eq!(error.code(), FailureCode::NotFound);
+    // This computer and the machine call one registry by two names.
+    tag(
+        &place.store,
+        "localhost:5000/yocto/app:1",
+        "localhost:6000/x:1",
+    )
+    .unwrap();
+    tag(&place.store, "10.0.2.2:6000/x:1", "found").unwrap();
+    for missing in ["localhost:5001/yocto/app:1", "10.0.2.2:6000/y:1"] {
+        let error = tag(&place.store, missing, "x").unwrap_err();
+        assert!(error.to_string().contains(missing), "{error}");
+    }
     // A name given away names the other image from then on.
     tag(&place.store, "alpine", "mine").unwrap();
     let image = place

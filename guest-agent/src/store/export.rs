@@ -57,7 +57,7 @@ impl Store {
     /// The parts of the image that a name or id means. Reads the recipes of its layers; may block.
     pub fn export(&self, name: &str) -> Result<ExportedImage, ImageError> {
         let (target, record, names, layers) = self.view(|state| {
-            let target = state.find(name, None)?;
+            let target = state.find_either(name, None)?;
             let record = state.images[target.image()].clone();
             let names: Vec<String> = state
                 .names_of(target.image())

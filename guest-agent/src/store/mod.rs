@@ -172,7 +172,12 @@ impl Store {
         let registry = registry(settings)?;
         let name = translated(name, settings)?;
         let mut live = self.inner.lock();
-        let id = live.state.find(&name, registry.as_ref())?.image().clone();
+        let found = match settings.gateway.as_str() {
+            "" => live.state.find(&name, registry.as_ref())?,
+            // Where there is a gateway, a registry of the host has two names.
+            _ => live.state.find_either(&name, registry.as_ref())?,
+        };
+        let id = found.image().clone();
         let image = live.state.images[&id].clone();
         let config = self.inner.config(&id)?;
         let mut layers = Vec::new();

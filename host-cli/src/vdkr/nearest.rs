@@ -55,7 +55,7 @@ mod tests {
             "images", "image", "pull", "push", "run", "rmi", "import", "vimport",
         ];
         for (word, expected) in [
-            ("imgaes", &["images"][..]),
+            ("imgaes", &["images", "image"][..]),
             ("pul", &["pull", "push"]),
             ("improt", &["import"]),
             ("xyzzy", &[]),

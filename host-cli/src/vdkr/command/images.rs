@@ -336,14 +336,10 @@ mod tests {
             name: name.into(),
             tag: tag.map(Into::into),
             digest: Some("sha256:d".into()),
-            id: format!(
-                "sha256:{
-            ..ImageRow::default()
-        }",
-                "0a".repeat(32)
-            ),
+            id: format!("sha256:{}", "0a".repeat(32)),
             created: Some("2026-01-01T00:00:00Z".into()),
             size: 4_261_550,
+            ..ImageRow::default()
         }
     }
 
