@@ -69,7 +69,7 @@ pub struct Global {
     /// Architecture of the target: x86_64 or aarch64 [env: VDKR_ARCH]
     #[arg(short, long, value_name = "ARCH")]
     pub arch: Option<String>,
-    /// Registry that is asked first for names without a host [env: VDKR_REGISTRY]
+    /// Registry that is asked first for names without a host; none for none [env: VDKR_REGISTRY]
     #[arg(long, value_name = "HOST[:PORT][/NAMESPACE]")]
     pub registry: Option<String>,
     /// Use no registry but the one that a name states, or Docker Hub
@@ -95,10 +95,10 @@ pub struct Global {
         conflicts_with = "registry_password_stdin"
     )]
     pub registry_password: Option<Secret>,
-    /// Read the user's password from standard input [env: VDKR_REGISTRY_PASSWORD is one too]
+    /// Read the user's password from standard input; otherwise VDKR_REGISTRY_PASSWORD has it
     #[arg(long)]
     pub registry_password_stdin: bool,
-    /// File of logins, docker's config.json or podman's auth.json, for nobody else to read [env: VDKR_CONFIG]
+    /// File of logins like docker's config.json, which only its owner may read [env: VDKR_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Processor's virtualisation or emulation: auto, kvm or tcg [env: VDKR_ACCEL]

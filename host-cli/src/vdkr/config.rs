@@ -20,6 +20,8 @@ use crate::vm::{accel::AccelWish, arch::Arch, start::BoardWish};
 const FILE: &str = "config.toml";
 /// Longest file that is read, in bytes.
 const MAX_FILE: u64 = 256 * 1024;
+/// The value of `registry` that means none, not even the one in the machine's image.
+pub const NO_REGISTRY: &str = "none";
 /// Name of the table of mirrors.
 const MIRROR: &str = "mirror";
 
@@ -57,6 +59,9 @@ pub const KEYS: &[Key] = &[
         default: "",
         help: "registry that is asked first, host[:port][/namespace]",
         check: |text| {
+            if text == NO_REGISTRY {
+                return Ok(text.to_owned());
+            }
             RegistryPrefix::parse(text)
                 .map(|_| text.to_owned())
                 .map_err(|e| format!("{text:?}: {e}"))
@@ -441,6 +446,7 @@ mod tests {
         let place = dir.path().join("new/vdkr");
         let mut config = Config::load(&place).unwrap();
         let values = [
+            ("registry", "none"),
             ("registry", "localhost:5000/yocto"),
             ("idle-timeout", "60"),
             ("secure-registry", "true"),

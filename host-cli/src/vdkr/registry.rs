@@ -15,6 +15,7 @@ use vdkr_core::{
 use vdkr_transfer::{Client, ClientConfig, CredentialSource, Roots, Trust, trust_rule};
 
 use super::{
+    config::NO_REGISTRY,
     error::{Error, Result},
     logins, roots,
     session::say,
@@ -210,7 +211,7 @@ fn prefix(settings: &Settings, baked: Option<&str>) -> Result<Option<RegistryPre
     }
     let (text, origin) = match (settings.value("registry"), baked) {
         (("", _), Some(baked)) => (baked, "the machine's image".to_owned()),
-        (("", _), None) => return Ok(None),
+        (("", _), None) | ((NO_REGISTRY, _), _) => return Ok(None),
         ((text, origin), _) => (text, origin.to_string()),
     };
     let prefix = RegistryPrefix::parse(text)
@@ -293,6 +294,7 @@ mod tests {
             ..Global::default()
         };
         assert_eq!(registry(none, &variable, file), None);
+        assert_eq!(registry(with_registry("none"), &variable, file), None);
     }
 
     #[test]

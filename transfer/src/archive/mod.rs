@@ -139,3 +139,48 @@ fn digest_of(content: &Content, algorithm: Algorithm) -> Result<Digest, Transfer
     }
     Ok(hasher.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn compression_is_undone_whatever_it_is() {
+        let plain = b"content ".repeat(1000);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&plain).unwrap();
+        let gzip = gzip.finish().unwrap();
+        let zstd = zstd::stream::encode_all(plain.as_slice(), 1).unwrap();
+        for packed in [&plain, &gzip, &zstd] {
+            let mut out = Vec::new();
+            inflated(packed.as_slice())
+                .unwrap()
+                .read_to_end(&mut out)
+                .unwrap();
+            assert!(out == plain);
+        }
+        // A cut stream is an error, and a short one is what it is.
+        let mut out = Vec::new();
+        let mut cut = inflated(&gzip[..gzip.len() / 2]).unwrap();
+        assert!(cut.read_to_end(&mut out).is_err());
+        for short in [&b""[..], b"a", b"abc"] {
+            let mut out = Vec::new();
+            inflated(short).unwrap().read_to_end(&mut out).unwrap();
+            assert_eq!(out, short);
+        }
+    }
+
+    #[test]
+    fn a_header_is_read_back() {
+        for (name, size) in [("blobs/sha256/ab", 12), (&*"n".repeat(150), 1 << 34)] {
+            let header = member_header(name, size);
+            assert_eq!(header.len() % 512, 0);
+            let mut block = [0; 512];
+            block.copy_from_slice(&header[header.len() - 512..]);
+            let read = vdkr_core::tar::header::decode(&block).unwrap().unwrap();
+            assert_eq!(read.size, size);
+        }
+    }
+}
