@@ -50,6 +50,7 @@ debootstrap() {
     need fakeroot has fakeroot
 }
 peers() {
+    need erofs-utils has fsck.erofs
     need qemu-system-x86 has qemu-system-x86_64
     need qemu-system-arm has qemu-system-aarch64
     debootstrap

@@ -11,6 +11,7 @@ pub mod base64;
 pub mod candidates;
 pub mod certificate;
 pub mod channel;
+pub mod container;
 pub mod credentials;
 pub mod deploy;
 pub mod digest;

@@ -11,9 +11,16 @@ use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
 use super::frame::{FrameError, Kind, MAX_MESSAGE, encode_message};
 use crate::credentials::Secret;
 
+mod container;
+mod layers;
 mod reply;
 mod request;
 
+pub use container::{
+    ContainerReply, ContainerRequest, ContainerRow, ContainerState, ExecRequest, Life, LogsRequest,
+    PathFacts, PathKind, Sample, Until,
+};
+pub use layers::{AdmitRequest, KeptLayer, LayerDisk, NeededLayers};
 pub use reply::{
     Done, Event, ExportedImage, ExportedLayer, Failure, FailureCode, ImageRow, Info, LogLevel,
     Phase, Pulled, Removed, Reply, Usage,
@@ -328,7 +335,30 @@ mod tests {
                 target: "b".into(),
             },
             Request::Info,
+            Request::Admit(AdmitRequest {
+                reference: "h:1/a:b".into(),
+                layers: vec![KeptLayer::default()],
+                ..AdmitRequest::default()
+            }),
+            Request::Layers {
+                image: Some("a".into()),
+                settings: RegistrySettings::default(),
+            },
+            Request::Mount {
+                layers: vec![LayerDisk::default()],
+            },
             Request::Shutdown,
+            Request::Container(ContainerRequest::List),
+            Request::Container(ContainerRequest::Stop {
+                name: "a".into(),
+                timeout: Some(-1),
+                signal: None,
+            }),
+            Request::Container(ContainerRequest::Exec(ExecRequest {
+                name: "a".into(),
+                args: vec!["sh".into()],
+                ..ExecRequest::default()
+            })),
         ] {
             round_trip(&request);
         }
@@ -348,7 +378,23 @@ mod tests {
                 removed: vec![Removed::Untagged("a".into()), Removed::Deleted("b".into())],
             },
             Reply::Tagged,
+            Reply::Layers(NeededLayers {
+                missing: vec!["a".into()],
+                ..NeededLayers::default()
+            }),
+            Reply::Mounted,
             Reply::Info(Info::default()),
+            Reply::Container(ContainerReply::Done),
+            Reply::Container(ContainerReply::List {
+                containers: vec![ContainerRow {
+                    state: ContainerState::Exited,
+                    finished_ms: Some(7),
+                    ..ContainerRow::default()
+                }],
+            }),
+            Reply::Container(ContainerReply::Stats {
+                samples: vec![Sample::default()],
+            }),
             Reply::Bye,
         ] {
             round_trip::<Done>(&Ok(reply));
@@ -399,6 +445,8 @@ mod tests {
     fn words_of_later_versions_are_understood() {
         let request = Request::decode(br#"{"op":"freeze","disk":1}"#).unwrap();
         assert_eq!(request, Request::Unknown);
+        let request = Request::decode(br#"{"op":"container","verb":"melt","name":"x"}"#).unwrap();
+        assert_eq!(request, Request::Container(ContainerRequest::Unknown));
         let request = Request::decode(br#"{"op":"info","later":[1,{"x":2}]}"#).unwrap();
         assert_eq!(request, Request::Info);
         let pull = Request::decode(br#"{"op":"pull","reference":"a","later":1}"#).unwrap();

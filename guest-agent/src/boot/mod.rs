@@ -16,6 +16,7 @@ use crate::{
 };
 
 pub mod clock;
+pub mod disks;
 pub mod modules;
 pub mod mounts;
 pub mod netlink;

@@ -57,6 +57,7 @@ fn find() -> Option<PathBuf> {
 
 /// Makes the disk's content whole and lets go of it. What still holds it is cut off.
 pub fn unmount(target: &Path) {
+    unmount_below(target);
     nix::unistd::sync();
     for _ in 0..50 {
         match nix::mount::umount(target) {
@@ -70,6 +71,18 @@ pub fn unmount(target: &Path) {
     let remounted = mount_again(target, flags);
     if remounted.is_err() {
         nix::unistd::sync();
+    }
+}
+
+/// Layers that the host keeps are mounted within the state.
+fn unmount_below(target: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // The fifth word is where it is mounted; what was mounted last goes first.
+    for line in mounts.lines().rev() {
+        let place = line.split(' ').nth(4).map(Path::new);
+        if let Some(place) = place.filter(|place| *place != target && place.starts_with(target)) {
+            let _ = nix::mount::umount2(place, nix::mount::MntFlags::MNT_DETACH);
+        }
     }
 }
 

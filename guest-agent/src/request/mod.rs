@@ -4,6 +4,7 @@ use std::{
     cell::Cell,
     fs, io,
     path::{Path, PathBuf},
+    pin::Pin,
     rc::Rc,
     time::Duration,
 };
@@ -22,16 +23,19 @@ use crate::{
     args::ServeOptions,
     boot::clock,
     channel::{Address, LocalFuture, Service, listen, stream::SharedStream},
+    container::Book,
     machine::{self, BootReport},
-    run::container::leftovers,
     store::Store,
 };
 
 pub mod add;
+pub mod admit;
+pub mod container;
 pub mod export;
 pub mod images;
 pub mod info;
 pub mod inspect;
+pub mod layers;
 pub mod prune;
 pub mod pull;
 pub mod remove;
@@ -58,8 +62,8 @@ pub struct Agent {
     stopping: CancellationToken,
     /// Requests and what they left to be cleaned up.
     tasks: TaskTracker,
-    /// How many containers run.
-    containers: Cell<u64>,
+    /// The containers.
+    book: Book,
     greeted: Cell<bool>,
 }
 
@@ -72,6 +76,14 @@ pub fn serve(options: &ServeOptions) -> io::Result<()> {
     let local = LocalSet::new();
     let result = local.block_on(&runtime, async {
         let agent = Rc::new(Agent::open(options)?);
+        if !options.own_machine {
+            // A machine of its own is told by the host whether it stays.
+            let agent = agent.clone();
+            agent
+                .clone()
+                .tasks
+                .spawn_local(async move { crate::container::life::resume(&agent).await });
+        }
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let result = tokio::select! {
@@ -121,6 +133,11 @@ impl Agent {
             Some(problem) => Err(Failure::new(FailureCode::Failed, problem.clone())),
             None => Store::open(&options.state).map_err(Failure::from),
         };
+        let containers = options.state.join("containers");
+        let (book, leftovers) = match &store {
+            Ok(store) => Book::open(containers, store)?,
+            Err(_) => (Book::empty(containers), Vec::new()),
+        };
         let agent = Self {
             store,
             state_dir: options.state.clone(),
@@ -129,30 +146,42 @@ impl Agent {
             stop: CancellationToken::new(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            containers: Cell::new(0),
+            book,
             greeted: Cell::new(false),
         };
-        if agent.store.is_ok() {
-            // A directory of a new container must not be among them.
-            let old = leftovers(&agent.containers_dir())?;
-            agent.tasks.spawn_blocking(move || {
-                for dir in old {
-                    if let Err(error) = fs::remove_dir_all(&dir) {
-                        eprintln!("vdkr-agent: cannot remove {}: {error}", dir.display());
-                    }
+        agent.tasks.spawn_blocking(move || {
+            for dir in leftovers {
+                if let Err(error) = fs::remove_dir_all(&dir) {
+                    eprintln!("vdkr-agent: cannot remove {}: {error}", dir.display());
                 }
-            });
-        }
+            }
+        });
         Ok(agent)
     }
 
     /// The images, or the failure that the host gets.
-    fn store(&self) -> Result<&Store, Failure> {
+    pub fn store(&self) -> Result<&Store, Failure> {
         self.store.as_ref().map_err(Clone::clone)
     }
 
-    fn containers_dir(&self) -> PathBuf {
-        self.state_dir.join("containers")
+    /// The containers.
+    pub fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// What is under way: requests, containers, cleaning.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Whether the end has begun.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
+    /// Fires when the end begins.
+    pub fn stopping(&self) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(self.stopping.clone().cancelled_owned())
     }
 
     fn state_dir(&self) -> &Path {
@@ -179,8 +208,14 @@ impl Agent {
             ));
         }
         match request {
+            Request::Admit(request) => admit::admit(&self, &request).await,
+            Request::Layers { image, settings } => {
+                layers::layers(&self, image.as_deref(), &settings)
+            }
+            Request::Mount { layers } => layers::mount(&self, layers).await,
             Request::Pull(request) => pull::pull(&self, &request, &stream).await,
             Request::Run(request) => run::run(&self, &request, &stream).await,
+            Request::Container(request) => container::carry_out(&self, request, &stream).await,
             Request::Images => images::images(&self),
             Request::Inspect { names } => inspect::inspect(&self, &names),
             Request::Remove { names, force } => remove::remove(&self, &names, force).await,

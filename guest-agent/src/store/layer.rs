@@ -8,6 +8,7 @@ use std::{
 };
 
 use vdkr_core::digest::Digest;
+use vdkr_transfer::pull::LayerStore;
 
 use super::{ImageError, Inner, Store, state::LayerRecord};
 use crate::unpack::{UnpackError, Unpacked, recipe::Recorder, root::Root, unpack_recorded};
@@ -40,7 +41,9 @@ impl Store {
             }
         }
     }
+}
 
+impl Store {
     /// Unpacks a layer and publishes it.
     pub fn unpack_layer(
         &self,
@@ -76,6 +79,25 @@ impl Store {
     }
 }
 
+impl LayerStore for Store {
+    fn has_layer(&self, diff_id: &Digest) -> bool {
+        self.inner.lock().state.layers.contains_key(diff_id)
+    }
+
+    fn take_layer(
+        &self,
+        source: impl Read + Send,
+        diff_id: &Digest,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Result<Unpacked, UnpackError>, ImageError> {
+        self.unpack_layer(source, diff_id, cancelled)
+    }
+
+    fn checkpoint(&self) -> Result<(), ImageError> {
+        Self::checkpoint(self)
+    }
+}
+
 impl NewLayer {
     /// The directory.
     pub fn path(&self) -> PathBuf {
@@ -108,6 +130,7 @@ impl NewLayer {
             name,
             size: unpacked.bytes,
             opaque: unpacked.opaque_root,
+            kept_by_host: false,
             spare: 0,
         };
         live.state.layers.insert(diff_id.clone(), record);
@@ -116,7 +139,7 @@ impl NewLayer {
 }
 
 /// The shortest beginning of the digest that nothing has as its name.
-fn free_name(directory: &Path, diff_id: &Digest) -> String {
+pub(super) fn free_name(directory: &Path, diff_id: &Digest) -> String {
     let hex = diff_id.hex();
     let is_free = |name: &str| fs::symlink_metadata(directory.join(name)).is_err();
     let lengths = (NAME..=hex.len()).step_by(4);

@@ -25,10 +25,8 @@ use std::{
 };
 
 use vdkr_core::{
-    candidates::RegistryPrefix,
     channel::message::{RegistrySettings, Removed},
     digest::Digest,
-    loopback::translate_reference,
     manifest::{ImageConfig, MAX_CONFIG, MAX_MANIFEST},
     reference::Reference,
 };
@@ -36,8 +34,8 @@ use vdkr_core::{
 use crate::unpack::{self, root::Root};
 
 mod disk;
-mod error;
 mod export;
+mod kept;
 mod layer;
 mod prune;
 pub mod state;
@@ -48,12 +46,13 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
-pub use error::ImageError;
 pub use export::Part;
 pub use layer::NewLayer;
+pub use vdkr_transfer::pull::ImageError;
+pub(crate) use vdkr_transfer::pull::{registry, translated};
 
 use disk::Disk;
-use state::{ImageRecord, NameRecord, State, Target};
+use state::{ImageRecord, LayerRecord, NameRecord, State, Target};
 use sweep::Sweeper;
 
 /// How names of layers under way start; names of layers are hexadecimal.
@@ -88,6 +87,8 @@ struct Live {
     running: BTreeMap<Digest, usize>,
     /// Leased layers whose last image was removed.
     doomed: BTreeSet<Digest>,
+    /// Layers that the host keeps and has handed over.
+    mounted: BTreeSet<Digest>,
 }
 
 /// An image that can be run. While it lives, its layers stay.
@@ -188,6 +189,12 @@ impl Store {
                     reason: format!("layer {diff_id} of image {} is missing", id.short()),
                 });
             };
+            if layer.kept_by_host && !live.mounted.contains(diff_id) {
+                return Err(ImageError::NotHandedOver {
+                    image: id.short().to_owned(),
+                    layer: diff_id.clone(),
+                });
+            }
             let directory = PathBuf::from(&layer.name);
             // What the same layer does further down, it does again on top.
             if !layers.contains(&directory) {
@@ -441,7 +448,7 @@ impl Inner {
             if live.leased.contains_key(layer) {
                 doomed.push(layer.clone());
             } else if let Some(record) = next.layers.remove(layer) {
-                gone.push(record.name);
+                gone.push(record);
                 removed.push(layer.clone());
             }
         }
@@ -458,13 +465,23 @@ impl Inner {
         live.unsynced
             .retain(|layer| next.layers.contains_key(layer));
         live.state = next;
-        for name in gone {
-            self.discard_layer(&name);
+        live.mounted
+            .retain(|layer| live.state.layers.contains_key(layer));
+        for record in gone {
+            self.discard(&record);
         }
         Ok((value, removed))
     }
 
-    /// Takes a layer and its recipe out of sight.
+    /// Takes a layer out of sight.
+    fn discard(&self, layer: &LayerRecord) {
+        if layer.kept_by_host {
+            kept::let_go(&self.layers_dir.join(&layer.name));
+        }
+        self.discard_layer(&layer.name);
+    }
+
+    /// Takes a layer's directory and its recipe out of sight.
     fn discard_layer(&self, name: &str) {
         self.sweeper.discard(OsStr::new(name));
         let _ = fs::remove_file(self.recipes_dir.join(name));
@@ -510,7 +527,8 @@ impl Drop for Lease {
                 && let Some(record) = live.state.layers.remove(layer)
             {
                 live.unsynced.remove(layer);
-                gone.push(record.name);
+                live.mounted.remove(layer);
+                gone.push(record);
             }
         }
         if gone.is_empty() {
@@ -519,8 +537,8 @@ impl Drop for Lease {
         let live = &*live;
         // Should this fail, the next opening sees a layer without a directory, and forgets it.
         let _ = self.inner.save(&live.state, &live.unsynced);
-        for name in gone {
-            self.inner.discard_layer(&name);
+        for record in gone {
+            self.inner.discard(&record);
         }
     }
 }
@@ -546,33 +564,4 @@ impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Lease").field(&self.layers).finish()
     }
-}
-
-/// The configured registry.
-pub(crate) fn registry(settings: &RegistrySettings) -> Result<Option<RegistryPrefix>, ImageError> {
-    let text = settings.registry.as_deref().filter(|text| !text.is_empty());
-    text.map(RegistryPrefix::parse)
-        .transpose()
-        .map_err(|error| ImageError::Setting {
-            setting: "registry",
-            value: text.unwrap_or_default().to_owned(),
-            reason: error.to_string(),
-        })
-}
-
-/// A name as this machine sees it: a loopback host that the user wrote is the gateway here.
-pub(crate) fn translated(name: &str, settings: &RegistrySettings) -> Result<String, ImageError> {
-    if settings.gateway.is_empty() || vdkr_core::reference::is_image_id(name) {
-        return Ok(name.to_owned());
-    }
-    let bad = |source| ImageError::Name {
-        name: name.to_owned(),
-        source,
-    };
-    let reference = Reference::parse(name).map_err(bad)?;
-    if !reference.has_explicit_host() || !reference.host().is_loopback() {
-        return Ok(name.to_owned());
-    }
-    let reference = translate_reference(&reference, &settings.gateway).map_err(bad)?;
-    Ok(reference.to_string())
 }

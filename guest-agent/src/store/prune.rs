@@ -59,7 +59,7 @@ impl Store {
         if dry_run {
             return Ok((removed, freed));
         }
-        let mut names = Vec::new();
+        let mut records = Vec::new();
         self.inner.update(&mut live, |state| {
             state.remove(&wanted, true, &|_| false)?;
             for layer in &spare {
@@ -67,14 +67,14 @@ impl Store {
                 if !before.contains(layer)
                     && let Some(record) = state.layers.remove(layer)
                 {
-                    names.push(record.name);
+                    records.push(record);
                 }
             }
             Ok(())
         })?;
         drop(live);
-        for name in names {
-            self.inner.discard_layer(&name);
+        for record in records {
+            self.inner.discard(&record);
         }
         Ok((removed, freed))
     }

@@ -81,6 +81,9 @@ pub struct LayerRecord {
     /// Nothing of the layers below can be seen.
     #[serde(default)]
     pub opaque: bool,
+    /// The host keeps it and hands it over as a disk; the directory is where that is mounted.
+    #[serde(default)]
+    pub kept_by_host: bool,
     /// How often the store was opened since no image had it.
     #[serde(default)]
     pub spare: u32,

@@ -9,10 +9,12 @@ use std::rc::Rc;
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use super::archive::{Archive, Kind, Member};
-use super::name::{LayerPath, Meaning, NameError, meaning};
+use vdkr_transfer::layer::archive::{Archive, Kind, Member};
+use vdkr_transfer::layer::name::{LayerPath, Meaning, NameError, meaning};
+use vdkr_transfer::layer::pax::Time;
+use vdkr_transfer::layer::{Namespace, Sink};
+
 use super::overlay::{is_whiteout, make_whiteout};
-use super::pax::Time;
 use super::remove::remove_tree;
 use super::root::Root;
 use super::{Devices, Options, Refusal, UnpackError, Unpacked};
@@ -56,48 +58,6 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Makes one member, whose data stands next in `archive`.
-    pub(super) fn member<R: BufRead>(
-        &mut self,
-        member: &Member,
-        archive: &mut Archive<R>,
-    ) -> Result<(), UnpackError> {
-        self.counts.entries += 1;
-        if self.counts.entries > self.options.limits.entries {
-            return Err(UnpackError::TooManyEntries {
-                limit: self.options.limits.entries,
-            });
-        }
-        self.total = self.total.saturating_add(member.size());
-        if self.total > self.limit {
-            return Err(UnpackError::TooLarge { limit: self.limit });
-        }
-        let refuse = |refusal| UnpackError::refused(&member.name, refusal);
-        let name = |error: NameError| refuse(Refusal::Name(error));
-        let path = LayerPath::parse(&member.name).map_err(name)?;
-        let failed = |error: Errno| UnpackError::write(&member.name, error);
-        match meaning(path).map_err(name)? {
-            Meaning::Ignored => {}
-            Meaning::Whiteout(path) => self.whiteout(&path).map_err(failed)?,
-            Meaning::Opaque(path) if path.is_root() => self.counts.opaque_root = true,
-            Meaning::Opaque(path) => self.opaque(&path).map_err(failed)?,
-            Meaning::Member(path) if path.is_root() => {
-                if member.kind != Kind::Directory {
-                    return Err(refuse(Refusal::Root));
-                }
-                let root = self
-                    .root
-                    .fd()
-                    .try_clone_to_owned()
-                    .map_err(|error| io_errno(&error))
-                    .map_err(failed)?;
-                self.directory_metadata(&root, path, member)?;
-            }
-            Meaning::Member(path) => self.make(path, member, archive)?,
-        }
-        Ok(())
-    }
-
     /// Sets what had to wait, and says what was done.
     pub(super) fn finish(mut self) -> Result<Unpacked, UnpackError> {
         // Deepest first: a directory may lose the mode that lets its user reach what is in it. Of
@@ -106,6 +66,10 @@ impl<'a> Writer<'a> {
             .sort_by_key(|late| std::cmp::Reverse(late.path.depth()));
         for late in &self.deferred {
             let set = |parent: BorrowedFd<'_>, name: &[u8]| {
+                let stat = fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    return Err(Errno::NOTDIR);
+                }
                 fs::utimensat(parent, name, &times(late.mtime), AtFlags::SYMLINK_NOFOLLOW)?;
                 late.mode.map_or(Ok(()), |mode| chmod(parent, name, mode))
             };
@@ -355,7 +319,7 @@ impl<'a> Writer<'a> {
         set: impl Fn(&[u8], &[u8]) -> Result<(), Errno>,
     ) -> Result<(), UnpackError> {
         for (name, value) in &member.xattrs {
-            match namespace(name) {
+            match Namespace::of(name) {
                 Namespace::OverlayMark => {
                     return Err(UnpackError::refused(&member.name, Refusal::OverlayMark));
                 }
@@ -435,6 +399,49 @@ impl<'a> Writer<'a> {
     }
 }
 
+impl Sink for Writer<'_> {
+    fn member<R: BufRead>(
+        &mut self,
+        member: &Member,
+        archive: &mut Archive<R>,
+    ) -> Result<(), UnpackError> {
+        self.counts.entries += 1;
+        if self.counts.entries > self.options.limits.entries {
+            return Err(UnpackError::TooManyEntries {
+                limit: self.options.limits.entries,
+            });
+        }
+        self.total = self.total.saturating_add(member.size());
+        if self.total > self.limit {
+            return Err(UnpackError::TooLarge { limit: self.limit });
+        }
+        let refuse = |refusal| UnpackError::refused(&member.name, refusal);
+        let name = |error: NameError| refuse(Refusal::Name(error));
+        let path = LayerPath::parse(&member.name).map_err(name)?;
+        let failed = |error: Errno| UnpackError::write(&member.name, error);
+        match meaning(path).map_err(name)? {
+            Meaning::Ignored => {}
+            Meaning::Whiteout(path) => self.whiteout(&path).map_err(failed)?,
+            Meaning::Opaque(path) if path.is_root() => self.counts.opaque_root = true,
+            Meaning::Opaque(path) => self.opaque(&path).map_err(failed)?,
+            Meaning::Member(path) if path.is_root() => {
+                if member.kind != Kind::Directory {
+                    return Err(refuse(Refusal::Root));
+                }
+                let root = self
+                    .root
+                    .fd()
+                    .try_clone_to_owned()
+                    .map_err(|error| io_errno(&error))
+                    .map_err(failed)?;
+                self.directory_metadata(&root, path, member)?;
+            }
+            Meaning::Member(path) => self.make(path, member, archive)?,
+        }
+        Ok(())
+    }
+}
+
 /// Succeeds if there is no such name.
 fn absent(at: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     match fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -476,46 +483,4 @@ fn times(mtime: Time) -> Timestamps {
 
 fn io_errno(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
-}
-
-/// How an extended attribute of an archive is treated.
-#[derive(Debug, PartialEq, Eq)]
-enum Namespace {
-    /// Part of the file: capabilities, access control lists, the user's own.
-    Kept,
-    /// Would steer the overlay that the layer becomes part of.
-    OverlayMark,
-    /// Belongs to the system that the archive was made on.
-    Foreign,
-}
-
-fn namespace(name: &[u8]) -> Namespace {
-    let starts = |prefix: &str| name.starts_with(prefix.as_bytes());
-    if starts("trusted.overlay.") || starts("user.overlay.") {
-        Namespace::OverlayMark
-    } else if starts("user.") || starts("security.capability") || starts("system.posix_acl_") {
-        Namespace::Kept
-    } else {
-        Namespace::Foreign
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn namespaces() {
-        for (name, want) in [
-            ("user.note", Namespace::Kept),
-            ("security.capability", Namespace::Kept),
-            ("system.posix_acl_access", Namespace::Kept),
-            ("security.selinux", Namespace::Foreign),
-            ("trusted.other", Namespace::Foreign),
-            ("trusted.overlay.opaque", Namespace::OverlayMark),
-            ("user.overlay.whiteout", Namespace::OverlayMark),
-        ] {
-            assert_eq!(namespace(name.as_bytes()), want, "{name}");
-        }
-    }
 }

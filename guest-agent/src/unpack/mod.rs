@@ -1,74 +1,35 @@
 //! Layers, unpacked: a tar stream from anyone becomes a directory that overlayfs can use as a
 //! lower layer, and nothing else on the system is touched.
 //!
-//! `archive` reads members, `name` judges what they are called, `root` resolves paths beneath the
-//! target, `apply` makes them, `stream` decompresses, counts and hashes. A layer is visible to
-//! nobody until its whole stream has been read and has the digest that the image's configuration
-//! names; the caller unpacks into a temporary directory and renames it.
+//! `vdkr_transfer::layer` reads members and judges what they are called, `root` resolves paths
+//! beneath the target, `apply` makes them. A layer is visible to nobody until its whole stream has
+//! been read and has the digest that the image's configuration names; the caller unpacks into a
+//! temporary directory and renames it.
 
-use std::io;
+use std::io::Read;
 
-use rustix::io::Errno;
 use vdkr_core::digest::Digest;
+use vdkr_transfer::layer::read_layer_recorded;
 
 mod apply;
-pub mod archive;
-pub mod name;
 pub mod overlay;
-pub mod pax;
 pub mod recipe;
 pub mod remove;
 pub mod root;
-pub mod sparse;
-mod stream;
 
-#[cfg(test)]
-pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
-pub use stream::{unpack, unpack_recorded};
+#[cfg(test)]
+pub(crate) use vdkr_transfer::layer::fixture;
+pub use vdkr_transfer::layer::{
+    Devices, Limits, Refusal, UnpackError, Unpacked, archive, name, pax, sparse,
+};
 
-use archive::ArchiveError;
-use name::NameError;
+use apply::Writer;
 use overlay::Marks;
+use recipe::Recorder;
 use root::Root;
-
-/// How much an archive may ask for.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Members. Large images have some hundred thousand.
-    pub entries: u64,
-    /// Bytes of the plain archive, and of its files with their holes. What is free on the file
-    /// system bounds both as well.
-    pub total: u64,
-    /// Plain bytes for each compressed byte, looked at once there are [`Limits::ratio_after`] of
-    /// them. Software compresses 2 to 10 times and a long run of zeros 1000 times with gzip (its
-    /// format ends there) and 30,000 times with zstd; a layer that keeps above 250 is zeros.
-    pub ratio: u64,
-    /// Plain bytes that may come at any ratio.
-    pub ratio_after: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            entries: 2_000_000,
-            total: 64 << 30,
-            ratio: 250,
-            ratio_after: 256 << 20,
-        }
-    }
-}
-
-/// What to do with device nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Devices {
-    /// Make them.
-    Make,
-    /// Leave them out and count them.
-    Skip,
-}
 
 /// How layers are unpacked.
 #[derive(Clone, Debug)]
@@ -120,165 +81,35 @@ impl Options {
     }
 }
 
-/// What was unpacked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unpacked {
-    /// Members of the archive.
-    pub entries: u64,
-    /// Bytes of data in files.
-    pub bytes: u64,
-    /// Bytes of the plain archive.
-    pub plain: u64,
-    /// Bytes read from the source.
-    pub compressed: u64,
-    /// The layer hides everything beneath it; layers below it need not be mounted.
-    pub opaque_root: bool,
-    /// Device nodes left out.
-    pub skipped_devices: u64,
-    /// Extended attributes left out.
-    pub skipped_xattrs: u64,
+/// Unpacks the layer in `source` (a tar archive, plain or compressed with gzip or zstd) into
+/// `root`, which should be empty. The stream is read to its end, whatever follows the archive's
+/// end mark, and its plain content must have the digest `diff_id`. On an error `root` holds a part
+/// of the layer and is to be thrown away. `cancelled` is asked at every piece.
+pub fn unpack(
+    source: impl Read + Send,
+    root: &Root,
+    diff_id: &Digest,
+    options: &Options,
+    cancelled: &(dyn Fn() -> bool + Sync),
+) -> Result<Unpacked, UnpackError> {
+    unpack_recorded(source, root, diff_id, options, cancelled, None)
 }
 
-/// Why a member is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The name itself.
-    #[error(transparent)]
-    Name(NameError),
-    /// The name that a hard link leads to.
-    #[error("the name it links to is refused: {0}")]
-    Link(NameError),
-    /// The root of the layer as something else than a directory.
-    #[error("it would replace the root directory")]
-    Root,
-    /// A part of its path is a file.
-    #[error("a part of its path is not a directory")]
-    NotADirectory,
-    /// Its path goes through too many links.
-    #[error("its path goes through more than 40 symbolic links")]
-    Loop,
-    /// A hard link to what this layer does not have, or to a directory.
-    #[error("it links to a file that the layer does not have")]
-    LinkTarget,
-    /// An attribute that would steer the overlay.
-    #[error("it carries overlay marks of its own")]
-    OverlayMark,
-}
-
-/// Why a layer could not be unpacked.
-#[derive(Debug, thiserror::Error)]
-pub enum UnpackError {
-    /// The archive is damaged.
-    #[error("the layer's archive is damaged: {0}")]
-    Archive(ArchiveError),
-    /// The stream failed or its compression is damaged.
-    #[error("the layer's stream is damaged: {0}")]
-    Stream(io::Error),
-    /// A compression that is not supported.
-    #[error("layers compressed with {0} are not supported (gzip, zstd or none are)")]
-    Compression(&'static str),
-    /// A member that an honest layer does not have.
-    #[error("the layer's entry {name} is refused: {refusal}")]
-    Refused {
-        /// Its name as archived, made printable.
-        name: String,
-        /// The rule broken.
-        refusal: Refusal,
-    },
-    /// A member could not be made.
-    #[error("cannot write the layer's entry {name}: {source}")]
-    Write {
-        /// Its name as archived, made printable.
-        name: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The file system of the store is full.
-    #[error("no space is left for the layer's entry {name}; remove images, or use a larger disk")]
-    NoSpace {
-        /// The member that did not fit.
-        name: String,
-    },
-    /// More members than allowed.
-    #[error("the layer has more than {limit} entries")]
-    TooManyEntries {
-        /// [`Limits::entries`].
-        limit: u64,
-    },
-    /// More bytes than allowed or free.
-    #[error("the layer needs more than the {limit} bytes that are free or allowed")]
-    TooLarge {
-        /// The smaller of [`Limits::total`] and what was free.
-        limit: u64,
-    },
-    /// Hardly anything compressed that becomes very much.
-    #[error("the layer is a decompression bomb: {compressed} bytes became {plain} and more")]
-    Bomb {
-        /// Bytes read.
-        compressed: u64,
-        /// Bytes they became.
-        plain: u64,
-    },
-    /// The plain archive is not the one that the configuration names.
-    #[error("the layer's content is {got}, the image's configuration says {expected}")]
-    DiffId {
-        /// What the configuration lists.
-        expected: Digest,
-        /// What was unpacked.
-        got: Digest,
-    },
-    /// Stopped on request.
-    #[error("cancelled")]
-    Cancelled,
-}
-
-impl UnpackError {
-    fn refused(name: &[u8], refusal: Refusal) -> Self {
-        Self::Refused {
-            name: printable(name),
-            refusal,
-        }
-    }
-
-    fn write(name: &[u8], error: Errno) -> Self {
-        match error {
-            Errno::NOTDIR => Self::refused(name, Refusal::NotADirectory),
-            Errno::LOOP => Self::refused(name, Refusal::Loop),
-            Errno::NAMETOOLONG => Self::refused(name, Refusal::Name(NameError::Length)),
-            Errno::NOSPC | Errno::DQUOT => Self::NoSpace {
-                name: printable(name),
-            },
-            error => Self::Write {
-                name: printable(name),
-                source: error.into(),
-            },
-        }
-    }
-}
-
-impl From<ArchiveError> for UnpackError {
-    fn from(error: ArchiveError) -> Self {
-        match error {
-            ArchiveError::Stream(error) => error.into(),
-            damaged @ ArchiveError::Damaged { .. } => Self::Archive(damaged),
-        }
-    }
-}
-
-impl From<io::Error> for UnpackError {
-    /// Limits are found within reads and travel as their errors.
-    fn from(error: io::Error) -> Self {
-        error.downcast::<Self>().unwrap_or_else(Self::Stream)
-    }
-}
-
-/// A name from an archive, short and without control characters.
-fn printable(name: &[u8]) -> String {
-    const MOST: usize = 200;
-    let text = name[..name.len().min(MOST)].escape_ascii().to_string();
-    if name.len() > MOST {
-        format!("\"{text}…\"")
-    } else {
-        format!("\"{text}\"")
-    }
+/// As [`unpack`], and notes down how the archive can be made again.
+pub fn unpack_recorded(
+    source: impl Read + Send,
+    root: &Root,
+    diff_id: &Digest,
+    options: &Options,
+    cancelled: &(dyn Fn() -> bool + Sync),
+    recorder: Option<&mut Recorder>,
+) -> Result<Unpacked, UnpackError> {
+    let limits = options.limits.clone().within_free(root.fd());
+    let mut writer = Writer::new(root, options, limits.total);
+    let read = read_layer_recorded(source, diff_id, limits, cancelled, &mut writer, recorder)?;
+    Ok(Unpacked {
+        plain: read.plain,
+        compressed: read.compressed,
+        ..writer.finish()?
+    })
 }

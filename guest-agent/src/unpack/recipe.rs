@@ -1,176 +1,29 @@
-//! Recipes of layers: written while a layer is unpacked, and read to make its archive again.
+//! The archive of a layer, made again from its files and its recipe.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufWriter, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use flate2::{Compression, bufread::GzDecoder, write::GzEncoder};
 use rustix::fs::{self, Mode, OFlags};
 use vdkr_core::digest::Digest;
-use vdkr_core::tar::recipe::{MAX_PATH, MAX_PIECE, RecipeError, Record};
+use vdkr_core::tar::recipe::Record;
+use vdkr_transfer::layer::recipe::Records;
+pub use vdkr_transfer::layer::recipe::{ReadError, Recorder, plain_length};
+use vdkr_transfer::layer::{Hash, printable};
 
-use super::archive::{Kind, Member};
-use super::name::{LayerPath, Meaning, meaning};
+use super::name::LayerPath;
 use super::root::Root;
-use super::stream::Hash;
 
-/// Most bytes of an archive that its recipe repeats: headers of two million members. What lies
-/// behind an archive's end and in sparse files counts too.
-const MAX_REPEATED: u64 = 4 << 30;
-/// Bytes that are read or written at once.
+/// Bytes that are read at once.
 const PIECE: usize = 128 * 1024;
-
-/// Writes the recipe of one layer. A recipe that cannot be written is none, and no reason to refuse the
-/// layer.
-#[derive(Debug)]
-pub struct Recorder {
-    out: GzEncoder<BufWriter<File>>,
-    waiting: Vec<u8>,
-    encoded: Vec<u8>,
-    repeated: u64,
-    failed: bool,
-}
-
-impl Recorder {
-    /// Makes a file for a recipe.
-    pub fn create(path: &Path) -> io::Result<Self> {
-        let file = File::options().write(true).create_new(true).open(path)?;
-        // Headers shrink to a tenth at once; more would cost an emulated machine too much.
-        let out = GzEncoder::new(BufWriter::with_capacity(PIECE, file), Compression::fast());
-        Ok(Self {
-            out,
-            waiting: Vec::with_capacity(MAX_PIECE),
-            encoded: Vec::new(),
-            repeated: 0,
-            failed: false,
-        })
-    }
-
-    fn bytes(&mut self, mut bytes: &[u8]) {
-        self.repeated += bytes.len() as u64;
-        if self.failed || self.repeated > MAX_REPEATED {
-            self.failed = true;
-            return;
-        }
-        while !bytes.is_empty() {
-            let room = (MAX_PIECE - self.waiting.len()).min(bytes.len());
-            self.waiting.extend_from_slice(&bytes[..room]);
-            bytes = &bytes[room..];
-            if self.waiting.len() == MAX_PIECE {
-                self.flush();
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        if !self.waiting.is_empty() {
-            let record = Record::Bytes(std::mem::take(&mut self.waiting));
-            self.record(&record);
-            if let Record::Bytes(mut bytes) = record {
-                bytes.clear();
-                self.waiting = bytes;
-            }
-        }
-    }
-
-    fn file(&mut self, path: &[u8], length: u64) {
-        self.flush();
-        let path = path.to_vec();
-        self.record(&Record::File { length, path });
-    }
-
-    fn record(&mut self, record: &Record) {
-        self.encoded.clear();
-        record.encode(&mut self.encoded);
-        if self.failed || self.out.write_all(&self.encoded).is_err() {
-            self.failed = true;
-        }
-    }
-
-    /// Writes what is left; whether there is a recipe now, for an archive of `length` bytes.
-    pub fn finish(mut self, length: u64) -> bool {
-        self.flush();
-        self.record(&Record::End { length });
-        !self.failed && self.out.finish().is_ok_and(|mut file| file.flush().is_ok())
-    }
-}
-
-/// A plain archive whose bytes are noted down as they are consumed, all but those of files.
-pub(super) struct Recorded<'a, R> {
-    inner: R,
-    recorder: Option<&'a mut Recorder>,
-    /// Bytes of a file that come next.
-    skip: u64,
-}
-
-impl<'a, R: BufRead> Recorded<'a, R> {
-    pub(super) fn new(inner: R, recorder: Option<&'a mut Recorder>) -> Self {
-        let skip = 0;
-        Self {
-            inner,
-            recorder,
-            skip,
-        }
-    }
-
-    /// Hears of the member whose data comes next.
-    pub(super) fn member(&mut self, member: &Member) {
-        let Some(recorder) = &mut self.recorder else {
-            return;
-        };
-        // Segments of a sparse file do not stand in it as they stand in the archive.
-        if member.kind != Kind::File || member.stored == 0 || member.sparse.is_some() {
-            return;
-        }
-        let place = LayerPath::parse(&member.name).map(meaning);
-        if let Ok(Ok(Meaning::Member(path))) = place
-            && path.as_bytes().len() <= MAX_PATH
-        {
-            recorder.file(path.as_bytes(), member.stored);
-            self.skip = member.stored;
-        }
-    }
-}
-
-impl<R: BufRead> Read for Recorded<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.fill_buf()?.read(buffer)?;
-        self.consume(length);
-        Ok(length)
-    }
-}
-
-impl<R: BufRead> BufRead for Recorded<'_, R> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.inner.fill_buf()
-    }
-
-    fn consume(&mut self, amount: usize) {
-        if let Some(recorder) = &mut self.recorder {
-            let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(amount);
-            self.skip -= skipped as u64;
-            if skipped < amount {
-                // What is about to be consumed is at hand; nothing is read here.
-                match self.inner.fill_buf() {
-                    Ok(bytes) => recorder.bytes(&bytes[skipped..amount]),
-                    Err(_) => recorder.failed = true,
-                }
-            }
-        }
-        self.inner.consume(amount);
-    }
-}
 
 /// Why a layer's archive cannot be made again.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The recipe is damaged.
+    /// The recipe cannot be used.
     #[error(transparent)]
-    Recipe(#[from] RecipeError),
-    /// The recipe cannot be read.
-    #[error("the recipe cannot be read: {0}")]
-    Read(io::Error),
+    Recipe(#[from] ReadError),
     /// A file of the layer is not there, or shorter than it was.
     #[error("its file {name} cannot be read: {source}")]
     File {
@@ -188,16 +41,6 @@ pub enum RestoreError {
     /// The receiver is gone.
     #[error("cancelled")]
     Cancelled,
-}
-
-/// The length of the archive that a recipe is for.
-pub fn plain_length(recipe: &Path) -> Result<u64, RestoreError> {
-    let mut records = Records::open(recipe)?;
-    loop {
-        if let Record::End { length } = records.next()? {
-            return Ok(length);
-        }
-    }
 }
 
 /// Makes the archive of the layer that was unpacked into `root` again. `sink` takes its pieces, and
@@ -220,11 +63,11 @@ pub fn restore(
         }
     };
     loop {
-        match records.next()? {
+        match records.next_record()? {
             Record::Bytes(bytes) => emit(&bytes)?,
             Record::File { length, path } => {
                 let failed = |source: io::Error| RestoreError::File {
-                    name: super::printable(&path),
+                    name: printable(&path),
                     source,
                 };
                 let mut file = open(root, &path).map_err(failed)?;
@@ -264,40 +107,4 @@ fn open(root: &Root, path: &[u8]) -> io::Result<File> {
         return Err(io::Error::other("it is not a file any more"));
     }
     Ok(file)
-}
-
-struct Records {
-    input: GzDecoder<io::BufReader<File>>,
-    bytes: Vec<u8>,
-    at: usize,
-}
-
-impl Records {
-    fn open(path: &Path) -> Result<Self, RestoreError> {
-        let file = File::open(path).map_err(RestoreError::Read)?;
-        Ok(Self {
-            input: GzDecoder::new(io::BufReader::new(file)),
-            bytes: Vec::new(),
-            at: 0,
-        })
-    }
-
-    fn next(&mut self) -> Result<Record, RestoreError> {
-        loop {
-            if let Some((record, length)) = Record::decode(&self.bytes[self.at..])? {
-                self.at += length;
-                return Ok(record);
-            }
-            self.bytes.drain(..self.at);
-            self.at = 0;
-            let before = self.bytes.len();
-            // A record is never longer than this, so the buffer stays short.
-            let mut more = (&mut self.input).take(MAX_PIECE as u64);
-            more.read_to_end(&mut self.bytes)
-                .map_err(RestoreError::Read)?;
-            if self.bytes.len() == before {
-                return Err(RecipeError::Truncated.into());
-            }
-        }
-    }
 }

@@ -4,6 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use super::container_args::ContainerCommand;
 use super::image_args::{
     HistoryArgs, ImageCommand, ImagesArgs, ImportArgs, InfoArgs, InspectArgs, LoadArgs, LoginArgs,
     LogoutArgs, PullArgs, PushArgs, RemoveArgs, SaveArgs, SystemCommand, TagArgs, VersionArgs,
@@ -46,7 +47,9 @@ impl Cli {
     pub fn read(line: &[OsString]) -> Result<Self, clap::Error> {
         let mut cli = Self::try_parse_from(line)?;
         // The parser takes a `--` right behind `run` for its own; it belongs to the words.
-        if let Some(Command::Run { words }) = &mut cli.command {
+        if let Some(Command::Run { words } | Command::Create { words } | Command::Vrun { words }) =
+            &mut cli.command
+        {
             let before = line
                 .len()
                 .checked_sub(words.len() + 1)
@@ -156,6 +159,31 @@ pub enum Command {
         )]
         words: Vec<OsString>,
     },
+    /// Make a container and do not start it
+    #[command(disable_help_flag = true)]
+    Create {
+        /// Options, image, command and its arguments.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS|IMAGE"
+        )]
+        words: Vec<OsString>,
+    },
+    /// Run a command in a container that is gone afterwards, without the image's entry point
+    #[command(disable_help_flag = true)]
+    Vrun {
+        /// Options, image, command and its arguments.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS|IMAGE"
+        )]
+        words: Vec<OsString>,
+    },
+    /// Commands about containers.
+    #[command(flatten)]
+    Containers(ContainerCommand),
     /// Show how an image was made
     History(HistoryArgs),
     /// List images
@@ -170,7 +198,7 @@ pub enum Command {
     Import(ImportArgs),
     /// Show what runs containers, and on what
     Info(InfoArgs),
-    /// Show everything about images, as JSON
+    /// Show everything about containers and images, as JSON
     Inspect(InspectArgs),
     /// Load images from an archive
     Load(LoadArgs),
@@ -279,39 +307,22 @@ pub struct MemresStatusArgs {
 /// What to say about a command that `vdkr` does not have.
 pub fn missing_command(name: &str) -> String {
     const OF_DOCKER: &[&str] = &[
-        "attach",
         "build",
         "buildx",
         "builder",
         "commit",
         "compose",
         "container",
-        "cp",
-        "create",
         "diff",
         "events",
-        "exec",
         "export",
-        "kill",
-        "logs",
         "manifest",
         "network",
-        "pause",
         "plugin",
         "port",
-        "ps",
-        "rename",
-        "restart",
-        "rm",
-        "start",
-        "stats",
-        "stop",
         "swarm",
-        "top",
-        "unpause",
         "update",
         "volume",
-        "wait",
     ];
     if OF_DOCKER.contains(&name) {
         format!("docker's command {name:?} is not part of vdkr yet; see vdkr --help")
@@ -445,10 +456,10 @@ mod tests {
             })
         ));
         assert!(matches!(
-            parse(&["exec", "-it", "x"]).command,
+            parse(&["build", "-t", "x"]).command,
             Some(Command::Other(_))
         ));
-        assert!(missing_command("exec").contains("docker's"));
+        assert!(missing_command("build").contains("docker's"));
         assert!(missing_command("frob").contains("unknown"));
     }
 }

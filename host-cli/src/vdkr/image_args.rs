@@ -149,7 +149,7 @@ pub struct InspectArgs {
     /// Form of the output: json, or a template
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Kind of object; images are the only one
+    /// Kind of object: container or image; either when absent
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<String>,
 }

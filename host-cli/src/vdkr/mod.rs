@@ -1,8 +1,10 @@
 //! The command `vdkr`.
 
 pub mod args;
+pub mod attach;
 pub mod command;
 pub mod config;
+pub mod container_args;
 pub mod content;
 pub mod docker_options;
 pub mod environment;
@@ -10,6 +12,7 @@ pub mod error;
 pub mod format;
 pub mod human;
 pub mod image_args;
+pub mod labels;
 pub mod logins;
 pub mod nearest;
 pub mod news;
@@ -18,7 +21,9 @@ pub mod roots;
 pub mod run_options;
 pub mod session;
 pub mod settings;
+pub mod since;
 pub mod state;
+pub mod table;
 pub mod terminal;
 pub mod value;
 
@@ -28,6 +33,7 @@ use self::{
     args::{Cli, Command, missing_command},
     error::{Error, Result},
     image_args::{ImageCommand, SystemCommand},
+    run_options::Verb,
     session::say,
     settings::{Settings, Surroundings},
 };
@@ -87,8 +93,13 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         return Err(Error::usage(missing_command(&name)));
     }
     let settings = Settings::resolve(cli.global, &Surroundings::real());
-    if let Command::Run { words } = command {
-        return Ok(command::run::run(settings, words).await);
+    match command {
+        Command::Run { words } => return Ok(command::run::run(settings, Verb::Run, words).await),
+        Command::Create { words } => {
+            return Ok(command::run::run(settings, Verb::Create, words).await);
+        }
+        Command::Vrun { words } => return Ok(command::run::run(settings, Verb::Vrun, words).await),
+        _ => {}
     }
     let settings = settings?;
     match command {
@@ -117,7 +128,10 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Vconfig(args) => command::vconfig::run(&settings, &args),
         Command::Memres { command } => command::memres::run(&settings, &command).await,
         Command::Version(args) => command::version::run(&settings, &args).await,
-        Command::Run { .. } | Command::Other(_) => Err(Error::usage("unknown command")),
+        Command::Containers(command) => command::container::run(&settings, command).await,
+        Command::Run { .. } | Command::Create { .. } | Command::Vrun { .. } | Command::Other(_) => {
+            Err(Error::usage("unknown command"))
+        }
     }
 }
 
@@ -125,7 +139,10 @@ async fn image(settings: &Settings, command: ImageCommand) -> Result<u8> {
     match command {
         ImageCommand::History(args) => command::history::run(settings, &args).await,
         ImageCommand::Import(args) => command::import::run(settings, &args).await,
-        ImageCommand::Inspect(args) => command::inspect::run(settings, &args).await,
+        ImageCommand::Inspect(mut args) => {
+            args.kind.get_or_insert_with(|| "image".to_owned());
+            command::inspect::run(settings, &args).await
+        }
         ImageCommand::Load(args) => command::load::run(settings, &args).await,
         ImageCommand::Ls(args) => command::images::run(settings, &args).await,
         ImageCommand::Prune(args) => command::prune::run(settings, &args).await,

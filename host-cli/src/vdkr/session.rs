@@ -88,7 +88,7 @@ impl Session {
             return Ok(Self::kept(connection, settings, stages, timing));
         }
         if settings.auto_daemon {
-            command::memres::keep_from_now(settings).await?;
+            command::memres::ensure(settings).await?;
             stages.mark("daemon");
             if let Some(connection) = kept::connect(dir).await? {
                 return Ok(Self::kept(connection, settings, stages, timing));

@@ -11,8 +11,8 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use vdkr_core::channel::{
-    Frame, HEADER_LEN,
-    message::{GuestHello, Reply, Request},
+    Frame, HEADER_LEN, Kind,
+    message::{ContainerRequest, Done, GuestHello, Message as _, Reply, Request},
 };
 
 use super::{
@@ -27,6 +27,8 @@ use super::{
 const CLIENT_SHARE: usize = 1 << 20;
 /// Frames on the way from clients and the agent to the router.
 const INBOX: usize = 256;
+/// How long the agent may take to say whether a container runs.
+const ANSWER: Duration = Duration::from_secs(30);
 /// How long the agent may take to stop its containers and power off.
 const POWER_OFF: Duration = Duration::from_secs(30);
 
@@ -58,7 +60,10 @@ pub async fn serve(
     } = started;
     description.write(state_dir)?;
     let idle = Some(description.idle_timeout).filter(|&seconds| seconds > 0);
-    let hub = Hub::new(reader, writer, hello, idle.map(Duration::from_secs));
+    let mut hub = Hub::new(reader, writer, hello, idle.map(Duration::from_secs));
+    // What starts with the machine starts now: this one stays.
+    let resume = Request::Container(ContainerRequest::Resume);
+    let _ = hub.router.own_request(&resume);
     hub.serve(listener, state_dir, &mut qemu).await
 }
 
@@ -97,6 +102,8 @@ struct Hub {
     hello: Arc<GuestHello>,
     idle: Option<Duration>,
     quiet_since: Instant,
+    /// The question whether a container runs, before an idle machine stops.
+    asked: Option<u32>,
     waiting_for_stop: Vec<(ClientId, u32)>,
     writers: tokio::task::JoinSet<()>,
 }
@@ -123,6 +130,7 @@ impl Hub {
             hello: Arc::new(hello),
             idle,
             quiet_since: Instant::now(),
+            asked: None,
             waiting_for_stop: Vec::new(),
             writers: tokio::task::JoinSet::new(),
         }
@@ -175,20 +183,50 @@ impl Hub {
                 }
                 () = qemu.ended() => return Ending::MachineGone,
                 _ = terminated => return Ending::Asked,
-                () = idle => return Ending::Idle,
+                // An agent that does not answer is no reason to go on.
+                () = idle => match self.asked {
+                    Some(_) => return Ending::Idle,
+                    None => self.ask_for_containers(),
+                },
             }
         }
     }
 
     /// When the machine has been idle for long enough, if it is idle now.
     fn idle_at(&self) -> Option<Instant> {
+        let own = usize::from(self.asked.is_some());
+        let patience = if self.asked.is_some() {
+            ANSWER
+        } else {
+            Duration::ZERO
+        };
         self.idle
-            .filter(|_| self.router.busy() == 0)
-            .map(|idle| self.quiet_since + idle)
+            .filter(|_| self.router.busy() <= own)
+            .map(|idle| self.quiet_since + idle + patience)
+    }
+
+    /// A container that runs is nobody's request, and keeps the machine all the same.
+    fn ask_for_containers(&mut self) {
+        self.asked = self.router.own_request(&Request::Info);
+    }
+
+    /// Takes the agent's answer: `true` when the machine is idle.
+    fn answered(&mut self, frame: &Frame) -> bool {
+        self.asked = None;
+        let running = match Done::decode(&frame.payload) {
+            Ok(Ok(Reply::Info(info))) => info.containers,
+            _ => 0,
+        };
+        self.quiet_since = if running > 0 {
+            Instant::now()
+        } else {
+            self.quiet_since
+        };
+        running == 0 && self.router.busy() == 0
     }
 
     fn handle(&mut self, input: Input) -> Option<Ending> {
-        let busy = self.router.busy() > 0;
+        let busy = self.router.busy() > usize::from(self.asked.is_some());
         match input {
             Input::ClientGreeted(reader, writer) => self.add_client(reader, writer),
             Input::ClientGone(id) => self.router.disconnect(id),
@@ -202,6 +240,13 @@ impl Hub {
                     }
                 }
             }
+            Input::Guest(frame) if frame.kind == Kind::Done && self.asked == Some(frame.stream) => {
+                self.router.from_guest(&frame);
+                if self.answered(&frame) {
+                    return Some(Ending::Idle);
+                }
+                return None;
+            }
             Input::Guest(frame) => {
                 if let Some(slow) = self.router.from_guest(&frame) {
                     self.router.disconnect(slow);
@@ -209,7 +254,7 @@ impl Hub {
             }
             Input::GuestGone => return Some(Ending::MachineGone),
         }
-        if busy || self.router.busy() > 0 {
+        if busy || self.router.busy() > usize::from(self.asked.is_some()) {
             self.quiet_since = Instant::now();
         }
         None
@@ -241,7 +286,7 @@ impl Hub {
 
     /// Stops the guest cleanly, or by force when it does not go.
     async fn power_off(&mut self, qemu: &mut impl Emulator) {
-        self.router.own_request(&Request::Shutdown);
+        let _ = self.router.own_request(&Request::Shutdown);
         let gone = async {
             loop {
                 tokio::select! {
@@ -339,10 +384,7 @@ async fn write_to_guest<W: tokio::io::AsyncWrite + Unpin>(
 #[cfg(test)]
 mod tests {
     use tokio::sync::Notify;
-    use vdkr_core::channel::{
-        Pipe,
-        message::{Done, RunRequest},
-    };
+    use vdkr_core::channel::{Pipe, message::RunRequest};
 
     use super::*;
     use crate::vm::{

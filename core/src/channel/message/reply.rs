@@ -5,6 +5,7 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::{ContainerReply, NeededLayers};
 use crate::{digest::Digest, manifest::Descriptor};
 
 /// The answer that ends a stream.
@@ -14,6 +15,10 @@ pub type Done = Result<Reply, Failure>;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
+    /// Which layers the host keeps.
+    Layers(NeededLayers),
+    /// The layers of the disks can be used.
+    Mounted,
     /// An image is in the store.
     Pulled(Pulled),
     /// A container ended.
@@ -21,6 +26,8 @@ pub enum Reply {
         /// Its exit status; 128 + n after signal n; 125 to 127 as docker gives them.
         status: i32,
     },
+    /// Something about containers.
+    Container(ContainerReply),
     /// The images in the store.
     Images {
         /// One for each name.

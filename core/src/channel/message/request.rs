@@ -4,7 +4,7 @@ use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::exposed;
+use super::{AdmitRequest, ContainerRequest, LayerDisk, Life, exposed};
 use crate::{
     credentials::{Credential, Secret},
     digest::Digest,
@@ -14,10 +14,30 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
+    /// Put an image into the store whose layers the host keeps:
+    /// [`Reply::Pulled`](super::Reply::Pulled).
+    Admit(AdmitRequest),
+    /// Say which layers the host keeps for an image, or for all of them:
+    /// [`Reply::Layers`](super::Reply::Layers).
+    Layers {
+        /// Name or id; all images when absent.
+        #[serde(default)]
+        image: Option<String>,
+        /// Which registry a name without host means.
+        #[serde(default)]
+        settings: RegistrySettings,
+    },
+    /// Mount disks with layers: [`Reply::Mounted`](super::Reply::Mounted).
+    Mount {
+        /// Disks that the host has attached.
+        layers: Vec<LayerDisk>,
+    },
     /// Fetch an image into the agent's store: [`Reply::Pulled`](super::Reply::Pulled).
     Pull(PullRequest),
     /// Run a container to its end: [`Reply::Ran`](super::Reply::Ran).
     Run(RunRequest),
+    /// Something about containers: what [`ContainerRequest`] says.
+    Container(ContainerRequest),
     /// List the store: [`Reply::Images`](super::Reply::Images).
     Images,
     /// Describe images: [`Reply::Inspected`](super::Reply::Inspected).
@@ -154,6 +174,9 @@ pub struct RunRequest {
     /// Remove the container when it has ended.
     #[serde(default)]
     pub rm: bool,
+    /// How it lives beyond that.
+    #[serde(default)]
+    pub life: Life,
     /// Mount the root file system read-only.
     #[serde(default)]
     pub read_only: bool,

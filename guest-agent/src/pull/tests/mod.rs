@@ -7,14 +7,30 @@ use std::{cell::RefCell, fs, io::Write, path::Path};
 
 use serde_json::json;
 use vdkr_core::{
-    channel::message::{FailureCode, HostCredential, Mirror, Phase},
+    channel::message::{FailureCode, HostCredential, LogLevel, Mirror, Phase},
     credentials::{Credential, Secret},
-    manifest::media_type::{OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST},
+    digest::Digest,
+    manifest::{
+        Descriptor,
+        media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST},
+    },
+    platform::Platform,
 };
+use vdkr_transfer::pull::MAX_DEPTH;
 
 use super::*;
+
 use crate::store::fixture::{config, layer};
 use server::{Answer, Server, Stall};
+
+/// A client that does not wait for a registry to come back.
+fn impatient(settings: &RegistrySettings) -> Client {
+    connect(ClientConfig {
+        retry: vdkr_transfer::RetryPolicy::never(),
+        ..client_settings(settings).unwrap()
+    })
+    .unwrap()
+}
 
 /// A layer's blob beside its archive.
 struct Blob {
@@ -114,7 +130,7 @@ impl Place {
     ) -> Result<Pulled, ImageError> {
         let token = CancellationToken::new();
         let events = |event| self.events.borrow_mut().push(event);
-        let client = client::impatient(settings);
+        let client = impatient(settings);
         pull_with(
             self.store(),
             &client,

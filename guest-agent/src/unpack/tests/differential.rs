@@ -11,10 +11,10 @@ use std::process::Command;
 use super::*;
 
 /// A small generator, so that a failing tree can be made again from its number.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -25,7 +25,7 @@ impl Random {
 
 /// What a format has room for.
 #[derive(Clone, Copy)]
-enum Names {
+pub(super) enum Names {
     /// 100 bytes for a whole path, and no pipes.
     V7,
     /// 255 bytes for a path, 100 for a link target.
@@ -49,7 +49,7 @@ impl Names {
         }
     }
 
-    fn depth(self) -> u64 {
+    pub(super) fn depth(self) -> u64 {
         match self {
             Self::V7 => 1,
             Self::Short | Self::Long => 3,
@@ -57,7 +57,7 @@ impl Names {
     }
 }
 
-fn grow(random: &mut Random, at: &Path, depth: u64, names: Names) {
+pub(super) fn grow(random: &mut Random, at: &Path, depth: u64, names: Names) {
     let mut files = Vec::new();
     for n in 0..2 + random.below(6) {
         let stem = 1 + random.below(names.component());
@@ -176,7 +176,7 @@ fn listing(root: &Path) -> BTreeMap<Vec<u8>, String> {
     all
 }
 
-fn tar(arguments: &[&str], directory: &Path, file: &Path) {
+pub(super) fn tar(arguments: &[&str], directory: &Path, file: &Path) {
     let output = Command::new("tar")
         .args(["--warning=no-timestamp", "--warning=no-file-ignored"])
         .args(arguments)

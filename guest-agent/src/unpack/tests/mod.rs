@@ -2,6 +2,7 @@
 
 mod differential;
 mod hostile;
+mod image;
 mod ordinary;
 mod recipe;
 

@@ -1,5 +1,6 @@
 //! One module for each command.
 
+pub mod container;
 pub mod df;
 pub mod history;
 pub mod images;

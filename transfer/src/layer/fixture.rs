@@ -1,11 +1,18 @@
 //! Archives for tests, written field by field so that they can be wrong.
 
+#![expect(missing_docs, reason = "the names are those of the formats' fields")]
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::return_self_not_must_use,
+    reason = "for tests"
+)]
+
 use std::io::Write;
 
 use vdkr_core::tar::header::{BLOCK, Block, checksum};
 
 /// A pax record, its length counted.
-pub(crate) fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
+pub fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
     let rest = 1 + key.len() + 1 + value.len() + 1;
     let mut length = rest + 1;
     while rest + length.to_string().len() != length {
@@ -16,14 +23,14 @@ pub(crate) fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
 
 /// A header under construction; ustar, mode 0644, the process's owner, time 1,700,000,000.
 #[derive(Clone)]
-pub(crate) struct Entry {
+pub struct Entry {
     block: Block,
     pax: Vec<u8>,
     data: Vec<u8>,
 }
 
 impl Entry {
-    pub(crate) fn new(kind: u8, name: impl AsRef<[u8]>) -> Self {
+    pub fn new(kind: u8, name: impl AsRef<[u8]>) -> Self {
         let name = name.as_ref();
         let mut entry = Self {
             block: [0; BLOCK],
@@ -47,27 +54,27 @@ impl Entry {
             .mtime(1_700_000_000)
     }
 
-    pub(crate) fn file(name: impl AsRef<[u8]>, data: impl AsRef<[u8]>) -> Self {
+    pub fn file(name: impl AsRef<[u8]>, data: impl AsRef<[u8]>) -> Self {
         Self::new(b'0', name).data(data)
     }
 
-    pub(crate) fn directory(name: impl AsRef<[u8]>) -> Self {
+    pub fn directory(name: impl AsRef<[u8]>) -> Self {
         Self::new(b'5', name)
     }
 
-    pub(crate) fn symlink(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Self {
+    pub fn symlink(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Self {
         Self::new(b'2', name).link(target)
     }
 
-    pub(crate) fn hard_link(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Self {
+    pub fn hard_link(name: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Self {
         Self::new(b'1', name).link(target)
     }
 
-    pub(crate) fn whiteout(name: impl AsRef<[u8]>) -> Self {
+    pub fn whiteout(name: impl AsRef<[u8]>) -> Self {
         Self::file(name, b"")
     }
 
-    pub(crate) fn link(self, target: impl AsRef<[u8]>) -> Self {
+    pub fn link(self, target: impl AsRef<[u8]>) -> Self {
         let target = target.as_ref();
         if target.len() > 100 {
             return self.pax(b"linkpath", target);
@@ -75,49 +82,49 @@ impl Entry {
         self.bytes(157, target)
     }
 
-    pub(crate) fn data(mut self, data: impl AsRef<[u8]>) -> Self {
+    pub fn data(mut self, data: impl AsRef<[u8]>) -> Self {
         self.data = data.as_ref().to_vec();
         let size = self.data.len() as u64;
         self.size(size)
     }
 
-    pub(crate) fn mode(self, mode: u32) -> Self {
+    pub fn mode(self, mode: u32) -> Self {
         self.octal(100, 8, mode.into())
     }
 
-    pub(crate) fn owner(self, uid: u32, gid: u32) -> Self {
+    pub fn owner(self, uid: u32, gid: u32) -> Self {
         self.octal(108, 8, uid.into()).octal(116, 8, gid.into())
     }
 
-    pub(crate) fn mtime(self, seconds: u64) -> Self {
+    pub fn mtime(self, seconds: u64) -> Self {
         self.octal(136, 12, seconds)
     }
 
     /// The size field alone, whatever data follows.
-    pub(crate) fn size(self, size: u64) -> Self {
+    pub fn size(self, size: u64) -> Self {
         self.octal(124, 12, size)
     }
 
-    pub(crate) fn device(self, major: u32, minor: u32) -> Self {
+    pub fn device(self, major: u32, minor: u32) -> Self {
         self.octal(329, 8, major.into()).octal(337, 8, minor.into())
     }
 
-    pub(crate) fn xattr(self, name: &str, value: &[u8]) -> Self {
+    pub fn xattr(self, name: &str, value: &[u8]) -> Self {
         self.pax(format!("SCHILY.xattr.{name}").as_bytes(), value)
     }
 
-    pub(crate) fn pax(mut self, key: &[u8], value: &[u8]) -> Self {
+    pub fn pax(mut self, key: &[u8], value: &[u8]) -> Self {
         self.pax.extend(record(key, value));
         self
     }
 
-    pub(crate) fn bytes(mut self, at: usize, bytes: &[u8]) -> Self {
+    pub fn bytes(mut self, at: usize, bytes: &[u8]) -> Self {
         self.block[at..at + bytes.len()].copy_from_slice(bytes);
         self
     }
 
     /// A number field; base-256 where octal digits do not suffice.
-    pub(crate) fn octal(self, at: usize, width: usize, value: u64) -> Self {
+    pub fn octal(self, at: usize, width: usize, value: u64) -> Self {
         let digits = width - 1;
         if value >> (3 * digits) > 0 {
             let mut field = vec![0; width - 8];
@@ -129,7 +136,7 @@ impl Entry {
     }
 
     /// Header, data and padding.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         if !self.pax.is_empty() {
             bytes.extend(Self::new(b'x', "pax").data(&self.pax).encode());
@@ -145,18 +152,18 @@ impl Entry {
 }
 
 /// A whole archive.
-pub(crate) fn archive(entries: &[Entry]) -> Vec<u8> {
+pub fn archive(entries: &[Entry]) -> Vec<u8> {
     let mut bytes: Vec<u8> = entries.iter().flat_map(Entry::encode).collect();
     bytes.resize(bytes.len() + 2 * BLOCK, 0);
     bytes
 }
 
-pub(crate) fn gzip(plain: &[u8]) -> Vec<u8> {
+pub fn gzip(plain: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(plain).unwrap();
     encoder.finish().unwrap()
 }
 
-pub(crate) fn zstd(plain: &[u8]) -> Vec<u8> {
+pub fn zstd(plain: &[u8]) -> Vec<u8> {
     zstd::encode_all(plain, 3).unwrap()
 }

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::error::TransferError;
+use crate::layer::UnpackError;
 use vdkr_core::{
     channel::message::{Failure, FailureCode},
     digest::Digest,
@@ -9,9 +11,6 @@ use vdkr_core::{
     platform::PlatformError,
     reference::ReferenceError,
 };
-use vdkr_transfer::TransferError;
-
-use crate::unpack::UnpackError;
 
 /// A failed operation on images.
 #[derive(Debug, thiserror::Error)]
@@ -80,8 +79,8 @@ pub enum ImageError {
         /// Its names.
         names: Vec<String>,
     },
-    /// A container runs of the image.
-    #[error("image {0} is used by a running container")]
+    /// There is a container of the image.
+    #[error("image {0} is used by a container")]
     InUse(String),
     /// No registry that may be asked has the image.
     #[error("no image {name:?}: {} not found", tried.join(" and "))]
@@ -155,6 +154,14 @@ pub enum ImageError {
         /// What shows it.
         reason: String,
     },
+    /// A layer that the host keeps is not there.
+    #[error("layer {layer} of image {image} is kept by the host, which has not handed it over")]
+    NotHandedOver {
+        /// The short id of the image.
+        image: String,
+        /// Digest of the layer's plain archive.
+        layer: Digest,
+    },
     /// Two agents, one store.
     #[error("the image store {} is in use by another agent", .0.display())]
     Locked(PathBuf),
@@ -179,7 +186,7 @@ fn list(words: &[String]) -> String {
 
 impl ImageError {
     /// For `map_err` on file operations.
-    pub(crate) fn io<E: Into<io::Error>>(
+    pub fn io<E: Into<io::Error>>(
         action: &'static str,
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(E) -> Self {
@@ -218,6 +225,7 @@ impl ImageError {
             | Self::Manifest { .. }
             | Self::Io { .. }
             | Self::Damaged { .. }
+            | Self::NotHandedOver { .. }
             | Self::Locked(_) => FailureCode::Failed,
         }
     }
@@ -230,7 +238,9 @@ impl ImageError {
             Self::SeveralNames { .. } => {
                 Some("remove the names one by one, or all of them with --force".to_owned())
             }
-            Self::InUse(_) => Some("wait for its end, or use --force".to_owned()),
+            Self::InUse(_) => Some(
+                "remove the container first (vdkr ps -a lists them), or use --force".to_owned(),
+            ),
             Self::Pull {
                 registry: Some(registry),
                 ..
@@ -245,6 +255,11 @@ impl ImageError {
             Self::NoArchive { .. } => {
                 Some("remove the image, pull it again, and save or push it then".to_owned())
             }
+            Self::NotHandedOver { .. } => Some(
+                "run it with a host program of the agent's release, or pull it once more with \
+                 --pull-in guest after removing it"
+                    .to_owned(),
+            ),
             Self::Damaged { .. } => Some("remove the image by force and pull it again".to_owned()),
             _ => None,
         }

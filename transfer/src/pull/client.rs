@@ -3,34 +3,20 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use vdkr_core::{channel::message::RegistrySettings, credentials::Credential, reference::Host};
-use vdkr_transfer::{
-    Client, ClientConfig, CredentialSource, Mirror, Roots, TransferError, Trust, TrustRule,
-    trust_rule,
-};
 
-use super::resolver::Resolver;
-use crate::{machine, store::ImageError};
+use super::ImageError;
+use crate::client::Client;
+use crate::config::{ClientConfig, CredentialSource, Mirror, Trust, TrustRule, trust_rule};
+use crate::error::TransferError;
+use crate::tls::Roots;
 
 /// Makes a client; nothing is connected yet.
-pub(super) fn client(settings: &RegistrySettings) -> Result<Client, ImageError> {
-    connect(config(settings)?)
-}
-
-fn connect(config: ClientConfig) -> Result<Client, ImageError> {
+pub fn connect(config: ClientConfig) -> Result<Client, ImageError> {
     Client::new(config).map_err(|error: TransferError| setting("registry", "", &error))
 }
 
-/// The same, for tests that do not wait for a registry to come back.
-#[cfg(test)]
-pub(super) fn impatient(settings: &RegistrySettings) -> Client {
-    connect(ClientConfig {
-        retry: vdkr_transfer::RetryPolicy::never(),
-        ..config(settings).unwrap()
-    })
-    .unwrap()
-}
-
-fn config(settings: &RegistrySettings) -> Result<ClientConfig, ImageError> {
+/// The client's settings that a request's settings come to.
+pub fn client_config(settings: &RegistrySettings) -> Result<ClientConfig, ImageError> {
     let mut roots = Roots::none();
     if let Some(pem) = &settings.ca_pem {
         roots = roots
@@ -51,11 +37,9 @@ fn config(settings: &RegistrySettings) -> Result<ClientConfig, ImageError> {
         roots,
         connect_timeout: defaults.connect_timeout.min(idle_timeout),
         idle_timeout,
-        resolver: Some(Arc::new(Resolver::default())),
         trust: trust(settings)?,
         mirrors: mirrors(settings)?,
         credentials: credentials(settings)?,
-        user_agent: machine::SOFTWARE.replace(' ', "/"),
         ..defaults
     })
 }
@@ -74,7 +58,7 @@ fn host(name: &'static str, text: &str) -> Result<Host, ImageError> {
 
 /// Verified TLS, but for the hosts that the user named insecure, and for the gateway: there the
 /// host's own registry listens, which may do without, unless the user wants TLS for it as well.
-pub(super) fn trust(settings: &RegistrySettings) -> Result<TrustRule, ImageError> {
+fn trust(settings: &RegistrySettings) -> Result<TrustRule, ImageError> {
     let insecure = settings.insecure.iter().map(|text| host("insecure", text));
     let rule = trust_rule(insecure.collect::<Result<_, _>>()?);
     let gateway = match settings.gateway.as_str() {
@@ -156,7 +140,7 @@ mod tests {
             ca_pem: Some("no certificate".into()),
             ..RegistrySettings::default()
         };
-        let error = client(&settings).err().unwrap().to_string();
+        let error = client_config(&settings).err().unwrap().to_string();
         assert!(error.contains("ca"), "{error}");
     }
 }

@@ -21,13 +21,12 @@ use vdkr_core::{
     digest::Digest,
     manifest::Descriptor,
 };
-use vdkr_transfer::{Client, Repository, TransferError, VerifyingReader};
 
-use super::Remote;
-use crate::{
-    store::{ImageError, Store},
-    unpack::UnpackError,
-};
+use super::{ImageError, Remote};
+use crate::client::{Client, Repository};
+use crate::error::TransferError;
+use crate::layer::{UnpackError, Unpacked};
+use crate::verify::VerifyingReader;
 
 /// Layers under way at once. One is unpacked as fast as the processor can; the others have their
 /// connections made and buffers filled meanwhile.
@@ -39,18 +38,36 @@ const CHECKPOINT: Duration = Duration::from_secs(5);
 /// How long what is under way may take to end once a pull is stopped.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Where layers are kept.
+pub trait LayerStore: Clone + Send + 'static {
+    /// Whether a layer is there.
+    fn has_layer(&self, diff_id: &Digest) -> bool;
+
+    /// Takes the layer that `source` gives, all of it or nothing. The outer error is the store's, the
+    /// inner one the layer's.
+    fn take_layer(
+        &self,
+        source: impl Read + Send,
+        diff_id: &Digest,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Result<Unpacked, UnpackError>, ImageError>;
+
+    /// Makes finished layers durable, so that they outlive a crash. Blocks while the disk writes.
+    fn checkpoint(&self) -> Result<(), ImageError>;
+}
+
 /// A layer to be there in the end.
-#[derive(Clone, Debug)]
-pub(super) struct Wanted {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
     /// How the registry has it.
-    pub(super) blob: Descriptor,
+    pub blob: Descriptor,
     /// What it is, unpacked.
-    pub(super) diff_id: Digest,
+    pub diff_id: Digest,
 }
 
 /// Brings every layer that is not there into the store. Those finished before an error stay.
-pub(super) async fn fetch(
-    store: &Store,
+pub async fn fetch<S: LayerStore>(
+    store: &S,
     remote: &Remote,
     wanted: Vec<Wanted>,
     events: &dyn Fn(Event),
@@ -81,8 +98,8 @@ pub(super) async fn fetch(
     result
 }
 
-async fn run(
-    store: &Store,
+async fn run<S: LayerStore>(
+    store: &S,
     remote: &Remote,
     mut waiting: VecDeque<Wanted>,
     events: &dyn Fn(Event),
@@ -132,13 +149,13 @@ async fn run(
     }
 }
 
-async fn checkpoint(store: &Store) -> Result<(), ImageError> {
+async fn checkpoint<S: LayerStore>(store: &S) -> Result<(), ImageError> {
     let store = store.clone();
     joined(spawn_blocking(move || store.checkpoint()).await)
 }
 
 /// The result of a thread or task.
-pub(super) fn joined<T>(ended: Result<Result<T, ImageError>, JoinError>) -> Result<T, ImageError> {
+pub fn joined<T>(ended: Result<Result<T, ImageError>, JoinError>) -> Result<T, ImageError> {
     match ended {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -180,8 +197,8 @@ impl Shown {
 }
 
 /// One layer under way.
-struct Job {
-    store: Store,
+struct Job<S> {
+    store: S,
     client: Client,
     repository: Repository,
     layer: Wanted,
@@ -215,7 +232,7 @@ impl From<ImageError> for LayerError {
     }
 }
 
-impl Job {
+impl<S: LayerStore> Job<S> {
     async fn run(self) -> Result<Descriptor, LayerError> {
         let opened = self.client.get_blob(&self.repository, &self.layer.blob);
         let reader = tokio::select! {
@@ -238,7 +255,7 @@ impl Job {
         };
         let unpacked = self
             .store
-            .unpack_layer(metered, &self.layer.diff_id, &cancelled)?;
+            .take_layer(metered, &self.layer.diff_id, &cancelled)?;
         let Err(error) = unpacked else {
             return Ok(self.layer.blob);
         };

@@ -239,7 +239,7 @@ mod tests {
     fn body(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
         pairs
             .iter()
-            .flat_map(|(key, value)| crate::unpack::fixture::record(key, value))
+            .flat_map(|(key, value)| crate::layer::fixture::record(key, value))
             .collect()
     }
 

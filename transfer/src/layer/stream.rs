@@ -1,18 +1,15 @@
-//! From a compressed stream to a directory: decompression, hashing and limits on the way.
+//! From a compressed stream to members: decompression, hashing and limits on the way.
 
-use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read as _};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use flate2::bufread::MultiGzDecoder;
-use rustix::fs;
 use vdkr_core::digest::{Algorithm, Digest};
 
-use super::apply::Writer;
-use super::archive::Archive;
+use super::archive::{Archive, Member};
 use super::recipe::{Recorded, Recorder};
-use super::root::Root;
-use super::{Limits, Options, UnpackError, Unpacked};
+use super::{Limits, UnpackError};
 
 /// Bytes moved at once between stages.
 const PIECE: usize = 256 << 10;
@@ -21,39 +18,51 @@ const AHEAD: usize = 4;
 /// Largest window of a zstd frame (log2 of bytes): what `zstd --ultra` makes, 128 MiB.
 const ZSTD_WINDOW: u32 = 27;
 
-/// Unpacks the layer in `source` (a tar archive, plain or compressed with gzip or zstd) into
-/// `root`, which should be empty. The stream is read to its end, whatever follows the archive's
-/// end mark, and its plain content must have the digest `diff_id`. On an error `root` holds a part
-/// of the layer and is to be thrown away. `cancelled` is asked at every piece.
-pub fn unpack(
-    source: impl Read + Send,
-    root: &Root,
-    diff_id: &Digest,
-    options: &Options,
-    cancelled: &(dyn Fn() -> bool + Sync),
-) -> Result<Unpacked, UnpackError> {
-    unpack_recorded(source, root, diff_id, options, cancelled, None)
+/// What the members of a layer are handed to.
+pub trait Sink {
+    /// Takes one member, whose data stands next in `archive`. Data that is left there is skipped.
+    fn member<R: BufRead>(
+        &mut self,
+        member: &Member,
+        archive: &mut Archive<R>,
+    ) -> Result<(), UnpackError>;
 }
 
-/// As [`unpack`], and notes down how the archive can be made again.
-pub fn unpack_recorded(
-    source: impl Read + Send,
-    root: &Root,
+/// How much was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measures {
+    /// Bytes of the plain archive.
+    pub plain: u64,
+    /// Bytes read from the source.
+    pub compressed: u64,
+}
+
+/// Hands the members of the layer in `source` (a tar archive, plain or compressed with gzip or zstd)
+/// to `sink`. The stream is read to its end, whatever follows the archive's end mark, and its plain
+/// content must have the digest `diff_id`: until this has returned without an error, what the sink
+/// made is not to be used. `cancelled` is asked at every piece.
+pub fn read_layer(
+    source: impl io::Read + Send,
     diff_id: &Digest,
-    options: &Options,
+    limits: Limits,
     cancelled: &(dyn Fn() -> bool + Sync),
+    sink: &mut impl Sink,
+) -> Result<Measures, UnpackError> {
+    read_layer_recorded(source, diff_id, limits, cancelled, sink, None)
+}
+
+/// As [`read_layer`], and notes down how the archive can be made again.
+pub fn read_layer_recorded(
+    source: impl io::Read + Send,
+    diff_id: &Digest,
+    limits: Limits,
+    cancelled: &(dyn Fn() -> bool + Sync),
+    sink: &mut impl Sink,
     recorder: Option<&mut Recorder>,
-) -> Result<Unpacked, UnpackError> {
-    let free = fs::fstatvfs(root.fd()).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-    let limit = options.limits.total.min(free.unwrap_or(u64::MAX));
-    let limits = Limits {
-        total: limit,
-        ..options.limits.clone()
-    };
+) -> Result<Measures, UnpackError> {
     let mut plain = Plain::new(source, diff_id.algorithm(), limits, cancelled)?;
-    let writer = Writer::new(root, options, limit);
     let parallel = thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
-    let mut unpacked = if parallel {
+    if parallel {
         thread::scope(|scope| {
             let (send, receive) = sync_channel(AHEAD);
             let plain = &mut plain;
@@ -73,11 +82,11 @@ pub fn unpack_recorded(
                 piece: Vec::new(),
                 at: 0,
             };
-            write_members(Recorded::new(pieces, recorder), writer)
+            read_members(Recorded::new(pieces, recorder), sink)
         })
     } else {
         let plain = BufReader::with_capacity(PIECE, &mut plain);
-        write_members(Recorded::new(plain, recorder), writer)
+        read_members(Recorded::new(plain, recorder), sink)
     }?;
     let got = plain.hash.finish();
     if got != *diff_id {
@@ -86,25 +95,26 @@ pub fn unpack_recorded(
             got,
         });
     }
-    unpacked.plain = plain.length;
-    unpacked.compressed = plain.decoder.counted().count;
-    Ok(unpacked)
+    Ok(Measures {
+        plain: plain.length,
+        compressed: plain.decoder.counted().count,
+    })
 }
 
-fn write_members<R: BufRead>(
+fn read_members<R: BufRead>(
     plain: Recorded<'_, R>,
-    mut writer: Writer<'_>,
-) -> Result<Unpacked, UnpackError> {
+    sink: &mut impl Sink,
+) -> Result<(), UnpackError> {
     let mut archive = Archive::new(plain);
     while let Some(member) = archive.next_member()? {
         archive.inner_mut().member(&member);
-        writer.member(&member, &mut archive)?;
+        sink.member(&member, &mut archive)?;
     }
     let mut rest = archive.into_inner();
     loop {
         let length = rest.fill_buf()?.len();
         if length == 0 {
-            return writer.finish();
+            return Ok(());
         }
         rest.consume(length);
     }
@@ -117,7 +127,7 @@ struct Pieces {
     at: usize,
 }
 
-impl Read for Pieces {
+impl io::Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let piece = self.fill_buf()?;
         let length = piece.len().min(buffer.len());
@@ -143,7 +153,7 @@ impl BufRead for Pieces {
 }
 
 /// The plain archive: decompressed, counted, hashed, bounded.
-struct Plain<'a, R: Read> {
+struct Plain<'a, R: io::Read> {
     decoder: Decoder<R>,
     hash: Hash,
     length: u64,
@@ -151,7 +161,7 @@ struct Plain<'a, R: Read> {
     cancelled: &'a (dyn Fn() -> bool + Sync),
 }
 
-impl<'a, R: Read> Plain<'a, R> {
+impl<'a, R: io::Read> Plain<'a, R> {
     fn new(
         source: R,
         algorithm: Algorithm,
@@ -168,7 +178,7 @@ impl<'a, R: Read> Plain<'a, R> {
     }
 }
 
-impl<R: Read> Read for Plain<'_, R> {
+impl<R: io::Read> io::Read for Plain<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if (self.cancelled)() {
             return Err(io::Error::other(UnpackError::Cancelled));
@@ -204,7 +214,7 @@ struct Counted<R> {
     count: u64,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: io::Read> io::Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.count += read as u64;
@@ -214,13 +224,13 @@ impl<R: Read> Read for Counted<R> {
 
 type Source<R> = BufReader<Chain<Cursor<Vec<u8>>, Counted<R>>>;
 
-enum Decoder<R: Read> {
+enum Decoder<R: io::Read> {
     None(Source<R>),
     Gzip(Box<MultiGzDecoder<Source<R>>>),
     Zstd(zstd::stream::read::Decoder<'static, Source<R>>),
 }
 
-impl<R: Read> Decoder<R> {
+impl<R: io::Read> Decoder<R> {
     /// Chooses by the first bytes: media types are known to be wrong, and content that is read in
     /// another way than its maker meant does not have the right digest.
     fn new(source: R) -> Result<Self, UnpackError> {
@@ -261,13 +271,15 @@ impl<R: Read> Decoder<R> {
 
 /// The digest of the plain archive. In an emulated guest this is a third faster than the pure Rust
 /// implementation that serves elsewhere, and the TLS library brings it anyway.
-pub(super) struct Hash {
+#[derive(Debug)]
+pub struct Hash {
     algorithm: Algorithm,
     context: ring::digest::Context,
 }
 
 impl Hash {
-    pub(super) fn new(algorithm: Algorithm) -> Self {
+    /// Begins one.
+    pub fn new(algorithm: Algorithm) -> Self {
         let context = ring::digest::Context::new(match algorithm {
             Algorithm::Sha256 => &ring::digest::SHA256,
             Algorithm::Sha512 => &ring::digest::SHA512,
@@ -275,11 +287,13 @@ impl Hash {
         Self { algorithm, context }
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    /// Takes more bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
         self.context.update(bytes);
     }
 
-    pub(super) fn finish(&self) -> Digest {
+    /// The digest of all bytes so far.
+    pub fn finish(&self) -> Digest {
         let mut text = format!("{}:", self.algorithm);
         for byte in self.context.clone().finish().as_ref() {
             for nibble in [byte >> 4, byte & 15] {
