@@ -23,11 +23,11 @@ pub use container::{
 pub use layers::{AdmitRequest, KeptLayer, LayerDisk, NeededLayers};
 pub use reply::{
     Done, Event, ExportedImage, ExportedLayer, Failure, FailureCode, ImageRow, Info, LogLevel,
-    Phase, Pulled, Removed, Reply, Usage,
+    MachineState, Phase, Pulled, Removed, Reply, Usage,
 };
 pub use request::{
-    AddImage, HostCredential, Mirror, PruneRequest, PullPolicy, PullRequest, RegistrySettings,
-    Request, RunRequest,
+    AddImage, DiskRequest, HostCredential, Mirror, PruneRequest, PullPolicy, PullRequest,
+    RegistrySettings, Request, RunRequest,
 };
 
 /// The version of the protocol that this crate speaks.
@@ -153,6 +153,10 @@ pub struct HostHello {
     /// 32 bytes of randomness for the guest's pool, as hex digits.
     #[serde(default, serialize_with = "exposed")]
     pub entropy_hex: Secret,
+    /// Where a machine of the agent's own shall keep its state: `disk` when the host has attached
+    /// one, `tmpfs` when there is none; empty when the agent shall look by itself.
+    #[serde(default)]
+    pub state: String,
 }
 
 impl HostHello {
@@ -164,6 +168,7 @@ impl HostHello {
             software: software.into(),
             now_unix_ms,
             entropy_hex: Secret::new(to_hex(entropy)),
+            state: String::new(),
         }
     }
 
@@ -212,6 +217,13 @@ pub struct GuestHello {
     /// Milliseconds from the start of the kernel to the end of each stage of the agent's start.
     #[serde(default)]
     pub stages: BTreeMap<String, u64>,
+    /// Milliseconds from the start of the kernel to the first sign of this host: what came before
+    /// may lie in a snapshot.
+    #[serde(default)]
+    pub met_ms: u64,
+    /// Identity of an agent's own machine, in the form of `machine-id(5)`.
+    #[serde(default)]
+    pub machine_id: String,
     /// Where images are kept: `disk` or `tmpfs`.
     #[serde(default)]
     pub state: String,
@@ -229,6 +241,8 @@ impl Default for GuestHello {
             arch: String::new(),
             boot_ms: 0,
             stages: BTreeMap::new(),
+            met_ms: 0,
+            machine_id: String::new(),
             state: String::new(),
             engine: String::new(),
         }
@@ -348,6 +362,13 @@ mod tests {
                 layers: vec![LayerDisk::default()],
             },
             Request::Shutdown,
+            Request::AttachDisk(DiskRequest {
+                path: "/a b/c".into(),
+                serial: "s".into(),
+                read_only: true,
+            }),
+            Request::DetachDisk { serial: "s".into() },
+            Request::Machine,
             Request::Container(ContainerRequest::List),
             Request::Container(ContainerRequest::Stop {
                 name: "a".into(),
@@ -378,6 +399,12 @@ mod tests {
                 removed: vec![Removed::Untagged("a".into()), Removed::Deleted("b".into())],
             },
             Reply::Tagged,
+            Reply::Attached,
+            Reply::Detached,
+            Reply::Machine(MachineState {
+                idle_left_ms: Some(7),
+                ..MachineState::default()
+            }),
             Reply::Layers(NeededLayers {
                 missing: vec!["a".into()],
                 ..NeededLayers::default()
@@ -396,6 +423,7 @@ mod tests {
                 samples: vec![Sample::default()],
             }),
             Reply::Bye,
+            Reply::Settled,
         ] {
             round_trip::<Done>(&Ok(reply));
         }

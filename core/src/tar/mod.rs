@@ -3,3 +3,4 @@
 pub mod header;
 pub mod pax;
 pub mod recipe;
+pub mod write;

@@ -1,34 +1,71 @@
 //! Where images live: the state disk, or memory when there is none.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path, time::Duration};
 
 use nix::mount::MsFlags;
+use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
+
+use super::disks;
 
 /// The serial number that the host gives the state disk.
 const SERIAL: &str = "vdkr-state";
 
+/// How long the kernel may take to see a disk that the host has attached.
+const DISK_TIME: Duration = Duration::from_secs(20);
+
+/// Where the host wants the state to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// On a disk that is there or about to come.
+    Disk,
+    /// In memory.
+    Memory,
+    /// On a disk when there is one: the host is too old to say.
+    Either,
+}
+
+impl Wish {
+    /// The wish in a host's greeting.
+    pub fn of(word: &str) -> Self {
+        match word {
+            "disk" => Self::Disk,
+            "tmpfs" => Self::Memory,
+            _ => Self::Either,
+        }
+    }
+}
+
 /// Why the state disk cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "state disk {disk} cannot be mounted as ext4: {source}; check the disk image with \
-     e2fsck on the host, or remove it to start afresh"
-)]
-pub struct StateError {
-    disk: String,
-    source: io::Error,
+pub enum StateError {
+    /// It is not there.
+    #[error("{0}; the emulator's log on the host may tell why")]
+    Missing(io::Error),
+    /// It is there and is not what it should be.
+    #[error(
+        "state disk {disk} cannot be mounted as ext4: {source}; check the disk image with \
+         e2fsck on the host, or remove it to start afresh"
+    )]
+    Mount {
+        /// The device.
+        disk: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
 }
 
 /// Mounts the state disk on `target`, or a tmpfs when the machine has no such disk. Gives the word
-/// for the greeting.
+/// for the greeting. Blocks the thread.
 ///
 /// A disk that is there and cannot be mounted is an error: images put into memory instead would be
 /// lost without a word.
-pub fn mount(target: &Path) -> Result<&'static str, StateError> {
-    let disk = find();
-    let error = |source: io::Error| StateError {
+pub fn mount(target: &Path, wish: Wish) -> Result<&'static str, StateError> {
+    let disk = match wish {
+        Wish::Disk => Some(disks::wait_for(SERIAL, DISK_TIME).map_err(StateError::Missing)?),
+        Wish::Memory => None,
+        Wish::Either => disks::find(SERIAL),
+    };
+    let error = |source: io::Error| StateError::Mount {
         disk: disk
             .as_deref()
             .unwrap_or(Path::new("tmpfs"))
@@ -48,15 +85,32 @@ pub fn mount(target: &Path) -> Result<&'static str, StateError> {
     Ok(word)
 }
 
-fn find() -> Option<PathBuf> {
-    fs::read_dir("/sys/block").ok()?.flatten().find_map(|disk| {
-        let serial = fs::read_to_string(disk.path().join("serial")).ok()?;
-        (serial.trim_end() == SERIAL).then(|| Path::new("/dev").join(disk.file_name()))
-    })
+/// `FIFREEZE` and `FITHAW` of `ioctl_fs(2)`, which take a number that means nothing.
+const FREEZE: Opcode = opcode::read_write::<i32>(b'X', 119);
+const THAW: Opcode = opcode::read_write::<i32>(b'X', 120);
+
+/// Writes everything down and the journal back, and holds up later writes: the disk is then as
+/// after an unmount. `false` when that cannot be done.
+pub fn freeze(target: &Path) -> bool {
+    hold::<FREEZE>(target).is_ok()
+}
+
+/// Lets writes go on. Does nothing to a file system that is not frozen.
+pub fn thaw(target: &Path) {
+    let _ = hold::<THAW>(target);
+}
+
+#[allow(unsafe_code, reason = "ioctls without a safe wrapper")]
+fn hold<const REQUEST: Opcode>(target: &Path) -> io::Result<()> {
+    let dir = fs::File::open(target)?;
+    // SAFETY: the kernel looks at the number at most.
+    unsafe { ioctl(&dir, Setter::<REQUEST, _>::new(0_i32)) }?;
+    Ok(())
 }
 
 /// Makes the disk's content whole and lets go of it. What still holds it is cut off.
 pub fn unmount(target: &Path) {
+    thaw(target);
     unmount_below(target);
     nix::unistd::sync();
     for _ in 0..50 {

@@ -24,7 +24,7 @@ pub fn info(agent: &Agent) -> Done {
             .into_owned(),
         arch: machine::architecture().to_owned(),
         engine: "native".to_owned(),
-        state: agent.report.state.clone(),
+        state: agent.report.borrow().state.clone(),
         uptime_ms: machine::uptime().as_millis() as u64,
         memory_total,
         memory_available,
@@ -32,6 +32,7 @@ pub fn info(agent: &Agent) -> Done {
         state_available,
         images,
         containers: agent.book().running(),
+        disks: crate::boot::disks::serials(),
     }))
 }
 

@@ -1,7 +1,7 @@
 //! What a host may ask of the agent: one file per request.
 
 use std::{
-    cell::Cell,
+    cell::{OnceCell, RefCell},
     fs, io,
     path::{Path, PathBuf},
     pin::Pin,
@@ -21,7 +21,10 @@ use vdkr_core::channel::message::{
 
 use crate::{
     args::ServeOptions,
-    boot::clock,
+    boot::{
+        identity,
+        state::{self, Wish},
+    },
     channel::{Address, LocalFuture, Service, listen, stream::SharedStream},
     container::Book,
     machine::{self, BootReport},
@@ -51,10 +54,12 @@ const BLOCKING_THREADS: usize = 8;
 
 /// The agent's whole state.
 pub struct Agent {
-    /// The images, or why there are none.
-    store: Result<Store, Failure>,
+    /// The images, or why there are none; not known before the first host of an own machine came.
+    store: OnceCell<Result<Store, Failure>>,
     state_dir: PathBuf,
-    report: BootReport,
+    report: RefCell<BootReport>,
+    /// Where the report is kept for an agent that takes this one's place.
+    report_path: Option<PathBuf>,
     own_machine: bool,
     /// Ends the agent.
     stop: CancellationToken,
@@ -62,9 +67,10 @@ pub struct Agent {
     stopping: CancellationToken,
     /// Requests and what they left to be cleaned up.
     tasks: TaskTracker,
-    /// The containers.
-    book: Book,
-    greeted: Cell<bool>,
+    /// The containers; known when the images are.
+    book: OnceCell<Book>,
+    /// One greeting at a time: the first one makes the machine ready.
+    greeting: tokio::sync::Mutex<()>,
 }
 
 /// Serves hosts until one asks for the end, or a signal does.
@@ -129,44 +135,113 @@ impl Agent {
                 ..BootReport::default()
             },
         };
-        let store = match &report.problem {
-            Some(problem) => Err(Failure::new(FailureCode::Failed, problem.clone())),
-            None => Store::open(&options.state).map_err(Failure::from),
-        };
-        let containers = options.state.join("containers");
-        let (book, leftovers) = match &store {
-            Ok(store) => Book::open(containers, store)?,
-            Err(_) => (Book::empty(containers), Vec::new()),
-        };
         let agent = Self {
-            store,
+            store: OnceCell::new(),
             state_dir: options.state.clone(),
-            report,
+            report: RefCell::new(report),
+            report_path: options.boot_report.clone(),
             own_machine: options.own_machine,
             stop: CancellationToken::new(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            book,
-            greeted: Cell::new(false),
+            book: OnceCell::new(),
+            greeting: tokio::sync::Mutex::new(()),
         };
-        agent.tasks.spawn_blocking(move || {
-            for dir in leftovers {
-                if let Err(error) = fs::remove_dir_all(&dir) {
-                    eprintln!("vdkr-agent: cannot remove {}: {error}", dir.display());
-                }
-            }
-        });
+        if !agent.own_machine {
+            agent.open_store();
+        }
         Ok(agent)
+    }
+
+    /// Opens the images and clears up what a crash left of containers.
+    fn open_store(&self) {
+        let problem = self.report.borrow().problem.clone();
+        let store = match problem {
+            Some(problem) => Err(Failure::new(FailureCode::Failed, problem)),
+            None => Store::open(&self.state_dir).map_err(Failure::from),
+        };
+        let dir = self.state_dir.join("containers");
+        let opened = match &store {
+            Ok(store) => Book::open(dir.clone(), store).map_err(|error| {
+                Failure::new(
+                    FailureCode::Failed,
+                    format!("cannot read {}: {error}", dir.display()),
+                )
+            }),
+            Err(failure) => Err(failure.clone()),
+        };
+        let (store, book) = match opened {
+            Ok((book, leftovers)) => {
+                self.tasks.spawn_blocking(move || {
+                    for dir in leftovers {
+                        if let Err(error) = fs::remove_dir_all(&dir) {
+                            eprintln!("vdkr-agent: cannot remove {}: {error}", dir.display());
+                        }
+                    }
+                });
+                (store, book)
+            }
+            Err(failure) => (Err(failure), Book::empty(dir)),
+        };
+        let _ = self.book.set(book);
+        let _ = self.store.set(store);
+    }
+
+    /// Makes a machine of the agent's own ready for its first host: time, randomness, state.
+    async fn settle(&self, hello: &HostHello) {
+        let mut report = self.report.borrow().clone();
+        report.met_ms = machine::uptime().as_millis() as u64;
+        let ready = match identity::assume(hello) {
+            // An agent that failed has mounted it already.
+            Ok(()) if !report.state.is_empty() => Ok(()),
+            Ok(()) => self.mount_state(Wish::of(&hello.state), &mut report).await,
+            Err(error) => Err(format!(
+                "the machine cannot take time and randomness from the host: {error}"
+            )),
+        };
+        report.problem = ready.err();
+        if let Some(problem) = &report.problem {
+            eprintln!("vdkr-agent: {problem}");
+        }
+        report.stage("state");
+        self.report.replace(report);
+        self.open_store();
+        let mut report = self.report.borrow_mut();
+        report.stage("store");
+        if let Some(path) = &self.report_path
+            && let Err(error) = report.save(path)
+        {
+            eprintln!("vdkr-agent: cannot keep the boot report: {error}");
+        }
+    }
+
+    async fn mount_state(&self, wish: Wish, report: &mut BootReport) -> Result<(), String> {
+        match identity::name_machine() {
+            Ok(id) => report.machine_id = id,
+            Err(error) => eprintln!("vdkr-agent: cannot write the machine's id: {error}"),
+        }
+        let dir = self.state_dir.clone();
+        let mounted = tokio::task::spawn_blocking(move || state::mount(&dir, wish));
+        let word = mounted
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
+        word.clone_into(&mut report.state);
+        Ok(())
     }
 
     /// The images, or the failure that the host gets.
     pub fn store(&self) -> Result<&Store, Failure> {
-        self.store.as_ref().map_err(Clone::clone)
+        match self.store.get() {
+            Some(store) => store.as_ref().map_err(Clone::clone),
+            None => Err(Failure::new(FailureCode::Failed, "no host has greeted yet")),
+        }
     }
 
     /// The containers.
     pub fn book(&self) -> &Book {
-        &self.book
+        self.book
+            .get_or_init(|| Book::empty(self.state_dir.join("containers")))
     }
 
     /// What is under way: requests, containers, cleaning.
@@ -228,6 +303,12 @@ impl Agent {
             Request::Prune(request) => prune::prune(&self, request).await,
             Request::Usage => usage::usage(&self),
             Request::Shutdown => shutdown::shutdown(&self).await,
+            Request::AttachDisk(_) | Request::DetachDisk { .. } | Request::Machine => {
+                Err(Failure::new(
+                    FailureCode::Unsupported,
+                    "only the monitor of a kept machine does this",
+                ))
+            }
             Request::Unknown => Err(Failure::new(
                 FailureCode::Unsupported,
                 "the agent does not know this request",
@@ -238,28 +319,29 @@ impl Agent {
 }
 
 impl Service for Agent {
-    fn greet(&self, hello: &HostHello) -> GuestHello {
-        if self.own_machine {
-            let entropy = hello
-                .entropy()
-                .map_or(Ok(()), |bytes| clock::add_entropy(&bytes));
-            if let Err(error) = clock::set(hello.now_unix_ms).and(entropy) {
-                eprintln!("vdkr-agent: clock and entropy of the host: {error}");
+    fn greet(self: Rc<Self>, hello: HostHello) -> LocalFuture<GuestHello> {
+        Box::pin(async move {
+            let _one = self.greeting.lock().await;
+            if self.store.get().is_none() {
+                self.settle(&hello).await;
+            } else if self.own_machine
+                && let Err(error) = identity::assume(&hello)
+            {
+                eprintln!("vdkr-agent: time and randomness of the host: {error}");
             }
-        }
-        let mut report = self.report.clone();
-        if !self.greeted.replace(true) {
-            report.stage("hello");
-        }
-        GuestHello {
-            software: machine::SOFTWARE.to_owned(),
-            arch: machine::architecture().to_owned(),
-            boot_ms: machine::uptime().as_millis() as u64,
-            stages: report.stages,
-            state: report.state,
-            engine: "native".to_owned(),
-            ..GuestHello::default()
-        }
+            let report = self.report.borrow().clone();
+            GuestHello {
+                software: machine::SOFTWARE.to_owned(),
+                arch: machine::architecture().to_owned(),
+                boot_ms: machine::uptime().as_millis() as u64,
+                stages: report.stages,
+                met_ms: report.met_ms,
+                machine_id: report.machine_id,
+                state: report.state,
+                engine: "native".to_owned(),
+                ..GuestHello::default()
+            }
+        })
     }
 
     fn handle(self: Rc<Self>, request: Request, stream: SharedStream) -> LocalFuture<Done> {
@@ -279,7 +361,9 @@ impl Service for Agent {
     }
 
     fn answered(&self, done: &Done) {
-        if matches!(done, Ok(Reply::Bye)) {
+        if matches!(done, Ok(Reply::Bye | Reply::Settled)) {
+            // A host that keeps the machine for its log lets it go down by itself.
+            state::thaw(&self.state_dir);
             self.stop.cancel();
         }
     }

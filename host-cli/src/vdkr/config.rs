@@ -167,6 +167,13 @@ pub const KEYS: &[Key] = &[
         check: |text| parse_bool(text).map(|value| value.to_string()),
     },
     Key {
+        name: "snapshot",
+        variable: "VDKR_SNAPSHOT",
+        default: "true",
+        help: "start machines from a snapshot, made at the first start",
+        check: |text| parse_bool(text).map(|value| value.to_string()),
+    },
+    Key {
         name: "boot-timeout",
         variable: "VDKR_BOOT_TIMEOUT",
         default: "120",

@@ -7,10 +7,10 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
 };
-use vdkr_core::channel::message::{Done, Reply, Request};
+use vdkr_core::channel::message::{DiskRequest, Done, Failure, Reply, Request};
 
 use super::{
-    command,
+    command::{memres, wrong_reply},
     error::{Error, Result},
     settings::{Origin, Settings, StatePlace},
     state::{self, Lock, Wait},
@@ -88,7 +88,7 @@ impl Session {
             return Ok(Self::kept(connection, settings, stages, timing));
         }
         if settings.auto_daemon {
-            command::memres::ensure(settings).await?;
+            memres::ensure(settings).await?;
             stages.mark("daemon");
             if let Some(connection) = kept::connect(dir).await? {
                 return Ok(Self::kept(connection, settings, stages, timing));
@@ -170,6 +170,38 @@ impl Session {
         }
     }
 
+    /// Hands a disk to the machine, be it this command's own or a kept one. The guest sees it a
+    /// moment later, under its serial number.
+    pub async fn attach(&mut self, disk: DiskRequest) -> Result<()> {
+        match &mut self.machine {
+            Some(own) => match own.qemu.attach(&disk).await {
+                Ok(()) => Ok(()),
+                Err(error) => Err(Failure::from(error).into()),
+            },
+            None => match self.ask(&Request::AttachDisk(disk)).await? {
+                Reply::Attached => Ok(()),
+                other => Err(wrong_reply(&other)),
+            },
+        }
+    }
+
+    /// Takes a disk away that the guest has let go of.
+    pub async fn detach(&mut self, serial: &str) -> Result<()> {
+        match &mut self.machine {
+            Some(own) => match own.qemu.detach(serial).await {
+                Ok(()) => Ok(()),
+                Err(error) => Err(Failure::from(error).into()),
+            },
+            None => {
+                let serial = serial.to_owned();
+                match self.ask(&Request::DetachDisk { serial }).await? {
+                    Reply::Detached => Ok(()),
+                    other => Err(wrong_reply(&other)),
+                }
+            }
+        }
+    }
+
     /// Sends a request and waits for its answer, unless the user interrupts.
     pub async fn ask(&mut self, request: &Request) -> Result<Reply> {
         let connection = self.connection.clone();
@@ -224,11 +256,12 @@ impl Session {
     pub async fn close(mut self) {
         if let Some(own) = &mut self.machine {
             let stopped = timeout(SHUTDOWN_PATIENCE, self.connection.ask(&Request::Shutdown)).await;
-            let patience = match stopped {
-                Ok(Ok(Ok(_))) => POWER_OFF_PATIENCE,
-                _ => Duration::from_millis(100),
-            };
-            own.qemu.finish(patience).await;
+            match stopped {
+                // What it would still do concerns itself alone.
+                Ok(Ok(Ok(Reply::Settled))) => own.qemu.kill().await,
+                Ok(Ok(Ok(_))) => drop(own.qemu.finish(POWER_OFF_PATIENCE).await),
+                _ => drop(own.qemu.finish(Duration::from_millis(100)).await),
+            }
             self.stages.mark("shutdown");
         }
         match self.timing {

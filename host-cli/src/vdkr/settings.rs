@@ -177,6 +177,8 @@ impl Settings {
             _ => "the configuration",
         };
         let seconds = |name: &str| parse_seconds(value(name)).map_err(usage);
+        let truth = |name: &str| parse_bool(value(name)).map_err(usage);
+        let (verbose, auto_daemon) = (truth("verbose")?, truth("auto-daemon")?);
         let start = StartOptions {
             arch,
             search: Search {
@@ -198,9 +200,9 @@ impl Settings {
             },
             cache_dir,
             boot_timeout: Duration::from_secs(seconds("boot-timeout")?),
+            snapshot: parse_bool(value("snapshot")).map_err(usage)?,
+            verbose,
         };
-        let truth = |name: &str| parse_bool(value(name)).map_err(usage);
-        let (verbose, auto_daemon) = (truth("verbose")?, truth("auto-daemon")?);
         let idle_timeout = seconds("idle-timeout")?;
         Ok(Self {
             config,

@@ -12,7 +12,10 @@ use tokio::{
 };
 use vdkr_core::channel::{
     Frame, HEADER_LEN, Kind,
-    message::{ContainerRequest, Done, GuestHello, Message as _, Reply, Request},
+    message::{
+        ContainerRequest, Done, Failure, FailureCode, GuestHello, MachineState, Message as _,
+        Reply, Request,
+    },
 };
 
 use super::{
@@ -71,6 +74,10 @@ pub async fn serve(
 trait Emulator {
     async fn ended(&mut self);
     async fn finish(&mut self, patience: Duration);
+    /// Attaches or detaches a disk.
+    async fn disks(&mut self, request: &Request) -> Done;
+    /// Serial numbers of the disks that are attached.
+    fn attached(&mut self) -> Vec<String>;
 }
 
 impl Emulator for Qemu {
@@ -81,6 +88,24 @@ impl Emulator for Qemu {
 
     async fn finish(&mut self, patience: Duration) {
         Qemu::finish(self, patience).await;
+    }
+
+    async fn disks(&mut self, request: &Request) -> Done {
+        match request {
+            Request::AttachDisk(disk) => self.attach(disk).await.map(|()| Reply::Attached),
+            Request::DetachDisk { serial } => self.detach(serial).await.map(|()| Reply::Detached),
+            _ => {
+                return Err(Failure::new(
+                    FailureCode::Unsupported,
+                    "no request about disks",
+                ));
+            }
+        }
+        .map_err(Failure::from)
+    }
+
+    fn attached(&mut self) -> Vec<String> {
+        Qemu::attached(self)
     }
 }
 
@@ -177,7 +202,7 @@ impl Hub {
                     Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 },
                 Some(input) = self.inbox.recv() => {
-                    if let Some(ending) = self.handle(input) {
+                    if let Some(ending) = self.handle(input, qemu).await {
                         return ending;
                     }
                 }
@@ -225,8 +250,8 @@ impl Hub {
         running == 0 && self.router.busy() == 0
     }
 
-    fn handle(&mut self, input: Input) -> Option<Ending> {
-        let busy = self.router.busy() > usize::from(self.asked.is_some());
+    async fn handle(&mut self, input: Input, qemu: &mut impl Emulator) -> Option<Ending> {
+        let mut busy = self.router.busy() > usize::from(self.asked.is_some());
         match input {
             Input::ClientGreeted(reader, writer) => self.add_client(reader, writer),
             Input::ClientGone(id) => self.router.disconnect(id),
@@ -234,9 +259,19 @@ impl Hub {
                 match self.router.from_client(id, &frame, Some(share)) {
                     Verdict::Routed => {}
                     Verdict::CutOff => self.router.disconnect(id),
-                    Verdict::Stop(stream) => {
+                    Verdict::Own(stream, Request::Shutdown) => {
                         self.waiting_for_stop.push((id, stream));
                         return Some(Ending::Asked);
+                    }
+                    Verdict::Own(stream, Request::Machine) => {
+                        let state = self.state(qemu.attached());
+                        self.router.answer(id, stream, &Ok(Reply::Machine(state)));
+                    }
+                    // Short: the emulator answers in milliseconds, and is given up when it does not.
+                    Verdict::Own(stream, request) => {
+                        let done = qemu.disks(&request).await;
+                        self.router.answer(id, stream, &done);
+                        busy = true;
                     }
                 }
             }
@@ -258,6 +293,17 @@ impl Hub {
             self.quiet_since = Instant::now();
         }
         None
+    }
+
+    fn state(&self, disks: Vec<String>) -> MachineState {
+        let left = self
+            .idle_at()
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        MachineState {
+            busy: self.router.busy() as u64,
+            idle_left_ms: left.map(|left| left.as_millis().try_into().unwrap_or(u64::MAX)),
+            disks,
+        }
     }
 
     fn greet(&self, socket: UnixStream) {
@@ -382,187 +428,4 @@ async fn write_to_guest<W: tokio::io::AsyncWrite + Unpin>(
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::sync::Notify;
-    use vdkr_core::channel::{Pipe, message::RunRequest};
-
-    use super::*;
-    use crate::vm::{
-        channel::{Call, ChannelError, Connection, Incoming},
-        fake_agent::FakeAgent,
-        kept::{SOCKET, bind, connect, connect_socket},
-        pipe::greet_guest,
-    };
-
-    /// Ends when the fake agent has, or when it is told to.
-    #[derive(Clone, Default)]
-    struct FakeEmulator {
-        end: Arc<Notify>,
-    }
-
-    impl Emulator for FakeEmulator {
-        async fn ended(&mut self) {
-            self.end.notified().await;
-            self.end.notify_one();
-        }
-
-        async fn finish(&mut self, _: Duration) {}
-    }
-
-    struct Bench {
-        dir: tempfile::TempDir,
-        agent: FakeAgent,
-        emulator: FakeEmulator,
-        served: tokio::task::JoinHandle<io::Result<Ending>>,
-    }
-
-    async fn bench(idle: Option<Duration>) -> Bench {
-        let dir = tempfile::tempdir().unwrap();
-        let (host, guest) = UnixStream::pair().unwrap();
-        let hello = GuestHello {
-            software: "fake 1".into(),
-            ..GuestHello::default()
-        };
-        let agent = FakeAgent {
-            hello,
-            ..FakeAgent::default()
-        };
-        let emulator = FakeEmulator::default();
-        let (serving, end) = (agent.clone().serve(guest), Arc::clone(&emulator.end));
-        tokio::spawn(async move {
-            serving.await;
-            end.notify_one();
-        });
-        let (reader, mut writer) = host.into_split();
-        let (reader, hello) = greet_guest(reader, &mut writer, "monitor").await.unwrap();
-        let listener = bind(dir.path()).unwrap();
-        let (path, mut qemu) = (dir.path().to_owned(), emulator.clone());
-        let hub = Hub::new(reader, writer, hello, idle);
-        let served = tokio::spawn(async move { hub.serve(listener, &path, &mut qemu).await });
-        Bench {
-            dir,
-            agent,
-            emulator,
-            served,
-        }
-    }
-
-    impl Bench {
-        async fn connect(&self) -> Connection {
-            connect(self.dir.path()).await.unwrap().unwrap()
-        }
-    }
-
-    fn run(args: &[&str]) -> Request {
-        let args = args.iter().map(ToString::to_string).collect();
-        Request::Run(RunRequest {
-            image: "i".into(),
-            args,
-            ..RunRequest::default()
-        })
-    }
-
-    async fn finish(call: &mut Call) -> Result<(Vec<u8>, Done), ChannelError> {
-        let mut out = Vec::new();
-        loop {
-            match call.next().await? {
-                Incoming::Data(pipe, bytes) => {
-                    assert_eq!(pipe, Pipe::Stdout);
-                    call.sender().consumed(pipe, bytes.len()).await?;
-                    out.extend(bytes);
-                }
-                Incoming::Event(_) => {}
-                Incoming::Done(done) => return Ok((out, done)),
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn many_clients_at_once_get_their_own_output() {
-        let bench = bench(None).await;
-        let mut tasks = tokio::task::JoinSet::new();
-        for number in 0..20_usize {
-            let connection = bench.connect().await;
-            assert_eq!(connection.hello().software, "fake 1");
-            tasks.spawn(async move {
-                let length = 200_000 + number;
-                let mut call = connection
-                    .call(&run(&["emit", &length.to_string()]))
-                    .await
-                    .unwrap();
-                let (out, done) = finish(&mut call).await.unwrap();
-                assert_eq!(done, Ok(Reply::Ran { status: 0 }));
-                assert_eq!(out.len(), length);
-                assert!(
-                    out.iter()
-                        .enumerate()
-                        .all(|(i, &byte)| byte == (i % 251) as u8)
-                );
-            });
-        }
-        while let Some(result) = tasks.join_next().await {
-            result.unwrap();
-        }
-        bench.emulator.end.notify_one();
-        assert_eq!(bench.served.await.unwrap().unwrap(), Ending::MachineGone);
-        assert!(!bench.dir.path().join(SOCKET).exists());
-    }
-
-    #[tokio::test]
-    async fn a_client_that_vanishes_is_cancelled_and_the_others_go_on() {
-        let bench = bench(None).await;
-        let staying = bench.connect().await;
-        let mut stays = staying.call(&run(&["cat"])).await.unwrap();
-        let socket = connect_socket(bench.dir.path()).await.unwrap().unwrap();
-        let (reader, mut writer) = socket.into_split();
-        let greeted = greet_guest(reader, &mut writer, "x").await.unwrap();
-        let mut open = Vec::new();
-        vdkr_core::channel::message::Message::encode(&run(&["endless"]), &mut open, 1).unwrap();
-        writer.write_all(&open).await.unwrap();
-        while bench.agent.requests.lock().unwrap().len() < 2 {
-            tokio::task::yield_now().await;
-        }
-        drop((greeted, writer));
-        while bench.agent.cancelled.lock().unwrap().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        stays.sender().stdin(b"still here").await.unwrap();
-        stays.sender().end_stdin().await.unwrap();
-        assert_eq!(finish(&mut stays).await.unwrap().0, b"still here");
-    }
-
-    #[tokio::test]
-    async fn stop_powers_off_and_answers() {
-        let bench = bench(None).await;
-        let (asking, other) = (bench.connect().await, bench.connect().await);
-        let mut running = other.call(&run(&["signal"])).await.unwrap();
-        assert_eq!(
-            asking.ask(&Request::Shutdown).await.unwrap(),
-            Ok(Reply::Bye)
-        );
-        assert_eq!(bench.served.await.unwrap().unwrap(), Ending::Asked);
-        assert!(finish(&mut running).await.is_err());
-        assert_eq!(
-            bench.agent.requests.lock().unwrap().last(),
-            Some(&Request::Shutdown)
-        );
-        assert!(connect(bench.dir.path()).await.unwrap().is_none());
-    }
-
-    #[tokio::test]
-    async fn an_idle_machine_stops_but_a_busy_one_does_not() {
-        let bench = bench(Some(Duration::from_mins(10))).await;
-        let connection = bench.connect().await;
-        let mut call = connection.call(&run(&["cat"])).await.unwrap();
-        // The answer to this shows that the request above has arrived.
-        connection.ask(&Request::Info).await.unwrap().unwrap();
-        tokio::time::pause();
-        tokio::time::sleep(Duration::from_mins(100)).await;
-        call.sender().end_stdin().await.unwrap();
-        assert_eq!(
-            finish(&mut call).await.unwrap().1,
-            Ok(Reply::Ran { status: 0 })
-        );
-        assert_eq!(bench.served.await.unwrap().unwrap(), Ending::Idle);
-    }
-}
+mod tests;

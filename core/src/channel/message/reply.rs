@@ -19,6 +19,12 @@ pub enum Reply {
     Layers(NeededLayers),
     /// The layers of the disks can be used.
     Mounted,
+    /// The disk is there, or the guest is about to see it.
+    Attached,
+    /// The disk is gone.
+    Detached,
+    /// The machine from outside.
+    Machine(MachineState),
     /// An image is in the store.
     Pulled(Pulled),
     /// A container ended.
@@ -79,9 +85,25 @@ pub enum Reply {
     Info(Info),
     /// The machine goes down now.
     Bye,
+    /// The machine goes down now, and has nothing left to write: it may be switched off.
+    Settled,
     /// A reply of a later version.
     #[serde(other)]
     Unknown,
+}
+
+/// A kept machine as its monitor sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MachineState {
+    /// Requests under way.
+    pub busy: u64,
+    /// Milliseconds until the machine stops if no request comes; absent while one is under way and
+    /// when it never stops by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_left_ms: Option<u64>,
+    /// Serial numbers of the disks that were attached while it runs.
+    pub disks: Vec<String>,
 }
 
 /// Result of a pull.
@@ -213,6 +235,8 @@ pub struct Info {
     pub images: u64,
     /// Containers that run.
     pub containers: u64,
+    /// Serial numbers of the disks that the host gave the machine.
+    pub disks: Vec<String>,
 }
 
 /// Why a request failed.

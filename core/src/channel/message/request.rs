@@ -11,6 +11,10 @@ use crate::{
 };
 
 /// What the host asks for; opens a stream.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is made a command, and read at once"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
@@ -32,6 +36,18 @@ pub enum Request {
         /// Disks that the host has attached.
         layers: Vec<LayerDisk>,
     },
+    /// Hand a file to the machine as a disk: [`Reply::Attached`](super::Reply::Attached). For the
+    /// monitor of a kept machine, on the host; an agent does not know it.
+    AttachDisk(DiskRequest),
+    /// Take a disk away that the guest no longer uses: [`Reply::Detached`](super::Reply::Detached).
+    /// For the monitor as well.
+    DetachDisk {
+        /// Its serial number.
+        serial: String,
+    },
+    /// Describe the machine from outside: [`Reply::Machine`](super::Reply::Machine). For the
+    /// monitor as well.
+    Machine,
     /// Fetch an image into the agent's store: [`Reply::Pulled`](super::Reply::Pulled).
     Pull(PullRequest),
     /// Run a container to its end: [`Reply::Ran`](super::Reply::Ran).
@@ -87,7 +103,8 @@ pub enum Request {
     Prune(PruneRequest),
     /// Say how much room everything takes: [`Reply::Usage`](super::Reply::Usage).
     Usage,
-    /// Stop containers, sync, power off: [`Reply::Bye`](super::Reply::Bye) comes first.
+    /// Stop containers, sync, power off: [`Reply::Bye`](super::Reply::Bye) or
+    /// [`Reply::Settled`](super::Reply::Settled) comes first.
     Shutdown,
     /// A request of a later version.
     #[serde(other)]
@@ -120,6 +137,18 @@ pub struct PruneRequest {
     /// Only these of them, by id; all when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub only: Option<Vec<Digest>>,
+}
+
+/// Arguments of [`Request::AttachDisk`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRequest {
+    /// Absolute path of a raw image on the host.
+    pub path: String,
+    /// The serial number under which the guest finds it: up to 36 letters, digits, `-` and `_`.
+    pub serial: String,
+    /// Whether the guest may only read it.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 /// Arguments of [`Request::Pull`].
