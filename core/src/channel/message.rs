@@ -25,12 +25,12 @@ pub use container::{
 pub use layers::{AdmitRequest, KeptLayer, LayerDisk, NeededLayers};
 pub use ports::{Publication, PublishRequest};
 pub use reply::{
-    Done, Event, Failure, FailureCode, ImageRow, Info, LogLevel, MachineState, Phase, Pulled,
-    Removed, Reply,
+    Done, Event, ExportedImage, ExportedLayer, Failure, FailureCode, ImageRow, Info, LogLevel,
+    MachineState, Phase, Pulled, Removed, Reply, Usage,
 };
 pub use request::{
-    DiskRequest, HostCredential, Mirror, PullPolicy, PullRequest, RegistrySettings, Request,
-    RunRequest,
+    AddImage, DiskRequest, HostCredential, Mirror, PruneRequest, PullPolicy, PullRequest,
+    RegistrySettings, Request, RunRequest,
 };
 pub use sandbox::{HostEntry, Network, Sandbox, Seccomp};
 
@@ -299,6 +299,7 @@ mod tests {
                 },
             )],
             gateway: "10.0.2.2".into(),
+            timeout: Some(60),
         }
     }
 

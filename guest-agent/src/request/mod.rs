@@ -32,17 +32,21 @@ use crate::{
     store::Store,
 };
 
+pub mod add;
 pub mod admit;
 pub mod container;
+pub mod export;
 pub mod images;
 pub mod info;
 pub mod inspect;
 pub mod layers;
+pub mod prune;
 pub mod pull;
 pub mod remove;
 pub mod run;
 pub mod shutdown;
 pub mod tag;
+pub mod usage;
 
 /// How long requests may take to end once the agent is told to stop.
 const STOP_TIME: Duration = Duration::from_secs(10);
@@ -306,6 +310,12 @@ impl Agent {
             Request::Remove { names, force } => remove::remove(&self, &names, force).await,
             Request::Tag { source, target } => tag::tag(&self, &source, &target),
             Request::Info => info::info(&self),
+            Request::AddImage(request) => add::image(&self, request, &stream).await,
+            Request::AddLayer { diff_id } => add::layer(&self, diff_id, &stream).await,
+            Request::Export { names } => export::export(&self, names).await,
+            Request::ReadBlob { digest } => export::read_blob(&self, &digest, &stream).await,
+            Request::Prune(request) => prune::prune(&self, request).await,
+            Request::Usage => usage::usage(&self),
             Request::Shutdown => shutdown::shutdown(&self).await,
             Request::AttachDisk(_)
             | Request::DetachDisk { .. }

@@ -58,7 +58,7 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
         return Err(Error::usage("the input device is not a TTY"));
     }
     registry::check_name(&options.image)?;
-    let registry_settings = registry::for_request(settings)?;
+    let registry_settings = registry::for_request(settings, &[&options.image])?;
     let env = environment::assemble(&options.env, &|name| std::env::var(name).ok())?;
     for warning in &options.warnings {
         say(warning);
