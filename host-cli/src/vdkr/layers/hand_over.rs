@@ -1,0 +1,145 @@
+//! Layers into a machine: attached as disks, then mounted by its agent.
+
+use std::{cell::RefCell, collections::BTreeSet};
+
+use vdkr_core::{
+    channel::message::{
+        DiskRequest, Failure, FailureCode, LayerDisk, NeededLayers, PullRequest, RegistrySettings,
+        Reply, Request,
+    },
+    digest::Digest,
+    reference::Reference,
+};
+use vdkr_transfer::pull::LayerStore as _;
+
+use super::{Cache, cache, pull::fetch_again};
+use crate::vdkr::{
+    command::wrong_reply,
+    error::{Error, Result},
+    news::News,
+    session::Session,
+    settings::Settings,
+};
+
+/// Digits of a layer's digest in its disk's serial number, which has 36 characters at most.
+const DIGITS: usize = 30;
+
+/// What the machine has of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is there, and so are its layers.
+    Ready,
+    /// No image has this name.
+    Absent,
+    /// The agent is older than this program, and keeps all layers itself.
+    Unknown,
+}
+
+/// Looks whether the machine has an image, and hands over what it needs of it. Layers that are no
+/// longer in the cache are pulled again.
+pub async fn ready(
+    session: &mut Session,
+    settings: &Settings,
+    image: &str,
+    registry: &RegistrySettings,
+    news: &RefCell<&mut News>,
+) -> Result<Presence> {
+    let question = Request::Layers {
+        image: Some(image.to_owned()),
+        settings: RegistrySettings {
+            registry: registry.registry.clone(),
+            gateway: registry.gateway.clone(),
+            ..RegistrySettings::default()
+        },
+    };
+    let needed = match session.ask_plainly(&question).await? {
+        Ok(Reply::Layers(needed)) => needed,
+        Err(failure) if failure.code == FailureCode::NotFound => return Ok(Presence::Absent),
+        Err(failure) if failure.code == FailureCode::Unsupported => return Ok(Presence::Unknown),
+        Err(failure) => return Err(failure.into()),
+        Ok(other) => return Err(wrong_reply(&other)),
+    };
+    if !needed.missing.is_empty() {
+        hand_over(session, settings, &needed, registry, news).await?;
+        session.mark("layers");
+    }
+    Ok(Presence::Ready)
+}
+
+/// Hands over what an image needs.
+pub async fn hand_over(
+    session: &mut Session,
+    settings: &Settings,
+    needed: &NeededLayers,
+    registry: &RegistrySettings,
+    news: &RefCell<&mut News>,
+) -> Result<()> {
+    let layers: BTreeSet<Digest> = needed
+        .missing
+        .iter()
+        .map(|layer| Digest::parse(layer).map_err(|error| odd(&error)))
+        .collect::<Result<_>>()?;
+    let cache = cache(settings)?;
+    let _hold = cache.hold().map_err(Failure::from)?;
+    if !layers.iter().all(|layer| cache.has_layer(layer)) {
+        let source = Reference::parse(&needed.source).map_err(|error| odd(&error))?;
+        let manifest = Digest::parse(&needed.manifest).map_err(|error| odd(&error))?;
+        let request = PullRequest {
+            reference: source.without_tag().with_digest(manifest).to_string(),
+            settings: registry.clone(),
+            platform: None,
+        };
+        fetch_again(&cache, &request, settings.arch.oci_name(), news).await?;
+    }
+    attach(session, &cache, &layers).await?;
+    mount(session, &layers).await
+}
+
+/// Attaches the disks of layers that are in the cache.
+pub(super) async fn attach(
+    session: &mut Session,
+    cache: &Cache,
+    layers: &BTreeSet<Digest>,
+) -> Result<()> {
+    for layer in layers {
+        let (path, _) = cache.find(layer).ok_or_else(|| {
+            let message = format!("the image's registry no longer has layer {layer} as it was");
+            Error::from(Failure::new(FailureCode::NotFound, message))
+        })?;
+        let path = path.into_os_string().into_string().map_err(|path| {
+            let message = format!("{} is not valid UTF-8", path.display());
+            Error::from(Failure::new(FailureCode::Unsupported, message))
+        })?;
+        let disk = DiskRequest {
+            path,
+            serial: serial(layer),
+            read_only: true,
+        };
+        session.attach(disk).await?;
+    }
+    Ok(())
+}
+
+/// Has the agent mount layers whose disks are attached.
+async fn mount(session: &mut Session, layers: &BTreeSet<Digest>) -> Result<()> {
+    let layers = layers.iter().map(|layer| LayerDisk {
+        diff_id: layer.to_string(),
+        serial: serial(layer),
+    });
+    let mount = Request::Mount {
+        layers: layers.collect(),
+    };
+    match session.ask(&mount).await? {
+        Reply::Mounted => Ok(()),
+        other => Err(wrong_reply(&other)),
+    }
+}
+
+fn serial(layer: &Digest) -> String {
+    format!("layer-{}", &layer.hex()[..DIGITS])
+}
+
+fn odd(reason: &dyn ToString) -> Error {
+    let message = format!("the machine's agent names a layer oddly: {}", reason.to_string());
+    Failure::new(FailureCode::Failed, message).into()
+}
