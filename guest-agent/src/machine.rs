@@ -14,6 +14,8 @@ pub const SOFTWARE: &str = concat!("vdkr-agent ", env!("CARGO_PKG_VERSION"));
 pub struct BootReport {
     /// Milliseconds from the start of the kernel to the end of each stage.
     pub stages: BTreeMap<String, u64>,
+    /// Milliseconds from the start of the kernel to the greeting of the first host.
+    pub met_ms: u64,
     /// Where images are kept: `disk` or `tmpfs`.
     pub state: String,
     /// Why images cannot be kept.

@@ -51,7 +51,7 @@ pub(crate) fn build(
         Source::File(file) => from_file(workspace, arch, file)?,
     };
     let agent_sha256 = file_sha256(agent)?;
-    let key = Key::new("vm", 1)
+    let key = Key::new("vm", 2)
         .with("kernel", kernel.as_os_str().as_encoded_bytes())
         .with("agent", &agent_sha256)
         .finish();
@@ -72,6 +72,8 @@ pub(crate) fn build(
             "kernel_version": facts["version"],
             "kernel_format": facts["format"],
             "machines": machines(arch, &facts),
+            // `modules.list` has what disks need that come while the machine runs.
+            "hot_disks": facts["packaged"],
             "agent_sha256": agent_sha256,
             "modules": loaded,
         });

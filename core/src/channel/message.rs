@@ -17,10 +17,12 @@ mod request;
 
 pub use layers::{AdmitRequest, KeptLayer, LayerDisk, NeededLayers};
 pub use reply::{
-    Done, Event, Failure, FailureCode, ImageRow, Info, LogLevel, Phase, Pulled, Removed, Reply,
+    Done, Event, Failure, FailureCode, ImageRow, Info, LogLevel, MachineState, Phase, Pulled,
+    Removed, Reply,
 };
 pub use request::{
-    HostCredential, Mirror, PullPolicy, PullRequest, RegistrySettings, Request, RunRequest,
+    DiskRequest, HostCredential, Mirror, PullPolicy, PullRequest, RegistrySettings, Request,
+    RunRequest,
 };
 
 /// The version of the protocol that this crate speaks.
@@ -146,6 +148,10 @@ pub struct HostHello {
     /// 32 bytes of randomness for the guest's pool, as hex digits.
     #[serde(default, serialize_with = "exposed")]
     pub entropy_hex: Secret,
+    /// Where a machine of the agent's own shall keep its state: `disk` when the host has attached
+    /// one, `tmpfs` when there is none; empty when the agent shall look by itself.
+    #[serde(default)]
+    pub state: String,
 }
 
 impl HostHello {
@@ -157,6 +163,7 @@ impl HostHello {
             software: software.into(),
             now_unix_ms,
             entropy_hex: Secret::new(to_hex(entropy)),
+            state: String::new(),
         }
     }
 
@@ -205,6 +212,10 @@ pub struct GuestHello {
     /// Milliseconds from the start of the kernel to the end of each stage of the agent's start.
     #[serde(default)]
     pub stages: BTreeMap<String, u64>,
+    /// Milliseconds from the start of the kernel to the first sign of this host: what came before
+    /// may lie in a snapshot.
+    #[serde(default)]
+    pub met_ms: u64,
     /// Where images are kept: `disk` or `tmpfs`.
     #[serde(default)]
     pub state: String,
@@ -222,6 +233,7 @@ impl Default for GuestHello {
             arch: String::new(),
             boot_ms: 0,
             stages: BTreeMap::new(),
+            met_ms: 0,
             state: String::new(),
             engine: String::new(),
         }
@@ -340,6 +352,13 @@ mod tests {
                 layers: vec![LayerDisk::default()],
             },
             Request::Shutdown,
+            Request::AttachDisk(DiskRequest {
+                path: "/a b/c".into(),
+                serial: "s".into(),
+                read_only: true,
+            }),
+            Request::DetachDisk { serial: "s".into() },
+            Request::Machine,
         ] {
             round_trip(&request);
         }
@@ -364,6 +383,12 @@ mod tests {
                 ..NeededLayers::default()
             }),
             Reply::Mounted,
+            Reply::Attached,
+            Reply::Detached,
+            Reply::Machine(MachineState {
+                idle_left_ms: Some(7),
+                ..MachineState::default()
+            }),
             Reply::Info(Info::default()),
             Reply::Bye,
         ] {

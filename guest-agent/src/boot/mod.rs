@@ -3,6 +3,10 @@
 //! PID 1 itself only sets the machine up, reaps and powers off; the agent proper is its child
 //! (`vdkr-agent serve`). A fault of the agent therefore never panics the kernel or loses what the
 //! state disk has: it is started again, without its containers, or the machine goes down cleanly.
+//!
+//! The host may take its snapshot as soon as the agent listens. So everything that is particular to
+//! one machine comes after the greeting of the first host: time, randomness, state ([`identity`],
+//! [`state`]).
 
 use std::{
     path::Path,
@@ -17,6 +21,7 @@ use crate::{
 
 pub mod clock;
 pub mod disks;
+pub mod identity;
 pub mod modules;
 pub mod mounts;
 pub mod netlink;
@@ -63,14 +68,6 @@ fn bring_up(report: &mut BootReport) {
     report.stage("root");
     attempt("set up the network", network::configure());
     report.stage("network");
-    match state::mount(Path::new(STATE_DIR)) {
-        Ok(place) => place.clone_into(&mut report.state),
-        Err(error) => {
-            complain(&format!("state disk: {error}"));
-            report.problem = Some(error.to_string());
-        }
-    }
-    report.stage("state");
     attempt("keep the boot report", report.save(Path::new(REPORT)));
 }
 

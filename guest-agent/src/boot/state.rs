@@ -1,34 +1,70 @@
 //! Where images live: the state disk, or memory when there is none.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path, time::Duration};
 
 use nix::mount::MsFlags;
+
+use super::disks;
 
 /// The serial number that the host gives the state disk.
 const SERIAL: &str = "vdkr-state";
 
+/// How long the kernel may take to see a disk that the host has attached.
+const DISK_TIME: Duration = Duration::from_secs(20);
+
+/// Where the host wants the state to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// On a disk that is there or about to come.
+    Disk,
+    /// In memory.
+    Memory,
+    /// On a disk when there is one: the host is too old to say.
+    Either,
+}
+
+impl Wish {
+    /// The wish in a host's greeting.
+    pub fn of(word: &str) -> Self {
+        match word {
+            "disk" => Self::Disk,
+            "tmpfs" => Self::Memory,
+            _ => Self::Either,
+        }
+    }
+}
+
 /// Why the state disk cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "state disk {disk} cannot be mounted as ext4: {source}; check the disk image with \
-     e2fsck on the host, or remove it to start afresh"
-)]
-pub struct StateError {
-    disk: String,
-    source: io::Error,
+pub enum StateError {
+    /// It is not there.
+    #[error("{0}; the emulator's log on the host may tell why")]
+    Missing(io::Error),
+    /// It is there and is not what it should be.
+    #[error(
+        "state disk {disk} cannot be mounted as ext4: {source}; check the disk image with \
+         e2fsck on the host, or remove it to start afresh"
+    )]
+    Mount {
+        /// The device.
+        disk: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
 }
 
 /// Mounts the state disk on `target`, or a tmpfs when the machine has no such disk. Gives the word
-/// for the greeting.
+/// for the greeting. Blocks the thread.
 ///
 /// A disk that is there and cannot be mounted is an error: images put into memory instead would be
 /// lost without a word.
-pub fn mount(target: &Path) -> Result<&'static str, StateError> {
-    let disk = find();
-    let error = |source: io::Error| StateError {
+pub fn mount(target: &Path, wish: Wish) -> Result<&'static str, StateError> {
+    let disk = match wish {
+        Wish::Disk => Some(disks::wait_for(SERIAL, DISK_TIME).map_err(StateError::Missing)?),
+        Wish::Memory => None,
+        Wish::Either => disks::find(SERIAL),
+    };
+    let error = |source: io::Error| StateError::Mount {
         disk: disk
             .as_deref()
             .unwrap_or(Path::new("tmpfs"))
@@ -46,13 +82,6 @@ pub fn mount(target: &Path) -> Result<&'static str, StateError> {
     nix::mount::mount(Some(source), target, Some(kind), flags, Some(data))
         .map_err(|errno| error(errno.into()))?;
     Ok(word)
-}
-
-fn find() -> Option<PathBuf> {
-    fs::read_dir("/sys/block").ok()?.flatten().find_map(|disk| {
-        let serial = fs::read_to_string(disk.path().join("serial")).ok()?;
-        (serial.trim_end() == SERIAL).then(|| Path::new("/dev").join(disk.file_name()))
-    })
 }
 
 /// Makes the disk's content whole and lets go of it. What still holds it is cut off.

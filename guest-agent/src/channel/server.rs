@@ -37,7 +37,7 @@ pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 /// What the agent does for a host.
 pub trait Service {
     /// A host has come: its clock and entropy are taken here. Gives the agent's greeting.
-    fn greet(&self, hello: &HostHello) -> GuestHello;
+    fn greet(self: Rc<Self>, hello: HostHello) -> LocalFuture<GuestHello>;
 
     /// Carries out a request. Must end soon after [`Stream::cancelled`] fires.
     fn handle(self: Rc<Self>, request: Request, stream: SharedStream) -> LocalFuture<Done>;
@@ -245,7 +245,8 @@ impl<S: Service + 'static> Connection<S> {
         match frame.kind {
             Kind::Hello => {
                 let hello = HostHello::decode(&frame.payload).map_err(|error| error.to_string())?;
-                let answer = self.service.greet(&hello);
+                let (oldest, newest) = (hello.min_version, hello.version);
+                let answer = self.service.clone().greet(hello).await;
                 let mut bytes = Vec::new();
                 answer
                     .encode(&mut bytes, 0)
@@ -255,7 +256,7 @@ impl<S: Service + 'static> Connection<S> {
                     .await
                     .map_err(|error| error.to_string())?;
                 // The host has heard the agent's versions and can say what is wrong.
-                negotiate(hello.min_version, hello.version).map_err(|error| error.to_string())?;
+                negotiate(oldest, newest).map_err(|error| error.to_string())?;
                 *greeted = true;
             }
             _ if !*greeted => return Err(format!("{:?} came before the greeting", frame.kind)),

@@ -28,7 +28,7 @@ pub fn info(agent: &Agent) -> Done {
             .into_owned(),
         arch: machine::architecture().to_owned(),
         engine: "native".to_owned(),
-        state: agent.report.state.clone(),
+        state: agent.report.borrow().state.clone(),
         uptime_ms: machine::uptime().as_millis() as u64,
         memory_total,
         memory_available,

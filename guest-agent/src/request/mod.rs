@@ -1,7 +1,7 @@
 //! What a host may ask of the agent: one file per request.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, OnceCell, RefCell},
     fs, io,
     path::{Path, PathBuf},
     rc::Rc,
@@ -20,7 +20,10 @@ use vdkr_core::channel::message::{
 
 use crate::{
     args::ServeOptions,
-    boot::clock,
+    boot::{
+        identity,
+        state::{self, Wish},
+    },
     channel::{Address, LocalFuture, Service, listen, stream::SharedStream},
     machine::{self, BootReport},
     run::container::leftovers,
@@ -45,10 +48,12 @@ const BLOCKING_THREADS: usize = 8;
 
 /// The agent's whole state.
 pub struct Agent {
-    /// The images, or why there are none.
-    store: Result<Store, Failure>,
+    /// The images, or why there are none; not known before the first host of an own machine came.
+    store: OnceCell<Result<Store, Failure>>,
     state_dir: PathBuf,
-    report: BootReport,
+    report: RefCell<BootReport>,
+    /// Where the report is kept for an agent that takes this one's place.
+    report_path: Option<PathBuf>,
     own_machine: bool,
     /// Ends the agent.
     stop: CancellationToken,
@@ -58,7 +63,8 @@ pub struct Agent {
     tasks: TaskTracker,
     /// How many containers run.
     containers: Cell<u64>,
-    greeted: Cell<bool>,
+    /// One greeting at a time: the first one makes the machine ready.
+    greeting: tokio::sync::Mutex<()>,
 }
 
 /// Serves hosts until one asks for the end, or a signal does.
@@ -115,38 +121,97 @@ impl Agent {
                 ..BootReport::default()
             },
         };
-        let store = match &report.problem {
-            Some(problem) => Err(Failure::new(FailureCode::Failed, problem.clone())),
-            None => Store::open(&options.state).map_err(Failure::from),
-        };
         let agent = Self {
-            store,
+            store: OnceCell::new(),
             state_dir: options.state.clone(),
-            report,
+            report: RefCell::new(report),
+            report_path: options.boot_report.clone(),
             own_machine: options.own_machine,
             stop: CancellationToken::new(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             containers: Cell::new(0),
-            greeted: Cell::new(false),
+            greeting: tokio::sync::Mutex::new(()),
         };
-        if agent.store.is_ok() {
-            // A directory of a new container must not be among them.
-            let old = leftovers(&agent.containers_dir())?;
-            agent.tasks.spawn_blocking(move || {
-                for dir in old {
-                    if let Err(error) = fs::remove_dir_all(&dir) {
-                        eprintln!("vdkr-agent: cannot remove {}: {error}", dir.display());
-                    }
-                }
-            });
+        if !agent.own_machine {
+            agent.open_store();
         }
         Ok(agent)
     }
 
+    /// Opens the images and clears up what a crash left of containers.
+    fn open_store(&self) {
+        let problem = self.report.borrow().problem.clone();
+        let store = match problem {
+            Some(problem) => Err(Failure::new(FailureCode::Failed, problem)),
+            None => Store::open(&self.state_dir).map_err(Failure::from),
+        };
+        if store.is_ok() {
+            // A directory of a new container must not be among them.
+            match leftovers(&self.containers_dir()) {
+                Ok(old) => drop(self.tasks.spawn_blocking(move || {
+                    for dir in old {
+                        if let Err(error) = fs::remove_dir_all(&dir) {
+                            eprintln!("vdkr-agent: cannot remove {}: {error}", dir.display());
+                        }
+                    }
+                })),
+                Err(error) => eprintln!("vdkr-agent: cannot look for old containers: {error}"),
+            }
+        }
+        let _ = self.store.set(store);
+    }
+
+    /// Makes a machine of the agent's own ready for its first host: time, randomness, state.
+    async fn settle(&self, hello: &HostHello) {
+        let mut report = self.report.borrow().clone();
+        report.met_ms = machine::uptime().as_millis() as u64;
+        let ready = match identity::assume(hello) {
+            // An agent that failed has mounted it already.
+            Ok(()) if !report.state.is_empty() => Ok(()),
+            Ok(()) => self.mount_state(Wish::of(&hello.state), &mut report).await,
+            Err(error) => Err(format!(
+                "the machine cannot take time and randomness from the host: {error}"
+            )),
+        };
+        report.problem = ready.err();
+        if let Some(problem) = &report.problem {
+            eprintln!("vdkr-agent: {problem}");
+        }
+        report.stage("state");
+        self.report.replace(report);
+        self.open_store();
+        let mut report = self.report.borrow_mut();
+        report.stage("store");
+        if let Some(path) = &self.report_path
+            && let Err(error) = report.save(path)
+        {
+            eprintln!("vdkr-agent: cannot keep the boot report: {error}");
+        }
+    }
+
+    async fn mount_state(&self, wish: Wish, report: &mut BootReport) -> Result<(), String> {
+        let dir = self.state_dir.clone();
+        let mounted = tokio::task::spawn_blocking(move || {
+            if let Err(error) = identity::name_machine() {
+                eprintln!("vdkr-agent: cannot write the machine's id: {error}");
+            }
+            state::mount(&dir, wish)
+        });
+        let word = mounted
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
+        word.clone_into(&mut report.state);
+        Ok(())
+    }
+
     /// The images, or the failure that the host gets.
     fn store(&self) -> Result<&Store, Failure> {
-        self.store.as_ref().map_err(Clone::clone)
+        match self.store.get() {
+            Some(store) => store.as_ref().map_err(Clone::clone),
+            None => Err(Failure::new(FailureCode::Failed, "no host has greeted yet")),
+        }
     }
 
     fn containers_dir(&self) -> PathBuf {
@@ -190,6 +255,12 @@ impl Agent {
             Request::Tag { source, target } => tag::tag(&self, &source, &target),
             Request::Info => info::info(&self),
             Request::Shutdown => shutdown::shutdown(&self).await,
+            Request::AttachDisk(_) | Request::DetachDisk { .. } | Request::Machine => {
+                Err(Failure::new(
+                    FailureCode::Unsupported,
+                    "only the monitor of a kept machine does this",
+                ))
+            }
             Request::Unknown => Err(Failure::new(
                 FailureCode::Unsupported,
                 "the agent does not know this request",
@@ -200,28 +271,28 @@ impl Agent {
 }
 
 impl Service for Agent {
-    fn greet(&self, hello: &HostHello) -> GuestHello {
-        if self.own_machine {
-            let entropy = hello
-                .entropy()
-                .map_or(Ok(()), |bytes| clock::add_entropy(&bytes));
-            if let Err(error) = clock::set(hello.now_unix_ms).and(entropy) {
-                eprintln!("vdkr-agent: clock and entropy of the host: {error}");
+    fn greet(self: Rc<Self>, hello: HostHello) -> LocalFuture<GuestHello> {
+        Box::pin(async move {
+            let _one = self.greeting.lock().await;
+            if self.store.get().is_none() {
+                self.settle(&hello).await;
+            } else if self.own_machine
+                && let Err(error) = identity::assume(&hello)
+            {
+                eprintln!("vdkr-agent: time and randomness of the host: {error}");
             }
-        }
-        let mut report = self.report.clone();
-        if !self.greeted.replace(true) {
-            report.stage("hello");
-        }
-        GuestHello {
-            software: machine::SOFTWARE.to_owned(),
-            arch: machine::architecture().to_owned(),
-            boot_ms: machine::uptime().as_millis() as u64,
-            stages: report.stages,
-            state: report.state,
-            engine: "native".to_owned(),
-            ..GuestHello::default()
-        }
+            let report = self.report.borrow().clone();
+            GuestHello {
+                software: machine::SOFTWARE.to_owned(),
+                arch: machine::architecture().to_owned(),
+                boot_ms: machine::uptime().as_millis() as u64,
+                stages: report.stages,
+                met_ms: report.met_ms,
+                state: report.state,
+                engine: "native".to_owned(),
+                ..GuestHello::default()
+            }
+        })
     }
 
     fn handle(self: Rc<Self>, request: Request, stream: SharedStream) -> LocalFuture<Done> {

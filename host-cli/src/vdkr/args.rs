@@ -83,6 +83,9 @@ pub struct Global {
     /// Read the user's password from standard input
     #[arg(long, requires = "registry_user")]
     pub registry_password_stdin: bool,
+    /// Where images are pulled and unpacked: host or guest [env: VDKR_PULL_IN] [default: host]
+    #[arg(long, value_name = "PLACE")]
+    pub pull_in: Option<String>,
     /// Processor's virtualisation or emulation: auto, kvm or tcg [env: VDKR_ACCEL]
     #[arg(long, value_name = "ACCEL")]
     pub accel: Option<String>,

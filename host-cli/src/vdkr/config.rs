@@ -131,11 +131,35 @@ pub const KEYS: &[Key] = &[
         check: |text| absolute(text),
     },
     Key {
+        name: "pull-in",
+        variable: "VDKR_PULL_IN",
+        default: "host",
+        help: "where images are pulled and unpacked: host or guest",
+        check: |text| match text {
+            "host" | "guest" => Ok(text.to_owned()),
+            other => Err(format!("{other:?} is neither host nor guest")),
+        },
+    },
+    Key {
+        name: "layer-cache",
+        variable: "VDKR_LAYER_CACHE",
+        default: "20G",
+        help: "size to which layers kept on this computer may grow before unused ones go",
+        check: |text| parse_memory(text).map(|_| text.to_owned()),
+    },
+    Key {
         name: "idle-timeout",
         variable: "VDKR_IDLE_TIMEOUT",
         default: "1800",
         help: "seconds without a command after which a memres machine stops; 0 for never",
         check: |text| parse_seconds(text).map(|value| value.to_string()),
+    },
+    Key {
+        name: "snapshot",
+        variable: "VDKR_SNAPSHOT",
+        default: "true",
+        help: "start machines from a snapshot, made at the first start",
+        check: |text| parse_bool(text).map(|value| value.to_string()),
     },
     Key {
         name: "boot-timeout",

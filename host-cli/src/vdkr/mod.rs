@@ -7,6 +7,7 @@ pub mod docker_options;
 pub mod environment;
 pub mod error;
 pub mod human;
+pub mod layers;
 pub mod news;
 pub mod registry;
 pub mod roots;

@@ -7,9 +7,10 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
 };
-use vdkr_core::channel::message::{Done, Reply, Request};
+use vdkr_core::channel::message::{DiskRequest, Done, Failure, Reply, Request};
 
 use super::{
+    command::wrong_reply,
     error::{Error, Result},
     settings::{Origin, Settings, StatePlace},
     state::{self, Lock, Wait},
@@ -159,6 +160,47 @@ impl Session {
             machine: None,
             stages,
             timing,
+        }
+    }
+
+    /// Hands a disk to the machine, be it this command's own or a kept one. The guest sees it a
+    /// moment later, under its serial number.
+    pub async fn attach(&mut self, disk: DiskRequest) -> Result<()> {
+        match &mut self.machine {
+            Some(own) => match own.qemu.attach(&disk).await {
+                Ok(()) => Ok(()),
+                Err(error) => Err(Failure::from(error).into()),
+            },
+            None => match self.ask(&Request::AttachDisk(disk)).await? {
+                Reply::Attached => Ok(()),
+                other => Err(wrong_reply(&other)),
+            },
+        }
+    }
+
+    /// Takes a disk away that the guest has let go of.
+    pub async fn detach(&mut self, serial: &str) -> Result<()> {
+        match &mut self.machine {
+            Some(own) => match own.qemu.detach(serial).await {
+                Ok(()) => Ok(()),
+                Err(error) => Err(Failure::from(error).into()),
+            },
+            None => {
+                let serial = serial.to_owned();
+                match self.ask(&Request::DetachDisk { serial }).await? {
+                    Reply::Detached => Ok(()),
+                    other => Err(wrong_reply(&other)),
+                }
+            }
+        }
+    }
+
+    /// Sends a request and waits for its answer, which may be a failure, unless the user interrupts.
+    pub async fn ask_plainly(&mut self, request: &Request) -> Result<Done> {
+        let connection = self.connection.clone();
+        match interruptible(async { Ok(connection.ask(request).await) }).await? {
+            Ok(done) => Ok(done),
+            Err(error) => Err(self.explain(error).await),
         }
     }
 

@@ -175,6 +175,11 @@ impl Settings {
             _ => "the configuration",
         };
         let seconds = |name: &str| parse_seconds(value(name)).map_err(usage);
+        let verbose = match variable("VDKR_VERBOSE") {
+            _ if global.verbose => true,
+            Some(text) => parse_bool(&text).map_err(|e| usage(format!("VDKR_VERBOSE: {e}")))?,
+            None => false,
+        };
         let start = StartOptions {
             arch,
             search: Search {
@@ -196,11 +201,8 @@ impl Settings {
             },
             cache_dir,
             boot_timeout: Duration::from_secs(seconds("boot-timeout")?),
-        };
-        let verbose = match variable("VDKR_VERBOSE") {
-            _ if global.verbose => true,
-            Some(text) => parse_bool(&text).map_err(|e| usage(format!("VDKR_VERBOSE: {e}")))?,
-            None => false,
+            snapshot: parse_bool(value("snapshot")).map_err(usage)?,
+            verbose,
         };
         let idle_timeout = seconds("idle-timeout")?;
         Ok(Self {
@@ -292,6 +294,7 @@ fn option(global: &Global, key: &str) -> Result<Option<(&'static str, String)>> 
         }
         "secure-registry" if global.secure_registry => Some(("--secure-registry", "true".into())),
         "ca-cert" => path("--ca-cert", &global.ca_cert)?,
+        "pull-in" => text("--pull-in", &global.pull_in),
         "accel" if global.no_kvm => Some(("--no-kvm", "tcg".into())),
         "accel" => text("--accel", &global.accel),
         "machine" => text("--machine", &global.machine),

@@ -148,6 +148,12 @@ impl Circumstances {
     }
 }
 
+/// The host's kernel and processor.
+pub fn host_identity() -> String {
+    let here = Circumstances::here(Path::new(""), Path::new(""), "");
+    format!("{} {}", here.host_kernel, here.processor)
+}
+
 fn identity(path: &Path) -> String {
     match fs::metadata(path) {
         Ok(meta) => {

@@ -41,6 +41,8 @@ pub struct VmImage {
     pub machines: Vec<String>,
     /// A registry written into the image when it was built, for a user who named none.
     pub registry: Option<String>,
+    /// Whether the guest takes its disks while it runs.
+    pub hot_disks: bool,
 }
 
 /// Where to look for images: what the user said, and where the program lies.
@@ -134,6 +136,8 @@ struct Description {
     machines: Vec<String>,
     #[serde(default)]
     registry: Option<String>,
+    #[serde(default)]
+    hot_disks: bool,
 }
 
 impl Search {
@@ -147,6 +151,7 @@ impl Search {
                 format: kernel_format(kernel, arch)?,
                 machines: Vec::new(),
                 registry: None,
+                hot_disks: false,
             },
             _ => self.built_image(arch)?,
         };
@@ -154,10 +159,12 @@ impl Search {
             image.format = kernel_format(kernel, arch)?;
             image.kernel.clone_from(kernel);
             image.machines.clear();
+            image.hot_disks = false;
         }
         if let Some(initrd) = &self.initrd {
             readable(initrd)?;
             image.initrd.clone_from(initrd);
+            image.hot_disks = false;
         }
         Ok(image)
     }
@@ -228,6 +235,7 @@ fn open_image(dir: &Path, arch: Arch) -> Result<VmImage, LocateError> {
         kernel_format: format,
         machines,
         registry,
+        hot_disks,
         ..
     } = description;
     Ok(VmImage {
@@ -237,6 +245,7 @@ fn open_image(dir: &Path, arch: Arch) -> Result<VmImage, LocateError> {
         format,
         machines,
         registry,
+        hot_disks,
     })
 }
 

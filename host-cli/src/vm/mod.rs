@@ -2,9 +2,11 @@
 
 pub mod accel;
 pub mod arch;
+mod boot;
 pub mod channel;
 pub mod console;
 pub mod disk;
+pub mod disks;
 pub mod kept;
 pub mod locate;
 pub mod monitor;
@@ -13,6 +15,7 @@ pub mod process;
 pub mod qemu;
 pub mod qmp;
 pub mod router;
+pub mod snapshot;
 pub mod start;
 pub mod timing;
 pub mod tsc;

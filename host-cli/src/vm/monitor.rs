@@ -12,7 +12,7 @@ use tokio::{
 };
 use vdkr_core::channel::{
     Frame, HEADER_LEN,
-    message::{GuestHello, Reply, Request},
+    message::{Done, Failure, FailureCode, GuestHello, MachineState, Reply, Request},
 };
 
 use super::{
@@ -66,6 +66,10 @@ pub async fn serve(
 trait Emulator {
     async fn ended(&mut self);
     async fn finish(&mut self, patience: Duration);
+    /// Attaches or detaches a disk.
+    async fn disks(&mut self, request: &Request) -> Done;
+    /// Serial numbers of the disks that are attached.
+    fn attached(&mut self) -> Vec<String>;
 }
 
 impl Emulator for Qemu {
@@ -76,6 +80,24 @@ impl Emulator for Qemu {
 
     async fn finish(&mut self, patience: Duration) {
         Qemu::finish(self, patience).await;
+    }
+
+    async fn disks(&mut self, request: &Request) -> Done {
+        match request {
+            Request::AttachDisk(disk) => self.attach(disk).await.map(|()| Reply::Attached),
+            Request::DetachDisk { serial } => self.detach(serial).await.map(|()| Reply::Detached),
+            _ => {
+                return Err(Failure::new(
+                    FailureCode::Unsupported,
+                    "no request about disks",
+                ));
+            }
+        }
+        .map_err(Failure::from)
+    }
+
+    fn attached(&mut self) -> Vec<String> {
+        Qemu::attached(self)
     }
 }
 
@@ -169,7 +191,7 @@ impl Hub {
                     Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 },
                 Some(input) = self.inbox.recv() => {
-                    if let Some(ending) = self.handle(input) {
+                    if let Some(ending) = self.handle(input, qemu).await {
                         return ending;
                     }
                 }
@@ -187,8 +209,8 @@ impl Hub {
             .map(|idle| self.quiet_since + idle)
     }
 
-    fn handle(&mut self, input: Input) -> Option<Ending> {
-        let busy = self.router.busy() > 0;
+    async fn handle(&mut self, input: Input, qemu: &mut impl Emulator) -> Option<Ending> {
+        let mut busy = self.router.busy() > 0;
         match input {
             Input::ClientGreeted(reader, writer) => self.add_client(reader, writer),
             Input::ClientGone(id) => self.router.disconnect(id),
@@ -196,9 +218,19 @@ impl Hub {
                 match self.router.from_client(id, &frame, Some(share)) {
                     Verdict::Routed => {}
                     Verdict::CutOff => self.router.disconnect(id),
-                    Verdict::Stop(stream) => {
+                    Verdict::Own(stream, Request::Shutdown) => {
                         self.waiting_for_stop.push((id, stream));
                         return Some(Ending::Asked);
+                    }
+                    Verdict::Own(stream, Request::Machine) => {
+                        let state = self.state(qemu.attached());
+                        self.router.answer(id, stream, &Ok(Reply::Machine(state)));
+                    }
+                    // Short: the emulator answers in milliseconds, and is given up when it does not.
+                    Verdict::Own(stream, request) => {
+                        let done = qemu.disks(&request).await;
+                        self.router.answer(id, stream, &done);
+                        busy = true;
                     }
                 }
             }
@@ -213,6 +245,17 @@ impl Hub {
             self.quiet_since = Instant::now();
         }
         None
+    }
+
+    fn state(&self, disks: Vec<String>) -> MachineState {
+        let left = self
+            .idle_at()
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        MachineState {
+            busy: self.router.busy() as u64,
+            idle_left_ms: left.map(|left| left.as_millis().try_into().unwrap_or(u64::MAX)),
+            disks,
+        }
     }
 
     fn greet(&self, socket: UnixStream) {
@@ -341,7 +384,7 @@ mod tests {
     use tokio::sync::Notify;
     use vdkr_core::channel::{
         Pipe,
-        message::{Done, RunRequest},
+        message::{DiskRequest, RunRequest},
     };
 
     use super::*;
@@ -356,6 +399,7 @@ mod tests {
     #[derive(Clone, Default)]
     struct FakeEmulator {
         end: Arc<Notify>,
+        disks: Vec<String>,
     }
 
     impl Emulator for FakeEmulator {
@@ -365,6 +409,27 @@ mod tests {
         }
 
         async fn finish(&mut self, _: Duration) {}
+
+        async fn disks(&mut self, request: &Request) -> Done {
+            match request {
+                Request::AttachDisk(disk) if disk.path == "/missing" => {
+                    Err(Failure::new(FailureCode::Failed, "no such file"))
+                }
+                Request::AttachDisk(disk) => {
+                    self.disks.push(disk.serial.clone());
+                    Ok(Reply::Attached)
+                }
+                Request::DetachDisk { serial } => {
+                    self.disks.retain(|known| known != serial);
+                    Ok(Reply::Detached)
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn attached(&mut self) -> Vec<String> {
+            self.disks.clone()
+        }
     }
 
     struct Bench {
@@ -433,6 +498,47 @@ mod tests {
                 Incoming::Done(done) => return Ok((out, done)),
             }
         }
+    }
+
+    #[tokio::test]
+    async fn disks_and_idle_time_are_the_monitors_own() {
+        let bench = bench(Some(Duration::from_secs(1000))).await;
+        let connection = bench.connect().await;
+        let disk = |path: &str, serial: &str| {
+            Request::AttachDisk(DiskRequest {
+                path: path.into(),
+                serial: serial.into(),
+                read_only: true,
+            })
+        };
+        let long = format!("/{}", "x".repeat(4000));
+        for request in [disk("/a", "a"), disk(&long, "b")] {
+            assert_eq!(connection.ask(&request).await.unwrap(), Ok(Reply::Attached));
+        }
+        let refused = connection.ask(&disk("/missing", "c")).await.unwrap();
+        assert_eq!(refused.unwrap_err().message, "no such file");
+        let detach = Request::DetachDisk { serial: "a".into() };
+        assert_eq!(connection.ask(&detach).await.unwrap(), Ok(Reply::Detached));
+
+        let state = async || match connection.ask(&Request::Machine).await.unwrap() {
+            Ok(Reply::Machine(state)) => state,
+            other => panic!("{other:?}"),
+        };
+        let idle = state().await;
+        assert_eq!((idle.busy, idle.disks), (0, vec!["b".to_owned()]));
+        let left = idle.idle_left_ms.unwrap();
+        assert!((900_000..=1_000_000).contains(&left), "{left}");
+        let waiting = connection.call(&run(&["signal"])).await.unwrap();
+        while state().await.busy == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(state().await.idle_left_ms, None);
+        drop(waiting);
+        // None of it reached the agent.
+        let requests = bench.agent.requests.lock().unwrap().clone();
+        assert!(matches!(&requests[..], [Request::Run(_)]), "{requests:?}");
+        bench.emulator.end.notify_one();
+        bench.served.await.unwrap().unwrap();
     }
 
     #[tokio::test]

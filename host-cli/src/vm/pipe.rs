@@ -118,6 +118,21 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    greet_machine(reader, writer, software, "").await
+}
+
+/// Greets the agent of a machine that was just started. `state` is where it shall keep its state:
+/// `disk` or `tmpfs`.
+pub async fn greet_machine<R, W>(
+    reader: R,
+    writer: &mut W,
+    software: &str,
+    state: &str,
+) -> Result<(FrameReader<R>, GuestHello), PipeError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
     let mut reader = FrameReader::new(reader);
     let mut nonce = [0; 8];
     random(&mut nonce)?;
@@ -128,7 +143,10 @@ where
     // Made only now that somebody reads: the guest sets its clock by it.
     let mut entropy = [0; 32];
     random(&mut entropy)?;
-    let hello = HostHello::new(software, unix_ms(), &entropy);
+    let hello = HostHello {
+        state: state.to_owned(),
+        ..HostHello::new(software, unix_ms(), &entropy)
+    };
     send(writer, &hello).await?;
     let frame = reader.greeting().await?;
     let hello = GuestHello::decode(&frame.payload)?;

@@ -27,7 +27,8 @@ use tokio::{
 
 use super::{
     console::{Console, last_lines},
-    qemu::{Machine, Sockets},
+    disks::HotDisks,
+    qemu::{Disks, Machine, Sockets},
     qmp::Qmp,
 };
 
@@ -43,6 +44,7 @@ const MAX_COMPLAINTS: usize = 16 * 1024;
 pub struct Qemu {
     child: Child,
     control: Qmp,
+    disks: Option<HotDisks>,
     console: Console,
     complaints: Arc<Mutex<Vec<u8>>>,
     listening: Option<JoinHandle<()>>,
@@ -59,7 +61,8 @@ pub struct SpawnError {
 impl Qemu {
     /// Starts the emulator, and gives the host's end of the agent's channel.
     ///
-    /// `keep_open` is inherited too: a lock that has to hold for as long as either process lives.
+    /// `keep_open` is inherited too: a lock that has to hold for as long as either process lives,
+    /// and files that the machine names by their descriptors.
     ///
     /// Must be called on a thread that lives as long as the machine shall: the kernel takes the
     /// end of that thread for the end of the parent.
@@ -67,7 +70,7 @@ impl Qemu {
         program: &Path,
         machine: &Machine,
         console_log: Option<&Path>,
-        keep_open: Option<OwnedFd>,
+        keep_open: Vec<OwnedFd>,
     ) -> Result<(Self, UnixStream), SpawnError> {
         spawn(program, machine, console_log, keep_open).map_err(|source| SpawnError {
             program: program.to_owned(),
@@ -78,6 +81,17 @@ impl Qemu {
     /// The guest's console.
     pub fn console(&self) -> &Console {
         &self.console
+    }
+
+    /// The emulator's control connection.
+    pub fn control(&mut self) -> &mut Qmp {
+        &mut self.control
+    }
+
+    /// The control connection, and the disks that were attached by it; none on a machine that
+    /// takes no disks while it runs.
+    pub(super) fn disks(&mut self) -> (&mut Qmp, Option<&mut HotDisks>) {
+        (&mut self.control, self.disks.as_mut())
     }
 
     /// The emulator's process id.
@@ -154,7 +168,7 @@ fn spawn(
     program: &Path,
     machine: &Machine,
     console_log: Option<&Path>,
-    keep_open: Option<OwnedFd>,
+    keep_open: Vec<OwnedFd>,
 ) -> io::Result<(Qemu, UnixStream)> {
     let (agent, agent_end) = socket_pair()?;
     let (console, console_end) = socket_pair()?;
@@ -191,6 +205,7 @@ fn spawn(
         Qemu {
             child,
             control: Qmp::new(control),
+            disks: (machine.disks == Disks::Hot).then(HotDisks::default),
             console,
             complaints,
             listening,

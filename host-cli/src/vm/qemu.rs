@@ -5,12 +5,16 @@
 
 use std::{ffi::OsString, os::fd::RawFd, path::PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{arch::Arch, locate::KernelFormat};
 
 /// Name of the virtio-serial port that the agent serves.
 pub const AGENT_PORT: &str = "vdkr.agent";
+/// The emulator's own name for that port, in its events.
+pub const AGENT_DEVICE: &str = "agent-port";
+/// The emulator's name for the controller of hot disks.
+pub const DISK_CONTROLLER: &str = "disks";
 /// Serial number of the block device with the agent's state.
 pub const STATE_SERIAL: &str = "vdkr-state";
 
@@ -61,6 +65,25 @@ impl Accel {
     }
 }
 
+/// How the machine gets its disks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disks {
+    /// The one with the agent's state, by its path, from the first instruction on; the guest may
+    /// know no other kind.
+    AtStart(Option<String>),
+    /// While it runs, on a controller made for that.
+    Hot,
+}
+
+/// A file in the place of the machine's memory, inherited by the emulator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryFile {
+    /// Its descriptor.
+    pub fd: RawFd,
+    /// Whether what the guest writes goes to the file; else the file is only what memory begins as.
+    pub shared: bool,
+}
+
 /// A virtual machine to be started.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -78,8 +101,12 @@ pub struct Machine {
     pub format: KernelFormat,
     /// The initramfs.
     pub initrd: PathBuf,
-    /// Path of the disk with the agent's state; without one the agent keeps it in memory.
-    pub state_disk: Option<String>,
+    /// How it gets its disks.
+    pub disks: Disks,
+    /// What its memory is made of; anonymous memory when absent.
+    pub memory_file: Option<MemoryFile>,
+    /// Wait for a saved state instead of booting.
+    pub incoming: bool,
     /// Rate of the host's time-stamp counter in kHz.
     pub tsc_khz: Option<u32>,
     /// Let the kernel talk from its first instruction on, as proof that it runs.
@@ -109,6 +136,19 @@ impl Machine {
         args.pair("-cpu", self.cpu());
         args.pair("-smp", "1");
         args.pair("-m", &format!("{}M", self.memory_mib));
+        if let Some(MemoryFile { fd, shared }) = self.memory_file {
+            let share = if shared { "on" } else { "off" };
+            args.pair(
+                "-object",
+                &format!(
+                    "memory-backend-file,id=memory,size={}M,mem-path=/proc/self/fd/{fd},share={share}",
+                    self.memory_mib
+                ),
+            );
+        }
+        if self.incoming {
+            args.pair("-incoming", "defer");
+        }
         args.path("-kernel", &self.kernel);
         args.path("-initrd", &self.initrd);
         args.pair("-append", &self.kernel_command_line());
@@ -123,7 +163,7 @@ impl Machine {
         args.device("virtio-serial", self.board, "");
         args.pair(
             "-device",
-            &format!("virtserialport,chardev=agent,name={AGENT_PORT}"),
+            &format!("virtserialport,chardev=agent,name={AGENT_PORT},id={AGENT_DEVICE}"),
         );
         args.pair("-netdev", "user,id=net0,ipv6=off");
         let no_boot_rom = if self.board.has_pci() {
@@ -136,20 +176,19 @@ impl Machine {
             self.board,
             &format!(",netdev=net0{no_boot_rom}"),
         );
-        if let Some(disk) = &self.state_disk {
-            // JSON, so that no character of the path has a meaning of its own.
-            let node = json!({
-                "driver": "raw",
-                "node-name": "state",
-                "discard": "unmap",
-                "file": { "driver": "file", "filename": disk, "discard": "unmap" },
-            });
-            args.pair("-blockdev", &node.to_string());
-            args.device(
-                "virtio-blk",
-                self.board,
-                &format!(",drive=state,serial={STATE_SERIAL}"),
-            );
+        match &self.disks {
+            Disks::AtStart(None) => {}
+            Disks::AtStart(Some(disk)) => {
+                args.pair("-blockdev", &block_node("state", disk, false).to_string());
+                args.device(
+                    "virtio-blk",
+                    self.board,
+                    &format!(",drive=state,serial={STATE_SERIAL}"),
+                );
+            }
+            Disks::Hot => {
+                args.device("virtio-scsi", self.board, &format!(",id={DISK_CONTROLLER}"));
+            }
         }
         args.0
     }
@@ -186,10 +225,14 @@ impl Machine {
     }
 
     fn machine(&self) -> String {
-        match (self.board, self.accel) {
+        let mut text = match (self.board, self.accel) {
             (Board::Virt, Accel::Kvm) => "virt,gic-version=host".to_owned(),
             (board, _) => board.name().to_owned(),
+        };
+        if self.memory_file.is_some() {
+            text.push_str(",memory-backend=memory");
         }
+        text
     }
 
     /// Never `max` under emulation: its fast string instructions and pointer authentication are
@@ -201,6 +244,20 @@ impl Machine {
             (Accel::Tcg, Arch::Aarch64) => "cortex-a57",
         }
     }
+}
+
+/// The emulator's node for a raw image. JSON, so that no character of the path has a meaning of
+/// its own.
+pub fn block_node(name: &str, path: &str, read_only: bool) -> Value {
+    json!({
+        "driver": "raw",
+        "node-name": name,
+        "read-only": read_only,
+        "discard": "unmap",
+        "file": {
+            "driver": "file", "filename": path, "read-only": read_only, "discard": "unmap",
+        },
+    })
 }
 
 #[derive(Default)]
@@ -244,7 +301,9 @@ mod tests {
             kernel: "/vm/kernel".into(),
             format: KernelFormat::Vmlinux,
             initrd: "/vm/initramfs".into(),
-            state_disk: Some("/a,b/state \"1\".img".into()),
+            disks: Disks::AtStart(Some("/a,b/state \"1\".img".into())),
+            memory_file: None,
+            incoming: false,
             tsc_khz: Some(2_445_435),
             chatty: false,
         }
@@ -290,7 +349,7 @@ mod tests {
             value(&line, "-device"),
             [
                 "virtio-serial-device",
-                "virtserialport,chardev=agent,name=vdkr.agent",
+                "virtserialport,chardev=agent,name=vdkr.agent,id=agent-port",
                 "virtio-net-device,netdev=net0",
                 "virtio-blk-device,drive=state,serial=vdkr-state"
             ]
@@ -308,7 +367,7 @@ mod tests {
     #[test]
     fn stateless_has_no_disk() {
         let line = line(&Machine {
-            state_disk: None,
+            disks: Disks::AtStart(None),
             ..machine()
         });
         assert!(
@@ -316,6 +375,44 @@ mod tests {
                 .iter()
                 .any(|arg| arg.contains("blk") || arg.contains("blockdev"))
         );
+    }
+
+    #[test]
+    fn disks_come_to_a_controller_while_the_machine_runs() {
+        let hot = Machine {
+            disks: Disks::Hot,
+            ..machine()
+        };
+        let devices = |machine: &Machine| {
+            let line = line(machine);
+            assert!(value(&line, "-blockdev").is_empty());
+            value(&line, "-device").last().map(ToString::to_string)
+        };
+        assert_eq!(devices(&hot).unwrap(), "virtio-scsi-device,id=disks");
+        let pc = Machine {
+            board: Board::Q35,
+            ..hot
+        };
+        assert_eq!(devices(&pc).unwrap(), "virtio-scsi-pci,id=disks");
+    }
+
+    #[test]
+    fn memory_can_be_a_file() {
+        let saved = Machine {
+            memory_file: Some(MemoryFile {
+                fd: 9,
+                shared: false,
+            }),
+            incoming: true,
+            ..machine()
+        };
+        let line = line(&saved);
+        assert_eq!(value(&line, "-M"), ["microvm,memory-backend=memory"]);
+        assert_eq!(
+            value(&line, "-object"),
+            ["memory-backend-file,id=memory,size=512M,mem-path=/proc/self/fd/9,share=off"]
+        );
+        assert_eq!(value(&line, "-incoming"), ["defer"]);
     }
 
     #[test]

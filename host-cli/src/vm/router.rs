@@ -21,8 +21,9 @@ const MAX_STREAMS: usize = 512;
 const NEWS_LIMIT: usize = 1 << 20;
 /// Bytes that may wait for one client before it is cut off. Credit keeps an honest one below.
 const CLIENT_LIMIT: usize = 32 << 20;
-/// Longest `Open` frame that is looked into: the requests that are the monitor's own are short.
-const OWN_REQUEST: usize = 64;
+/// Longest `Open` frame that is looked into: the requests that are the monitor's own are short, a
+/// path the longest thing in them.
+const OWN_REQUEST: usize = 8 * 1024;
 
 /// Frames on their way to the agent, with the client's share of the queue that they take.
 #[derive(Debug)]
@@ -77,8 +78,8 @@ pub type ClientId = u64;
 pub enum Verdict {
     /// Nothing.
     Routed,
-    /// The client asks that the machine be stopped, on this stream of its own.
-    Stop(u32),
+    /// The client asks for something that is the monitor's to do, on this stream of its own.
+    Own(u32, Request),
     /// The client breaks the protocol.
     CutOff,
 }
@@ -215,10 +216,9 @@ impl Router {
                 }
                 if begun.is_none()
                     && frame.kind == Kind::Open
-                    && frame.payload.len() <= OWN_REQUEST
-                    && Request::decode(&frame.payload) == Ok(Request::Shutdown)
+                    && let Some(request) = own_request(&frame.payload)
                 {
-                    return Verdict::Stop(frame.stream);
+                    return Verdict::Own(frame.stream, request);
                 }
                 let stream = match known {
                     Some(stream) => stream,
@@ -333,6 +333,22 @@ impl Router {
         let _ = queue.frames.send(bytes);
         None
     }
+}
+
+/// The request in the payload of an `Open` frame, when it is the monitor's to do.
+fn own_request(payload: &[u8]) -> Option<Request> {
+    if payload.len() > OWN_REQUEST {
+        return None;
+    }
+    Request::decode(payload).ok().filter(|request| {
+        matches!(
+            request,
+            Request::Shutdown
+                | Request::AttachDisk(_)
+                | Request::DetachDisk { .. }
+                | Request::Machine
+        )
+    })
 }
 
 #[cfg(test)]
@@ -483,7 +499,10 @@ mod tests {
         let (queue, mut frames) = client_queue();
         let id = bench.router.connect(queue);
         let stop = frame(Kind::Open, 7, br#"{"op":"shutdown"}"#);
-        assert_eq!(bench.router.from_client(id, &stop, None), Verdict::Stop(7));
+        assert_eq!(
+            bench.router.from_client(id, &stop, None),
+            Verdict::Own(7, Request::Shutdown)
+        );
         assert_eq!(bench.at_guest(), []);
         bench.router.answer(id, 7, &Ok(Reply::Bye));
         let answer = at_client(&mut frames).remove(0);

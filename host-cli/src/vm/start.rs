@@ -4,23 +4,23 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     str::FromStr,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::{
-    net::unix::{OwnedReadHalf, OwnedWriteHalf},
-    time::timeout,
-};
+use serde_json::json;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use vdkr_core::channel::message::GuestHello;
 
 use super::{
     accel::{self, AccelWish, Circumstances, KvmError, Plan, Verdicts},
     arch::Arch,
+    boot::{Boot, Failed},
     disk::{self, DiskError},
     locate::{self, KernelFormat, LocateError, Search, VmImage},
-    pipe::{FrameReader, PipeError, greet_guest},
-    process::{Qemu, SpawnError, ending},
-    qemu::{Accel, Board, Machine},
+    pipe::{FrameReader, PipeError},
+    process::{Qemu, SpawnError},
+    qemu::{Accel, Board, Disks, Machine, Sockets},
+    snapshot::{self, Key, Snapshots, Turn},
     timing::Stages,
     tsc,
 };
@@ -90,6 +90,10 @@ pub struct StartOptions {
     pub cache_dir: PathBuf,
     /// How long a boot under emulation may take.
     pub boot_timeout: Duration,
+    /// Whether to start from a snapshot, and to make one when there is none.
+    pub snapshot: bool,
+    /// Whether the user wants to know what became of that.
+    pub verbose: bool,
 }
 
 /// A machine whose agent has greeted.
@@ -182,7 +186,13 @@ pub async fn start(
         kernel: image.kernel.clone(),
         format: image.format,
         initrd: image.initrd.clone(),
-        state_disk,
+        disks: if image.hot_disks {
+            Disks::Hot
+        } else {
+            Disks::AtStart(state_disk.clone())
+        },
+        memory_file: None,
+        incoming: false,
         tsc_khz: None,
         chatty: false,
     };
@@ -194,6 +204,7 @@ pub async fn start(
         program: &program,
         options,
         lock,
+        state_disk: state_disk.as_deref(),
     };
 
     if plan != Plan::Emulate {
@@ -202,7 +213,9 @@ pub async fn start(
             chatty: plan != Plan::Trust,
             ..machine.clone()
         };
-        match boot.with_kvm(&machine, stages).await {
+        let first_output = machine.chatty.then_some(FIRST_OUTPUT);
+        let begun = begin(&boot, &machine, first_output, PROOF, stages, say).await;
+        match begun {
             Ok(started) => {
                 remember(&verdicts, &circumstances, Accel::Kvm, say);
                 return Ok(started);
@@ -234,13 +247,150 @@ pub async fn start(
         board: if guess { Board::Q35 } else { board },
         ..machine
     };
-    match boot
-        .once(&machine, None, options.boot_timeout, stages)
+    begin(&boot, &machine, None, options.boot_timeout, stages, say)
         .await
-    {
-        Ok(started) => Ok(started),
-        Err(failed) => Err(failed.into_error(options.state_dir.as_deref())),
+        .map_err(|failed| failed.into_error(options.state_dir.as_deref()))
+}
+
+/// Starts from a snapshot where that can be, else boots.
+async fn begin(
+    boot: &Boot<'_>,
+    machine: &Machine,
+    first_output: Option<Duration>,
+    patience: Duration,
+    stages: &mut Stages,
+    say: &mut dyn FnMut(&str),
+) -> Result<Started, Failed> {
+    // A boot that is to prove something has to be one.
+    if boot.options.snapshot && machine.disks == Disks::Hot && first_output.is_none() {
+        let verbose = boot.options.verbose;
+        let mut explain = |text: &str| {
+            if verbose {
+                say(text);
+            }
+        };
+        let started = from_snapshot(boot, machine, patience, stages, &mut explain).await?;
+        if let Some(started) = started {
+            return Ok(started);
+        }
     }
+    boot.once(machine, first_output, patience, stages).await
+}
+
+/// Starts from a snapshot, after making it when there is none. `None` when the machine has to be
+/// booted; the reason was told.
+async fn from_snapshot(
+    boot: &Boot<'_>,
+    machine: &Machine,
+    patience: Duration,
+    stages: &mut Stages,
+    explain: &mut dyn FnMut(&str),
+) -> Result<Option<Started>, Failed> {
+    let snapshots = Snapshots::in_directory(&boot.options.cache_dir);
+    let key = match facts(boot.program, machine) {
+        Ok(facts) => Key::new(&facts),
+        Err(error) => {
+            explain(&format!("no snapshot: {error}"));
+            return Ok(None);
+        }
+    };
+    match snapshots.find(&key) {
+        Ok(None) => {}
+        Ok(Some(saved)) => match boot.restore(machine, &saved, stages).await {
+            Ok(started) => return Ok(Some(started)),
+            // It would not be there for a booted machine either.
+            Err(failed @ Failed::Disk(_)) => return Err(failed),
+            Err(failed) => {
+                let reason = failed.reason();
+                explain(&format!(
+                    "the snapshot does not start, so it is renewed: {reason}"
+                ));
+                snapshots.discard(&key);
+                stages.mark("failed restore");
+            }
+        },
+        Err(error) => {
+            explain(&format!("the snapshot is renewed: {error}"));
+            snapshots.discard(&key);
+        }
+    }
+    if let Some(reason) = snapshots.unusable(&key) {
+        explain(&format!(
+            "no snapshot, since the last one did not start: {reason}"
+        ));
+        return Ok(None);
+    }
+    let turn = snapshots.begin(&key, machine.memory_mib, patience).await;
+    let saved = match turn {
+        Ok(Turn::Saved(saved)) => saved,
+        Ok(Turn::Build(unfinished)) => {
+            explain("making a snapshot for the next starts");
+            match boot.take(machine, &unfinished, patience).await {
+                Ok(()) => {}
+                Err(failed @ Failed::Late { .. }) => return Err(failed),
+                Err(failed) => {
+                    explain(&format!("no snapshot: {}", failed.reason()));
+                    return Ok(None);
+                }
+            }
+            stages.mark("boot to be saved");
+            match snapshots.publish(unfinished) {
+                Ok(saved) => {
+                    stages.mark("save");
+                    saved
+                }
+                Err(error) => {
+                    explain(&format!("no snapshot: {error}"));
+                    return Ok(None);
+                }
+            }
+        }
+        Err(error) => {
+            explain(&format!("no snapshot: {error}"));
+            return Ok(None);
+        }
+    };
+    match boot.restore(machine, &saved, stages).await {
+        Ok(started) => Ok(Some(started)),
+        Err(failed @ Failed::Disk(_)) => Err(failed),
+        Err(failed) => {
+            let reason = failed.reason();
+            explain(&format!("the new snapshot does not start: {reason}"));
+            snapshots.condemn(&key, &reason);
+            stages.mark("failed restore");
+            Ok(None)
+        }
+    }
+}
+
+/// Everything that makes a machine what it is when its agent listens.
+fn facts(program: &Path, machine: &Machine) -> std::io::Result<serde_json::Value> {
+    let sockets = Sockets {
+        agent: 0,
+        console: 0,
+        control: 0,
+    };
+    // Files count by what they are, not by their names.
+    let anonymous = Machine {
+        kernel: PathBuf::new(),
+        initrd: PathBuf::new(),
+        ..machine.clone()
+    };
+    let arguments: Vec<_> = anonymous
+        .arguments(sockets)
+        .into_iter()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    Ok(json!({
+        "software": super::SOFTWARE,
+        "emulator": snapshot::identity(program)?,
+        "kernel": snapshot::identity(&machine.kernel)?,
+        "initrd": snapshot::identity(&machine.initrd)?,
+        "arguments": arguments,
+        "tsc_khz": machine.tsc_khz,
+        // A guest that the processor runs has seen what it is.
+        "host": (machine.accel == Accel::Kvm).then(accel::host_identity),
+    }))
 }
 
 fn remember(
@@ -287,179 +437,6 @@ fn choose_board(wish: BoardWish, image: &VmImage) -> Result<Board, StartError> {
     }
 }
 
-struct Boot<'a> {
-    program: &'a Path,
-    options: &'a StartOptions,
-    lock: Option<&'a File>,
-}
-
-/// A boot that came to nothing.
-enum Failed {
-    Spawn(SpawnError),
-    /// The emulator ended; its own words.
-    Ended {
-        how: String,
-        words: String,
-        console: String,
-    },
-    /// Nothing was heard of the guest, or not enough, within the time.
-    Late {
-        waited: Duration,
-        silent: bool,
-        console: String,
-    },
-    Pipe(PipeError),
-}
-
-impl Boot<'_> {
-    async fn with_kvm(&self, machine: &Machine, stages: &mut Stages) -> Result<Started, Failed> {
-        let first_output = machine.chatty.then_some(FIRST_OUTPUT);
-        self.once(machine, first_output, PROOF, stages).await
-    }
-
-    /// Boots once. `first_output` limits the time to the guest's first word, `patience` the time
-    /// to the agent's greeting.
-    async fn once(
-        &self,
-        machine: &Machine,
-        first_output: Option<Duration>,
-        patience: Duration,
-        stages: &mut Stages,
-    ) -> Result<Started, Failed> {
-        let console_log = self
-            .options
-            .state_dir
-            .as_ref()
-            .map(|dir| dir.join(CONSOLE_LOG));
-        let lock = self
-            .lock
-            .and_then(|lock| lock.try_clone().ok())
-            .map(Into::into);
-        let (mut qemu, agent) = Qemu::spawn(self.program, machine, console_log.as_deref(), lock)
-            .map_err(Failed::Spawn)?;
-        stages.mark("spawn");
-        let spawned = Instant::now();
-        let (reader, mut writer) = agent.into_split();
-        let greeted = {
-            let console = qemu.console().clone();
-            let greeting = timeout(patience, greet_guest(reader, &mut writer, super::SOFTWARE));
-            let silence = async {
-                // A console that closes belongs to an emulator that ends, which is told below.
-                match first_output {
-                    Some(limit) if timeout(limit, console.first_output()).await.is_err() => {}
-                    _ => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                greeted = greeting => greeted.ok(),
-                _ = qemu.ended() => Some(Err(PipeError::Closed)),
-                () = silence => None,
-            }
-        };
-        match greeted {
-            Some(Ok((reader, hello))) => {
-                stages.boot(spawned.elapsed(), &hello);
-                Ok(Started {
-                    qemu,
-                    reader,
-                    writer,
-                    hello,
-                    accel: machine.accel,
-                    board: machine.board,
-                    kernel: machine.kernel.clone(),
-                    initrd: machine.initrd.clone(),
-                })
-            }
-            Some(Err(PipeError::Closed)) => Err(Failed::ended(&mut qemu).await),
-            Some(Err(error)) => {
-                qemu.kill().await;
-                Err(Failed::Pipe(error))
-            }
-            None => {
-                let console = qemu.console().tail();
-                qemu.kill().await;
-                let silent = console.is_empty();
-                Err(Failed::Late {
-                    waited: spawned.elapsed(),
-                    silent,
-                    console,
-                })
-            }
-        }
-    }
-}
-
-impl Failed {
-    /// The channel closed: the emulator has ended or is about to.
-    async fn ended(qemu: &mut Qemu) -> Self {
-        let how = match timeout(Duration::from_secs(2), qemu.ended()).await {
-            Ok(Ok(status)) => ending(status),
-            Ok(Err(error)) => format!("cannot be waited for: {error}"),
-            Err(_) => {
-                qemu.kill().await;
-                "closed the agent's channel".to_owned()
-            }
-        };
-        qemu.heard_out().await;
-        Self::Ended {
-            how,
-            words: qemu.complaints(),
-            console: qemu.console().tail(),
-        }
-    }
-
-    /// One line.
-    fn reason(&self) -> String {
-        match self {
-            Self::Spawn(error) => error.to_string(),
-            Self::Ended { how, words, .. } => match words.lines().next() {
-                Some(words) => format!("the emulator {how}: {words}"),
-                None => format!("the emulator {how}"),
-            },
-            Self::Late {
-                waited,
-                silent: true,
-                ..
-            } => {
-                format!("no sign of life in {:.1} s", waited.as_secs_f64())
-            }
-            Self::Late { waited, .. } => {
-                format!("no answer of its agent in {:.1} s", waited.as_secs_f64())
-            }
-            Self::Pipe(error) => error.to_string(),
-        }
-    }
-
-    fn into_error(self, state_dir: Option<&Path>) -> StartError {
-        let reason = self.reason();
-        let (words, console) = match self {
-            Self::Spawn(error) => return error.into(),
-            Self::Pipe(error) => return error.into(),
-            Self::Ended { words, console, .. } => (words, console),
-            Self::Late { console, .. } => (String::new(), console),
-        };
-        let mut text = format!("the virtual machine did not start: {reason}");
-        // The first line is in the reason.
-        for line in words.lines().skip(1) {
-            text.push_str("\n  ");
-            text.push_str(line);
-        }
-        if !console.is_empty() {
-            text.push_str("\nlast lines of its console:");
-            for line in console.lines() {
-                text.push_str("\n  ");
-                text.push_str(line);
-            }
-        }
-        if let Some(dir) = state_dir {
-            text.push_str("\nits whole console is in ");
-            text.push_str(&dir.join(CONSOLE_LOG).display().to_string());
-        }
-        StartError::Boot(text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -472,6 +449,7 @@ mod tests {
             format,
             machines: machines.iter().map(ToString::to_string).collect(),
             registry: None,
+            hot_disks: true,
         }
     }
 
@@ -497,21 +475,5 @@ mod tests {
         }
         let error = choose_board(BoardWish::Only(Board::Virt), &x86).unwrap_err();
         assert!(error.to_string().contains("microvm, q35"), "{error}");
-    }
-
-    #[test]
-    fn a_failed_boot_shows_its_last_words() {
-        let failed = Failed::Ended {
-            how: "ended with status 1".into(),
-            words: "qemu: no such machine\nqemu: hint".into(),
-            console: "Kernel panic".into(),
-        };
-        let text = failed.into_error(Some(Path::new("/state"))).to_string();
-        assert_eq!(
-            text,
-            "the virtual machine did not start: the emulator ended with status 1: qemu: no such \
-             machine\n  qemu: hint\nlast lines of its console:\n  Kernel panic\nits whole console \
-             is in /state/console.log"
-        );
     }
 }

@@ -62,6 +62,30 @@ impl Stages {
         self.done.extend(parts);
     }
 
+    /// Divides the greeting of a restored machine that took `whole`: the way to its agent and back,
+    /// then the agent's stages since it met this host.
+    pub fn wake(&mut self, whole: Duration, hello: &GuestHello) {
+        self.last = Instant::now();
+        let inside = Duration::from_millis(hello.boot_ms.saturating_sub(hello.met_ms)).min(whole);
+        let mut ends: Vec<_> = hello
+            .stages
+            .iter()
+            .filter_map(|(name, end)| Some((end.checked_sub(hello.met_ms)?, name)))
+            .collect();
+        ends.sort_unstable();
+        self.done
+            .push(("wake".to_owned(), whole.saturating_sub(inside)));
+        let mut previous = Duration::ZERO;
+        for (end, name) in ends {
+            let end = Duration::from_millis(end).min(inside);
+            let part = end.saturating_sub(previous);
+            self.done.push((format!("guest {name}"), part));
+            previous = end.max(previous);
+        }
+        self.done
+            .push(("hello".to_owned(), inside.saturating_sub(previous)));
+    }
+
     /// A line a stage, in milliseconds.
     pub fn table(&self) -> String {
         let mut text = String::new();
@@ -119,6 +143,34 @@ mod tests {
                 ("guest modules", 200),
                 ("guest odd", 400),
                 ("hello", 0)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_restored_machine_shows_what_came_after_its_snapshot() {
+        let mut stages = Stages::new();
+        let hello = GuestHello {
+            boot_ms: 2050,
+            met_ms: 2000,
+            stages: [("modules", 1100), ("state", 2030), ("store", 2040)]
+                .map(|(name, ms)| (name.to_owned(), ms))
+                .into(),
+            ..GuestHello::default()
+        };
+        stages.wake(Duration::from_millis(90), &hello);
+        let shown: Vec<_> = stages
+            .done
+            .iter()
+            .map(|(name, time)| (name.as_str(), time.as_millis()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("wake", 40),
+                ("guest state", 30),
+                ("guest store", 10),
+                ("hello", 10)
             ]
         );
     }

@@ -146,7 +146,10 @@ impl FakeAgent {
                 ..Info::default()
             })),
             Request::Shutdown => Ok(Reply::Bye),
-            Request::Unknown => Err(Failure::new(FailureCode::Unsupported, "what?")),
+            Request::AttachDisk(_)
+            | Request::DetachDisk { .. }
+            | Request::Machine
+            | Request::Unknown => Err(Failure::new(FailureCode::Unsupported, "what?")),
         };
         let last = done == Ok(Reply::Bye);
         stream.done(&done).await;

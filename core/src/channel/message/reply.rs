@@ -18,6 +18,12 @@ pub enum Reply {
     Layers(NeededLayers),
     /// The layers of the disks can be used.
     Mounted,
+    /// The disk is there, or the guest is about to see it.
+    Attached,
+    /// The disk is gone.
+    Detached,
+    /// The machine from outside.
+    Machine(MachineState),
     /// An image is in the store.
     Pulled(Pulled),
     /// A container ended.
@@ -49,6 +55,20 @@ pub enum Reply {
     /// A reply of a later version.
     #[serde(other)]
     Unknown,
+}
+
+/// A kept machine as its monitor sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MachineState {
+    /// Requests under way.
+    pub busy: u64,
+    /// Milliseconds until the machine stops if no request comes; absent while one is under way and
+    /// when it never stops by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_left_ms: Option<u64>,
+    /// Serial numbers of the disks that were attached while it runs.
+    pub disks: Vec<String>,
 }
 
 /// Result of a pull.

@@ -29,6 +29,18 @@ pub enum Request {
         /// Disks that the host has attached.
         layers: Vec<LayerDisk>,
     },
+    /// Hand a file to the machine as a disk: [`Reply::Attached`](super::Reply::Attached). For the
+    /// monitor of a kept machine, on the host; an agent does not know it.
+    AttachDisk(DiskRequest),
+    /// Take a disk away that the guest no longer uses: [`Reply::Detached`](super::Reply::Detached).
+    /// For the monitor as well.
+    DetachDisk {
+        /// Its serial number.
+        serial: String,
+    },
+    /// Describe the machine from outside: [`Reply::Machine`](super::Reply::Machine). For the
+    /// monitor as well.
+    Machine,
     /// Fetch an image into the agent's store: [`Reply::Pulled`](super::Reply::Pulled).
     Pull(PullRequest),
     /// Run a container to its end: [`Reply::Ran`](super::Reply::Ran).
@@ -62,6 +74,18 @@ pub enum Request {
     /// A request of a later version.
     #[serde(other)]
     Unknown,
+}
+
+/// Arguments of [`Request::AttachDisk`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRequest {
+    /// Absolute path of a raw image on the host.
+    pub path: String,
+    /// The serial number under which the guest finds it: up to 36 letters, digits, `-` and `_`.
+    pub serial: String,
+    /// Whether the guest may only read it.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 /// Arguments of [`Request::Pull`].

@@ -21,11 +21,11 @@ struct Echo {
 }
 
 impl Service for Echo {
-    fn greet(&self, _: &HostHello) -> GuestHello {
-        GuestHello {
+    fn greet(self: Rc<Self>, _: HostHello) -> LocalFuture<GuestHello> {
+        Box::pin(std::future::ready(GuestHello {
             software: "test".into(),
             ..GuestHello::default()
-        }
+        }))
     }
 
     fn handle(self: Rc<Self>, request: Request, stream: SharedStream) -> LocalFuture<Done> {

@@ -23,7 +23,7 @@ use tokio::{
     process::{Child, Command},
     time::{Instant, sleep, timeout},
 };
-use vdkr_core::channel::message::Request;
+use vdkr_core::channel::message::{MachineState, Reply, Request};
 
 use crate::{
     exit::Exit,
@@ -52,6 +52,9 @@ const LOG: &str = "monitor.log";
 const MAX_REPORT: u64 = 64 * 1024;
 /// How long a clean stop may take before the monitor is ended by force.
 const STOP_PATIENCE: Duration = Duration::from_mins(1);
+
+/// How long a monitor may take to say how it is.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a monitor tells the command that started it: one JSON line.
 #[derive(Debug, Serialize, Deserialize)]
@@ -334,6 +337,11 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
         }
         return Ok(Exit::Unreachable.code());
     };
+    // An older monitor does not know the question.
+    let state = match timeout(ANSWER_PATIENCE, connection.ask(&Request::Machine)).await {
+        Ok(Ok(Ok(Reply::Machine(state)))) => Some(state),
+        _ => None,
+    };
     let hello = connection.hello();
     if args.json {
         out!(
@@ -344,6 +352,8 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
                 "agent": hello.software,
                 "state": hello.state,
                 "monitor": description,
+                "busy": state.as_ref().map(|state| state.busy),
+                "idle_left_ms": state.as_ref().and_then(|state| state.idle_left_ms),
             })
         );
         return Ok(0);
@@ -365,13 +375,7 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
             "  Up:            {}",
             human::duration(seconds_up(&description))
         );
-        out!(
-            "  Stops:         {}",
-            match idle_timeout {
-                0 => "when asked to".to_owned(),
-                seconds => format!("after {} without a command", spell(*seconds)),
-            }
-        );
+        out!("  Stops:         {}", stops(*idle_timeout, state.as_ref()));
         if description.software != SOFTWARE {
             say(&format!(
                 "its monitor is {}, this is {SOFTWARE}; renew it with: vdkr memres restart",
@@ -380,6 +384,22 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// When a machine ends by itself, and how much of that is left.
+fn stops(idle_timeout: u64, state: Option<&MachineState>) -> String {
+    if idle_timeout == 0 {
+        return "when asked to".to_owned();
+    }
+    let text = format!("after {} without a command", spell(idle_timeout));
+    match state {
+        Some(MachineState { busy, .. }) if *busy > 0 => format!("{text}; {busy} under way"),
+        Some(MachineState {
+            idle_left_ms: Some(left),
+            ..
+        }) => format!("{text}; {} left", spell(left.div_ceil(1000))),
+        _ => text,
+    }
 }
 
 async fn list(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
@@ -453,5 +473,40 @@ fn spell(seconds: u64) -> String {
         (1, 0) => "1 minute".to_owned(),
         (minutes, 0) if minutes > 0 => format!("{minutes} minutes"),
         _ => format!("{seconds} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_the_idle_time_shows() {
+        let state = |busy, idle_left_ms| MachineState {
+            busy,
+            idle_left_ms,
+            ..MachineState::default()
+        };
+        for (timeout, state, text) in [
+            (0, Some(state(0, None)), "when asked to"),
+            (1800, None, "after 30 minutes without a command"),
+            (
+                1800,
+                Some(state(2, None)),
+                "after 30 minutes without a command; 2 under way",
+            ),
+            (
+                90,
+                Some(state(0, Some(4200))),
+                "after 90 s without a command; 5 s left",
+            ),
+            (
+                60,
+                Some(state(0, Some(59_900))),
+                "after 1 minute without a command; 1 minute left",
+            ),
+        ] {
+            assert_eq!(stops(timeout, state.as_ref()), text);
+        }
     }
 }

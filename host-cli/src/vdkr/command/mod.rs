@@ -16,7 +16,7 @@ use super::error::Error;
 use crate::exit::Exit;
 
 /// The agent's answer is not one to the request that was sent.
-fn wrong_reply(reply: &Reply) -> Error {
+pub(super) fn wrong_reply(reply: &Reply) -> Error {
     let kind = match reply {
         Reply::Unknown => "of a later version",
         _ => "to another request",

@@ -25,6 +25,7 @@ use crate::{
     vdkr::{
         environment,
         error::{Error, Result},
+        layers,
         news::News,
         registry,
         run_options::{self, HELP, Parsed, RunOptions},
@@ -72,7 +73,7 @@ async fn try_run(settings: &Settings, words: Vec<OsString>) -> Result<u8> {
     let registry_settings = registry::for_request(settings)?;
     let env = environment::assemble(&options.env, &|name| std::env::var(name).ok())?;
     with_session(settings, "vdkr run", async |session| {
-        let request = Request::Run(RunRequest {
+        let mut request = RunRequest {
             image: registry::translate_name(&options.image),
             args: options.args.clone(),
             entrypoint: options
@@ -93,19 +94,15 @@ async fn try_run(settings: &Settings, words: Vec<OsString>) -> Result<u8> {
             read_only: options.read_only,
             pull: options.pull,
             settings: registry_settings,
-        });
+        };
         let mode = if options.quiet {
             Mode::None
         } else {
             settings.global.progress
         };
-        attach(
-            session,
-            &request,
-            &options,
-            News::new(mode, settings.verbose),
-        )
-        .await
+        let mut news = News::new(mode, settings.verbose);
+        layers::prepare(session, settings, &mut request, &mut news).await?;
+        attach(session, &Request::Run(request), &options, news).await
     })
     .await
 }

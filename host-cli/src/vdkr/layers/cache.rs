@@ -14,7 +14,9 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Read},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
     path::{Path, PathBuf},
     process,
     sync::{
@@ -206,7 +208,9 @@ impl Cache {
     fn new_file(&self) -> Result<(PathBuf, File), ImageError> {
         loop {
             let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-            let path = self.new_directory().join(format!("{}-{serial}", process::id()));
+            let path = self
+                .new_directory()
+                .join(format!("{}-{serial}", process::id()));
             let mut options = File::options();
             options.read(true).write(true).create_new(true).mode(0o600);
             match options.open(&path) {

@@ -41,14 +41,12 @@ pub fn collect(cache: &Cache, limit: u64) -> Result<Collected, ImageError> {
 }
 
 /// The layers to go, of those in the order of their last use.
-fn victims(
-    layers: Vec<CachedLayer>,
-    used: &BTreeSet<Digest>,
-    limit: u64,
-) -> Vec<CachedLayer> {
+fn victims(layers: Vec<CachedLayer>, used: &BTreeSet<Digest>, limit: u64) -> Vec<CachedLayer> {
     let sizes = layers.iter().map(|layer| layer.allocated);
     let mut total = sizes.fold(0, u64::saturating_add);
-    let unused = layers.into_iter().filter(|layer| !used.contains(&layer.diff_id));
+    let unused = layers
+        .into_iter()
+        .filter(|layer| !used.contains(&layer.diff_id));
     unused
         .take_while(|layer| {
             let goes = total > limit;
@@ -78,13 +76,19 @@ mod tests {
     fn take(cache: &Cache, n: u8) -> Digest {
         let plain = [vec![0; 1024], vec![n; 10]].concat();
         let digest = Digest::sha256(&plain);
-        cache.take_layer(&plain[..], &digest, &|| false).unwrap().unwrap();
+        cache
+            .take_layer(&plain[..], &digest, &|| false)
+            .unwrap()
+            .unwrap();
         digest
     }
 
     fn age(cache: &Cache, layer: &Digest, seconds: u64) {
         let then = SystemTime::now() - Duration::from_secs(seconds);
-        File::open(cache.path(layer)).unwrap().set_modified(then).unwrap();
+        File::open(cache.path(layer))
+            .unwrap()
+            .set_modified(then)
+            .unwrap();
     }
 
     fn cache(root: &Path) -> Cache {
@@ -179,7 +183,12 @@ mod tests {
         let endless = std::io::repeat(0).take(1 << 20);
         let wrong = cache.take_layer(endless, &Digest::sha256(b""), &|| false);
         assert!(wrong.unwrap().is_err());
-        assert_eq!(fs::read_dir(root.path().join("layers/new")).unwrap().count(), 0);
+        assert_eq!(
+            fs::read_dir(root.path().join("layers/new"))
+                .unwrap()
+                .count(),
+            0
+        );
         assert!(cache.layers().unwrap().is_empty());
     }
 

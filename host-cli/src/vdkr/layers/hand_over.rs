@@ -4,29 +4,29 @@ use std::{cell::RefCell, collections::BTreeSet};
 
 use vdkr_core::{
     channel::message::{
-        DiskRequest, Failure, FailureCode, LayerDisk, NeededLayers, PullRequest, RegistrySettings,
-        Reply, Request,
+        DiskRequest, Failure, FailureCode, LayerDisk, NeededLayers, PullPolicy, PullRequest,
+        RegistrySettings, Reply, Request, RunRequest,
     },
     digest::Digest,
     reference::Reference,
 };
 use vdkr_transfer::pull::LayerStore as _;
 
-use super::{Cache, cache, pull::fetch_again};
+use super::{Cache, cache, note_users_layers, pull, pull::fetch_again, pulls_here};
 use crate::vdkr::{
     command::wrong_reply,
     error::{Error, Result},
     news::News,
     session::Session,
-    settings::Settings,
+    settings::{Settings, StatePlace},
 };
 
 /// Digits of a layer's digest in its disk's serial number, which has 36 characters at most.
 const DIGITS: usize = 30;
 
 /// What the machine has of an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Presence {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
     /// It is there, and so are its layers.
     Ready,
     /// No image has this name.
@@ -35,9 +35,60 @@ pub enum Presence {
     Unknown,
 }
 
+/// Brings what the container of a request needs into the machine: the image, when it is not there or
+/// shall be pulled anyway, and the layers that are kept here. Whatever the machine can do by itself is
+/// left to it, and to the request.
+pub async fn prepare(
+    session: &mut Session,
+    settings: &Settings,
+    request: &mut RunRequest,
+    news: &mut News,
+) -> Result<()> {
+    let news = RefCell::new(news);
+    let presence = ready(session, settings, &request.image, &request.settings, &news).await?;
+    let pulls = match (request.pull, presence) {
+        (_, Presence::Unknown) | (PullPolicy::Never, _) => false,
+        (PullPolicy::Missing, presence) => presence == Presence::Absent,
+        (PullPolicy::Always, _) => true,
+    };
+    if !pulls || !pulls_here(settings) {
+        return Ok(());
+    }
+    let pull_request = PullRequest {
+        reference: request.image.clone(),
+        settings: request.settings.clone(),
+        platform: None,
+    };
+    if let Some(pulled) = pull(session, settings, &pull_request, &news).await? {
+        // Exactly what was pulled, whatever other names would match.
+        request.image = pulled.id;
+        request.pull = PullPolicy::Never;
+        ready(session, settings, &request.image, &request.settings, &news).await?;
+    }
+    Ok(())
+}
+
+/// Notes which layers the images of a session's machine still have, after some were removed.
+pub async fn settle(session: &mut Session, settings: &Settings) -> Result<()> {
+    let StatePlace::Directory(dir) = &settings.state else {
+        return Ok(());
+    };
+    let question = Request::Layers {
+        image: None,
+        settings: RegistrySettings::default(),
+    };
+    // An agent that does not know has nothing of ours.
+    if let Ok(Reply::Layers(NeededLayers { kept, .. })) = session.ask_plainly(&question).await? {
+        let kept = kept.iter().filter_map(|layer| Digest::parse(layer).ok());
+        let cache = cache(settings)?;
+        note_users_layers(&cache, dir, kept.collect())?;
+    }
+    Ok(())
+}
+
 /// Looks whether the machine has an image, and hands over what it needs of it. Layers that are no
 /// longer in the cache are pulled again.
-pub async fn ready(
+async fn ready(
     session: &mut Session,
     settings: &Settings,
     image: &str,
@@ -67,7 +118,7 @@ pub async fn ready(
 }
 
 /// Hands over what an image needs.
-pub async fn hand_over(
+async fn hand_over(
     session: &mut Session,
     settings: &Settings,
     needed: &NeededLayers,
@@ -80,7 +131,7 @@ pub async fn hand_over(
         .map(|layer| Digest::parse(layer).map_err(|error| odd(&error)))
         .collect::<Result<_>>()?;
     let cache = cache(settings)?;
-    let _hold = cache.hold().map_err(Failure::from)?;
+    let _hold = cache.hold()?;
     if !layers.iter().all(|layer| cache.has_layer(layer)) {
         let source = Reference::parse(&needed.source).map_err(|error| odd(&error))?;
         let manifest = Digest::parse(&needed.manifest).map_err(|error| odd(&error))?;
@@ -140,6 +191,9 @@ fn serial(layer: &Digest) -> String {
 }
 
 fn odd(reason: &dyn ToString) -> Error {
-    let message = format!("the machine's agent names a layer oddly: {}", reason.to_string());
+    let message = format!(
+        "the machine's agent names a layer oddly: {}",
+        reason.to_string()
+    );
     Failure::new(FailureCode::Failed, message).into()
 }

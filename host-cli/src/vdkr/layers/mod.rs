@@ -9,9 +9,9 @@ mod users;
 
 pub use cache::{Cache, CachedLayer, Hold};
 pub use collect::{Collected, collect};
-pub use hand_over::{hand_over, ready};
+pub use hand_over::{prepare, settle};
 pub use pull::pull;
-pub use users::{forget_user, note_users_layers, note_use};
+pub use users::{forget_user, note_use, note_users_layers};
 
 use super::{error::Result, settings::Settings};
 

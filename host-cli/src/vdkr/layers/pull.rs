@@ -14,7 +14,7 @@ use vdkr_core::{
 };
 use vdkr_transfer::{
     Client,
-    pull::{Image, ImageError, LayerStore as _, Question, Remote, client_config, connect, fetch},
+    pull::{Image, ImageError, Question, Remote, client_config, connect, fetch},
 };
 
 use super::{Cache, cache, collect, hand_over::attach, note_use};
@@ -50,7 +50,7 @@ pub async fn pull(
         Ok(other) => return Err(wrong_reply(&other)),
     }
     let cache = cache(settings)?;
-    let hold = cache.hold().map_err(Failure::from)?;
+    let hold = cache.hold()?;
     let architecture = settings.arch.oci_name();
     let (remote, image) =
         interruptible(find_and_fetch(&cache, request, architecture, news)).await?;
@@ -71,7 +71,7 @@ pub async fn pull(
         return Ok(None);
     }
     if let StatePlace::Directory(dir) = &settings.state {
-        note_use(&cache, dir, &diff_ids(&image)).map_err(Failure::from)?;
+        note_use(&cache, dir, &diff_ids(&image))?;
     }
     let admit = Request::Admit(admission(&cache, &remote, &image)?);
     let pulled = match session.ask(&admit).await? {
@@ -105,7 +105,7 @@ async fn find_and_fetch(
 ) -> Result<(Remote, Image)> {
     let stop = CancellationToken::new();
     let _stop_when_dropped = stop.clone().drop_guard();
-    let client = client(&request.settings).map_err(Failure::from)?;
+    let client = client(&request.settings)?;
     let gateway = request.settings.gateway.clone();
     let reach = |reference: &Reference| reference_from_gateway(reference, &gateway);
     let events = |event: Event| news.borrow_mut().show(&event);
@@ -117,11 +117,11 @@ async fn find_and_fetch(
         reach: &reach,
     };
     let asked = question.ask(&client, &events, &stop).await;
-    let (remote, image) = asked.map_err(Failure::from)?;
-    let layers = image.layers().map_err(Failure::from)?;
+    let (remote, image) = asked?;
+    let layers = image.layers()?;
     if too_much(&image).is_none() {
         let fetched = fetch(cache, &remote, layers, &events, &stop).await;
-        fetched.map_err(Failure::from)?;
+        fetched?;
     }
     Ok((remote, image))
 }
@@ -202,7 +202,10 @@ mod tests {
             insecure: vec!["10.0.2.2:5000".into(), "10.0.2.20:5000".into()],
             mirrors: vec![Mirror {
                 host: "docker.io".into(),
-                endpoints: vec!["http://10.0.2.2:5001".into(), "https://m.example.com".into()],
+                endpoints: vec![
+                    "http://10.0.2.2:5001".into(),
+                    "https://m.example.com".into(),
+                ],
             }],
             credentials: vec![HostCredential {
                 host: "10.0.2.2:5000".into(),

@@ -36,7 +36,9 @@ pub fn note_use<'a>(
     state_dir: &Path,
     layers: impl IntoIterator<Item = &'a Digest>,
 ) -> Result<(), ImageError> {
-    change(cache, state_dir, |known| known.extend(layers.into_iter().cloned()))
+    change(cache, state_dir, |known| {
+        known.extend(layers.into_iter().cloned())
+    })
 }
 
 /// Notes which layers the images of a state directory have, and no others.

@@ -1,0 +1,295 @@
+//! Disks that come and go while a machine runs: a SCSI disk on a controller that every machine of
+//! our own images has, so that one snapshot serves machines with any disks.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::timeout;
+use vdkr_core::channel::message::{DiskRequest, Failure, FailureCode};
+
+use super::{
+    process::Qemu,
+    qemu::{DISK_CONTROLLER, block_node},
+    qmp::{Qmp, QmpError},
+};
+
+/// Longest serial number that a SCSI disk shows.
+const MAX_SERIAL: usize = 36;
+/// Disks that one controller has numbers for.
+const MAX_DISKS: usize = 250;
+/// How long the emulator may take for one command.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A disk cannot be attached or taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum DisksError {
+    /// The serial number is no plain word.
+    #[error("{0:?} is no serial number for a disk: use up to 36 letters, digits, '-' and '_'")]
+    Serial(String),
+    /// Another file has the serial number.
+    #[error("the machine has a disk {serial} already, which is {path}")]
+    Taken {
+        /// The serial number.
+        serial: String,
+        /// The file behind it.
+        path: String,
+    },
+    /// The controller is full.
+    #[error("the machine has {MAX_DISKS} disks and cannot take more; restart it")]
+    Full,
+    /// The machine was booted without a controller for them.
+    #[error(
+        "this machine takes no disks while it runs: its kernel was given with --kernel or \
+         --initrd, or its image is older than this program"
+    )]
+    NotHot,
+    /// The emulator cannot do it.
+    #[error("cannot {what} disk {serial}: {source}")]
+    Qmp {
+        /// What was tried.
+        what: &'static str,
+        /// The serial number.
+        serial: String,
+        /// Its words.
+        source: QmpError,
+    },
+    /// The emulator does not answer.
+    #[error("cannot {what} disk {serial}: the emulator does not answer")]
+    Silent {
+        /// What was tried.
+        what: &'static str,
+        /// The serial number.
+        serial: String,
+    },
+}
+
+impl From<DisksError> for Failure {
+    fn from(error: DisksError) -> Self {
+        let code = match error {
+            DisksError::Serial(_) => FailureCode::Usage,
+            DisksError::NotHot => FailureCode::Unsupported,
+            _ => FailureCode::Failed,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// The disks that a machine was given.
+#[derive(Debug, Default)]
+pub struct HotDisks {
+    disks: Vec<Attached>,
+    last: u32,
+}
+
+#[derive(Debug)]
+struct Attached {
+    disk: DiskRequest,
+    /// Name of its node and its device.
+    name: String,
+}
+
+impl Qemu {
+    /// Attaches a disk. The guest sees it a moment later, under its serial number
+    /// (`vdkr_agent::boot::disks::wait_for`). To attach the same file once more changes nothing.
+    pub async fn attach(&mut self, disk: &DiskRequest) -> Result<(), DisksError> {
+        let (control, disks) = self.disks();
+        let disks = disks.ok_or(DisksError::NotHot)?;
+        patiently("attach", &disk.serial, disks.attach(control, disk)).await
+    }
+
+    /// Takes a disk away, which the guest must have let go of. One that is not there is gone.
+    pub async fn detach(&mut self, serial: &str) -> Result<(), DisksError> {
+        let (control, disks) = self.disks();
+        let disks = disks.ok_or(DisksError::NotHot)?;
+        patiently("detach", serial, disks.detach(control, serial)).await
+    }
+
+    /// Serial numbers of the disks that are attached.
+    pub fn attached(&mut self) -> Vec<String> {
+        let (_, disks) = self.disks();
+        disks.map_or_else(Vec::new, |disks| {
+            let serials = disks.disks.iter().map(|known| known.disk.serial.clone());
+            serials.collect()
+        })
+    }
+}
+
+async fn patiently(
+    what: &'static str,
+    serial: &str,
+    work: impl Future<Output = Result<(), DisksError>>,
+) -> Result<(), DisksError> {
+    timeout(PATIENCE, work).await.unwrap_or_else(|_| {
+        Err(DisksError::Silent {
+            what,
+            serial: serial.to_owned(),
+        })
+    })
+}
+
+impl HotDisks {
+    async fn attach(&mut self, control: &mut Qmp, disk: &DiskRequest) -> Result<(), DisksError> {
+        let serial = &disk.serial;
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if serial.is_empty() || serial.len() > MAX_SERIAL || !serial.chars().all(legal) {
+            return Err(DisksError::Serial(serial.clone()));
+        }
+        if let Some(known) = self.disks.iter().find(|known| known.disk.serial == *serial) {
+            return if known.disk == *disk {
+                Ok(())
+            } else {
+                Err(DisksError::Taken {
+                    serial: serial.clone(),
+                    path: known.disk.path.clone(),
+                })
+            };
+        }
+        if self.disks.len() == MAX_DISKS {
+            return Err(DisksError::Full);
+        }
+        let failed = |source| DisksError::Qmp {
+            what: "attach",
+            serial: serial.clone(),
+            source,
+        };
+        self.last += 1;
+        let name = format!("hot-{}", self.last);
+        let node = block_node(&name, &disk.path, disk.read_only);
+        control
+            .execute_with("blockdev-add", node)
+            .await
+            .map_err(failed)?;
+        let device = json!({
+            "driver": "scsi-hd",
+            "id": name,
+            "bus": format!("{DISK_CONTROLLER}.0"),
+            "drive": name,
+            "serial": serial,
+            "rotation_rate": 1,
+        });
+        if let Err(error) = control.execute_with("device_add", device).await {
+            let _ = control
+                .execute_with("blockdev-del", json!({ "node-name": name }))
+                .await;
+            return Err(failed(error));
+        }
+        let disk = disk.clone();
+        self.disks.push(Attached { disk, name });
+        Ok(())
+    }
+
+    async fn detach(&mut self, control: &mut Qmp, serial: &str) -> Result<(), DisksError> {
+        let known = |known: &Attached| known.disk.serial == serial;
+        let Some(at) = self.disks.iter().position(known) else {
+            return Ok(());
+        };
+        let Some(Attached { name, .. }) = self.disks.get(at) else {
+            return Ok(());
+        };
+        let failed = |source| DisksError::Qmp {
+            what: "detach",
+            serial: serial.to_owned(),
+            source,
+        };
+        control
+            .execute_with("device_del", json!({ "id": name }))
+            .await
+            .map_err(failed)?;
+        control
+            .event("DEVICE_DELETED", |data| data["device"] == *name)
+            .await
+            .map_err(failed)?;
+        control
+            .execute_with("blockdev-del", json!({ "node-name": name }))
+            .await
+            .map_err(failed)?;
+        self.disks.remove(at);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use tokio::{
+        io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+        net::UnixStream,
+    };
+
+    use super::*;
+
+    /// An emulator that refuses devices whose serial number is `bad`, and what it was asked.
+    async fn emulator(socket: UnixStream) -> Vec<String> {
+        let (reader, mut writer) = socket.into_split();
+        let mut lines = BufReader::new(reader).lines();
+        let mut asked = Vec::new();
+        writer.write_all(b"{\"QMP\":{}}\n").await.unwrap();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            let message: Value = serde_json::from_str(&line).unwrap();
+            let command = message["execute"].as_str().unwrap().to_owned();
+            let arguments = &message["arguments"];
+            let answer = match &*command {
+                "device_add" if arguments["serial"] == "bad" => {
+                    json!({ "error": { "desc": "no" } }).to_string()
+                }
+                "device_del" => {
+                    let data = json!({ "device": arguments["id"] });
+                    let event = json!({ "event": "DEVICE_DELETED", "data": data });
+                    format!("{}\n{event}", json!({ "return": {} }))
+                }
+                _ => json!({ "return": {} }).to_string(),
+            };
+            writer
+                .write_all(format!("{answer}\n").as_bytes())
+                .await
+                .unwrap();
+            asked.push(command);
+        }
+        asked
+    }
+
+    fn disk(serial: &str, path: &str) -> DiskRequest {
+        DiskRequest {
+            path: path.to_owned(),
+            serial: serial.to_owned(),
+            read_only: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn disks_come_and_go_by_their_serial_numbers() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let emulator = tokio::spawn(emulator(theirs));
+        let (mut control, mut disks) = (Qmp::new(ours), HotDisks::default());
+        disks.attach(&mut control, &disk("a", "/a")).await.unwrap();
+        // Once more the same, and the same number for another file.
+        disks.attach(&mut control, &disk("a", "/a")).await.unwrap();
+        let taken = disks.attach(&mut control, &disk("a", "/b")).await;
+        assert!(taken.unwrap_err().to_string().contains("which is /a"));
+        disks
+            .attach(&mut control, &disk("bad", "/c"))
+            .await
+            .unwrap_err();
+        for serial in ["", "a b", "a,b", "é", &"x".repeat(37)] {
+            let error = disks.attach(&mut control, &disk(serial, "/d")).await;
+            assert!(matches!(error, Err(DisksError::Serial(_))), "{serial}");
+        }
+        disks.detach(&mut control, "a").await.unwrap();
+        disks.detach(&mut control, "a").await.unwrap();
+        assert!(disks.disks.is_empty());
+        drop(control);
+        assert_eq!(
+            emulator.await.unwrap(),
+            [
+                "qmp_capabilities",
+                "blockdev-add",
+                "device_add",
+                "blockdev-add",
+                "device_add",
+                "blockdev-del",
+                "device_del",
+                "blockdev-del"
+            ]
+        );
+    }
+}
