@@ -109,6 +109,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         } => command::tag::run(&settings, &args).await,
         Command::Vconfig(args) => command::vconfig::run(&settings, &args),
         Command::Memres { command } => command::memres::run(&settings, &command).await,
+        Command::Vstorage { command } => command::vstorage::run(&settings, &command).await,
         Command::Version => command::version::run(&settings).await,
         Command::Run { .. } | Command::Other(_) => Err(Error::usage("unknown command")),
     }

@@ -9,6 +9,7 @@ pub mod run;
 pub mod tag;
 pub mod vconfig;
 pub mod version;
+pub mod vstorage;
 
 use vdkr_core::channel::message::Reply;
 

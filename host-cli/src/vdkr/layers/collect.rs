@@ -40,6 +40,14 @@ pub fn collect(cache: &Cache, limit: u64) -> Result<Collected, ImageError> {
     Ok(collected)
 }
 
+/// Layers that no image of any state directory has.
+pub fn unused(cache: &Cache) -> Result<Vec<CachedLayer>, ImageError> {
+    let used = users::used(cache)?;
+    let mut layers = cache.layers()?;
+    layers.retain(|layer| !used.contains(&layer.diff_id));
+    Ok(layers)
+}
+
 /// The layers to go, of those in the order of their last use.
 fn victims(layers: Vec<CachedLayer>, used: &BTreeSet<Digest>, limit: u64) -> Vec<CachedLayer> {
     let sizes = layers.iter().map(|layer| layer.allocated);

@@ -8,7 +8,7 @@ mod pull;
 mod users;
 
 pub use cache::{Cache, CachedLayer, Hold};
-pub use collect::{Collected, collect};
+pub use collect::{Collected, collect, unused};
 pub use hand_over::{prepare, settle};
 pub use pull::pull;
 pub use users::{forget_user, note_use, note_users_layers};
