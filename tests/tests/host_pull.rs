@@ -36,8 +36,13 @@ fn contents(user: &User, options: &[&str]) -> String {
                   stat -c '%n %a %u %g %h %s %F %Y' {} + | sort";
     let run = ["run", "--rm", "container-base", "sh", "-c", script];
     let listed = user.run([options, &run].concat()).expect(0).text();
-    // The size of a directory is its file system's business.
-    let lines = listed.lines().map(|line| {
+    // What the agent puts over files of the image is made for each container; the size of a
+    // directory is its file system's business.
+    let made = ["etc/hosts ", "etc/hostname ", "etc/resolv.conf "];
+    let lines = listed
+        .lines()
+        .filter(|line| !made.iter().any(|name| line.starts_with(name)));
+    let lines = lines.map(|line| {
         let words: Vec<&str> = line.split(' ').collect();
         if line.contains(" directory ") {
             words[..4].join(" ") + " directory"
@@ -77,7 +82,10 @@ fn images_pulled_on_the_host_are_those_pulled_in_the_machine() {
             .join(" ")
     };
     assert_eq!(names(&here.1), names(&there.1));
-    assert_eq!(here.2, there.2, "the files");
+    for (ours, theirs) in here.2.lines().zip(there.2.lines()) {
+        assert_eq!(ours, theirs);
+    }
+    assert_eq!(here.2.len(), there.2.len());
 }
 
 #[test]
@@ -112,7 +120,7 @@ fn layers_come_to_a_machine_that_runs_and_come_back_when_they_were_removed() {
         "container-base",
         "sh",
         "-c",
-        "rm -r /etc && mkdir /etc && : > /etc/x",
+        "rm -r /etc/passwd /usr && : > /etc/x",
     ])
     .expect(0);
     user.run(["run", "container-base", "test", "-e", "/etc/passwd"])
@@ -208,9 +216,11 @@ fn what_fails_fails_in_both_places_with_the_same_words() {
                 text.split(": ").take(3).collect::<Vec<_>>().join(": ")
             };
             assert_eq!(
-                told[0].code(), told[1].code(),
+                told[0].code(),
+                told[1].code(),
                 "{port} {} {}",
-                told[0].stderr, told[1].stderr
+                told[0].stderr,
+                told[1].stderr
             );
             assert_eq!(words(&told[0]), words(&told[1]));
             if let (Some(code), "pull") = (code, verb[0]) {

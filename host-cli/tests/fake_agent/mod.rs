@@ -149,6 +149,9 @@ impl FakeAgent {
             Request::AttachDisk(_)
             | Request::DetachDisk { .. }
             | Request::Machine
+            | Request::Admit(_)
+            | Request::Layers { .. }
+            | Request::Mount { .. }
             | Request::Unknown => Err(Failure::new(FailureCode::Unsupported, "what?")),
         };
         let last = done == Ok(Reply::Bye);
