@@ -134,6 +134,10 @@ fn layers_come_to_a_machine_that_runs_and_come_back_when_they_were_removed() {
     files.iter().for_each(|file| fs::remove_file(file).unwrap());
     user.run(["run", "container-base", "true"]).expect(0);
     assert_eq!(layers(&user).len(), files.len());
+    // Even when the cache is gone with all its notes.
+    user.run(["memres", "restart"]).expect(0);
+    fs::remove_dir_all(user.home().join(".vdkr/layers")).unwrap();
+    user.run(["run", "container-base", "true"]).expect(0);
     // One that is damaged, too.
     user.run(["memres", "restart"]).expect(0);
     let damaged = &files[0];

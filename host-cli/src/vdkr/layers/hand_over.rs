@@ -12,7 +12,10 @@ use vdkr_core::{
 };
 use vdkr_transfer::pull::LayerStore as _;
 
-use super::{Cache, cache, note_users_layers, pull, pull::fetch_again, pulls_here};
+use super::{
+    Cache, cache, note_use, note_users_layers, pull, pull::fetch_again, pulls_here,
+    users::layers_of,
+};
 use crate::vdkr::{
     command::wrong_reply,
     error::{Error, Result},
@@ -21,6 +24,8 @@ use crate::vdkr::{
     settings::{Settings, StatePlace},
 };
 
+/// How the serial numbers of layers' disks begin.
+const SERIAL: &str = "layer-";
 /// Digits of a layer's digest in its disk's serial number, which has 36 characters at most.
 const DIGITS: usize = 30;
 
@@ -68,9 +73,15 @@ pub async fn prepare(
     Ok(())
 }
 
-/// Notes which layers the images of a session's machine still have, after some were removed.
+/// Notes which layers the images of a session's machine still have after some were removed, and takes
+/// away the disks of the others.
 pub async fn settle(session: &mut Session, settings: &Settings) -> Result<()> {
     let StatePlace::Directory(dir) = &settings.state else {
+        return Ok(());
+    };
+    let cache = cache(settings)?;
+    // A pull under way has attached what no image has yet; whoever comes next settles.
+    let Some(_own) = cache.try_own()? else {
         return Ok(());
     };
     let question = Request::Layers {
@@ -78,10 +89,20 @@ pub async fn settle(session: &mut Session, settings: &Settings) -> Result<()> {
         settings: RegistrySettings::default(),
     };
     // An agent that does not know has nothing of ours.
-    if let Ok(Reply::Layers(NeededLayers { kept, .. })) = session.ask_plainly(&question).await? {
-        let kept = kept.iter().filter_map(|layer| Digest::parse(layer).ok());
-        let cache = cache(settings)?;
-        note_users_layers(&cache, dir, kept.collect())?;
+    let Ok(Reply::Layers(NeededLayers { kept, .. })) = session.ask_plainly(&question).await? else {
+        return Ok(());
+    };
+    let kept = kept.iter().filter_map(|layer| Digest::parse(layer).ok());
+    let kept: BTreeSet<Digest> = kept.collect();
+    let serials: BTreeSet<String> = kept.iter().map(serial).collect();
+    note_users_layers(&cache, dir, kept)?;
+    // A machine of this command's own goes with its disks.
+    if let Ok(Reply::Machine(state)) = session.ask_plainly(&Request::Machine).await? {
+        for disk in state.disks {
+            if disk.starts_with(SERIAL) && !serials.contains(&disk) {
+                session.detach(&disk).await?;
+            }
+        }
     }
     Ok(())
 }
@@ -132,7 +153,13 @@ async fn hand_over(
         .collect::<Result<_>>()?;
     let cache = cache(settings)?;
     let _hold = cache.hold()?;
-    if !layers.iter().all(|layer| cache.has_layer(layer)) {
+    // The word of a machine is no proof that it may have a layer: another one's image may be private.
+    let given = match &settings.state {
+        StatePlace::Directory(dir) => layers_of(&cache, dir)?,
+        StatePlace::Nowhere => layers.clone(),
+    };
+    let is_there = |layer| given.contains(layer) && cache.has_layer(layer);
+    if !layers.iter().all(is_there) {
         let source = Reference::parse(&needed.source).map_err(|error| odd(&error))?;
         let manifest = Digest::parse(&needed.manifest).map_err(|error| odd(&error))?;
         let request = PullRequest {
@@ -140,7 +167,13 @@ async fn hand_over(
             settings: registry.clone(),
             platform: None,
         };
-        fetch_again(&cache, &request, settings.arch.oci_name(), news).await?;
+        let proved = fetch_again(&cache, &request, settings.arch.oci_name(), news).await?;
+        if let Some(foreign) = layers.iter().find(|layer| !proved.contains(layer)) {
+            return Err(odd(&format!("{foreign} is none of {}", request.reference)));
+        }
+        if let StatePlace::Directory(dir) = &settings.state {
+            note_use(&cache, dir, &layers)?;
+        }
     }
     attach(session, &cache, &layers).await?;
     mount(session, &layers).await
@@ -187,7 +220,7 @@ async fn mount(session: &mut Session, layers: &BTreeSet<Digest>) -> Result<()> {
 }
 
 fn serial(layer: &Digest) -> String {
-    format!("layer-{}", &layer.hex()[..DIGITS])
+    format!("{SERIAL}{}", &layer.hex()[..DIGITS])
 }
 
 fn odd(reason: &dyn ToString) -> Error {

@@ -85,16 +85,16 @@ pub async fn pull(
     Ok(Some(pulled))
 }
 
-/// Brings an image's layers back into the cache that were removed from it. `reference` names the
-/// image by its digest.
+/// Brings an image's layers back into the cache, and says which it has. `reference` names the image
+/// by its digest.
 pub(super) async fn fetch_again(
     cache: &Cache,
     request: &PullRequest,
     architecture: &str,
     news: &RefCell<&mut News>,
-) -> Result<()> {
-    interruptible(find_and_fetch(cache, request, architecture, news)).await?;
-    Ok(())
+) -> Result<BTreeSet<Digest>> {
+    let (_, image) = interruptible(find_and_fetch(cache, request, architecture, news)).await?;
+    Ok(diff_ids(&image))
 }
 
 async fn find_and_fetch(

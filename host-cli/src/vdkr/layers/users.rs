@@ -50,6 +50,12 @@ pub fn note_users_layers(
     change(cache, state_dir, |known| *known = layers)
 }
 
+/// The layers that the images of a state directory were given.
+pub(super) fn layers_of(cache: &Cache, state_dir: &Path) -> Result<BTreeSet<Digest>, ImageError> {
+    let user = read(&note_path(cache, state_dir))?;
+    Ok(user.map(|user| user.layers).unwrap_or_default())
+}
+
 /// Forgets a state directory.
 pub fn forget_user(cache: &Cache, state_dir: &Path) {
     let _ = fs::remove_file(note_path(cache, state_dir));
