@@ -16,6 +16,8 @@ pub struct BootReport {
     pub stages: BTreeMap<String, u64>,
     /// Milliseconds from the start of the kernel to the greeting of the first host.
     pub met_ms: u64,
+    /// The machine's id, once it has one.
+    pub machine_id: String,
     /// Where images are kept: `disk` or `tmpfs`.
     pub state: String,
     /// Why images cannot be kept.

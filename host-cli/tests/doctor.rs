@@ -62,6 +62,34 @@ fn doctor_knows_a_healthy_registry_from_a_missing_one() {
 }
 
 #[test]
+fn doctor_looks_at_the_certificates_of_a_secure_registry() {
+    let mut user = User::new();
+    user.set("CONTAINER_REGISTRY_SECURE", "1");
+    user.start();
+    // Only `start` needs to be told that the mode is secure.
+    user.set("CONTAINER_REGISTRY_SECURE", "");
+    let checks = report(&user, 0);
+    let certificate = find(&checks, "certificate");
+    assert_eq!(certificate["verdict"], "ok", "{certificate}");
+    assert!(certificate["found"].as_str().unwrap().contains("10.0.2.2"));
+    for subject in ["certificate life", "ca life"] {
+        let check = find(&checks, subject);
+        assert_eq!(check["verdict"], "ok", "{check}");
+        assert!(check["found"].as_str().unwrap().ends_with("days left"));
+    }
+    user.set("CONTAINER_REGISTRY_CERT_SAN", "DNS:board.example");
+    let checks = report(&user, 0);
+    let certificate = find(&checks, "certificate");
+    assert_eq!(certificate["verdict"], "warn", "{certificate}");
+    assert!(
+        certificate["found"]
+            .as_str()
+            .unwrap()
+            .contains("board.example")
+    );
+}
+
+#[test]
 fn doctor_says_what_to_do_about_credentials_and_other_programs() {
     let mut user = User::new();
     let gate = rig::gate::Gate::open("nothing fits", None);

@@ -528,6 +528,11 @@ impl File {
         let _ = sys::fadvise(&self.fd, offset, None, sys::Advice::DontNeed);
     }
 
+    /// The file itself, for whoever works without the storage's watch.
+    pub(crate) fn into_std(self) -> std::fs::File {
+        self.fd.into()
+    }
+
     /// Removes the name that it was opened under.
     pub fn remove(&self) -> Result<bool> {
         self.fs.remove_file(&self.path)

@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::os::unix::fs::FileExt as _;
+
 use common::{Bench, noise};
 use vdkr_core::digest::{Algorithm, Digest};
+use vdkr_registry::storage::LocalUploads;
 
 const UPLOADS: &str = "/v2/yocto/app/blobs/uploads/";
 
@@ -549,4 +552,52 @@ async fn one_blob_pushed_many_times_at_once() {
     let digests = futures_util::future::join_all(pushes).await;
     assert_served(&bench, &digests[0], &content).await;
     assert_eq!(temporary_files(&bench), 0);
+}
+
+#[tokio::test]
+async fn a_client_on_this_machine_writes_to_the_session_itself() {
+    let bench = Bench::new();
+    let uploads = LocalUploads::open(bench.storage()).unwrap();
+    let content = noise(5_000_000, 9);
+    let digest = Digest::sha256(&content);
+    for good in [false, true] {
+        let begun = bench.send("POST", UPLOADS, &[], "").await.expect(202);
+        let id = begun.header("docker-upload-uuid").to_owned();
+        let file = uploads.session("yocto/app", &id).unwrap();
+        file.write_all_at(&content, 0).unwrap();
+        if !good {
+            file.write_all_at(b"wrong", 1000).unwrap();
+        }
+        drop(file);
+        let path = begun.header("location").to_owned();
+        let told = bench.get(&path).await.expect(204);
+        assert_eq!(told.header("range"), format!("0-{}", content.len() - 1));
+        let path = format!("{path}?digest={digest}");
+        let done = bench.send("PUT", &path, &[], "").await;
+        if good {
+            done.expect(201);
+        } else {
+            done.refused(400, "DIGEST_INVALID");
+            bench.get(&blob(&digest)).await.expect(404);
+        }
+        assert_eq!(sessions(&bench), 0);
+    }
+    assert_served(&bench, &digest, &content).await;
+}
+
+#[tokio::test]
+async fn nothing_else_of_the_storage_is_lent_to_a_client_on_this_machine() {
+    let bench = Bench::new();
+    let uploads = LocalUploads::open(bench.storage()).unwrap();
+    let begun = bench.send("POST", UPLOADS, &[], "").await.expect(202);
+    let id = begun.header("docker-upload-uuid");
+    assert!(uploads.session("yocto/other", id).is_none());
+    assert!(uploads.session("yocto/../yocto/app", id).is_none());
+    assert!(uploads.session("yocto/app", "..").is_none());
+    let unknown = "0f0f0f0f-0f0f-4f0f-8f0f-0f0f0f0f0f0f";
+    assert!(uploads.session("yocto/app", unknown).is_none());
+    let data = bench.repository("yocto/app/_uploads").join(id).join("data");
+    std::os::unix::fs::symlink("/etc/hostname", data).unwrap();
+    assert!(uploads.session("yocto/app", id).is_none());
+    assert!(LocalUploads::open(&bench.storage().join("absent")).is_none());
 }

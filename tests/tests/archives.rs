@@ -1,13 +1,14 @@
 //! Archives and directories of images that skopeo and umoci write are read by us, and ours by them.
 
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use vdkr_tests::fixtures::layout;
 use vdkr_tests::layout::digest;
 use vdkr_tests::peers::{skopeo, skopeo_copy, skopeo_raw};
-use vdkr_tests::process::{run, run_tool};
+use vdkr_tests::process::{run, run_tool, tool};
 use vdkr_tests::registry::{Registry, container_registry};
 
 fn oci(path: &Path) -> String {
@@ -195,4 +196,65 @@ fn inspect_says_what_skopeo_says() {
         .run(["inspect", "--raw", "container-base:v1"])
         .expect(0);
     assert_eq!(ours.stdout, skopeo_raw(&reference));
+}
+
+#[test]
+fn an_image_that_podman_keeps_is_copied() {
+    let dir = TempDir::new().unwrap();
+    let settings = dir.path().join("storage.conf");
+    let text = format!(
+        "[storage]\ndriver = \"vfs\"\ngraphroot = \"{0}/graph\"\nrunroot = \"{0}/run\"\n",
+        dir.path().display()
+    );
+    std::fs::write(&settings, text).unwrap();
+    // As the root of a user namespace, so that it is the same for an ordinary user.
+    let inside = |command: &Command| {
+        let mut inside = tool("unshare");
+        inside
+            .args(["--map-root-user", "--mount"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .envs(
+                command
+                    .get_envs()
+                    .filter_map(|(key, value)| Some((key, value?))),
+            )
+            .env("HOME", dir.path())
+            .env("CONTAINERS_STORAGE_CONF", &settings)
+            .env_remove("XDG_RUNTIME_DIR");
+        inside
+    };
+    let podman = |arguments: &[&str]| {
+        let mut command = tool("podman");
+        command.args(["--events-backend", "none"]).args(arguments);
+        run(&mut inside(&command)).expect(0).text()
+    };
+    let source = layout("qemux86-64", "container-base-latest-oci");
+    let archive = dir.path().join("app.tar").display().to_string();
+    skopeo_copy(
+        &oci(&source),
+        &format!("oci-archive:{archive}:localhost/app:v1"),
+    );
+    podman(&["load", "--quiet", "--input", &archive]);
+    let id = podman(&[
+        "image",
+        "inspect",
+        "--format",
+        "{{.Id}}",
+        "localhost/app:v1",
+    ]);
+
+    let registry = Registry::start();
+    let to = format!("docker://{}/yocto/app:v1", registry.host());
+    let copy = |name: &str| {
+        let mut command = registry.command();
+        command.args(["copy", &format!("containers-storage:localhost/{name}"), &to]);
+        run(&mut inside(&command))
+    };
+    copy("app:v1").expect(0);
+    // What podman calls the image's id is the digest of its configuration.
+    let manifest: Value = serde_json::from_slice(&skopeo_raw(&to)).unwrap();
+    let config = manifest["config"]["digest"].as_str().unwrap();
+    assert_eq!(config, format!("sha256:{}", id.trim()));
+    copy("missing:v1").expect(5);
 }

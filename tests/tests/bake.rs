@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vdkr_tests::fixtures::{copy_tree, layout};
 use vdkr_tests::peers::{skopeo, skopeo_copy};
-use vdkr_tests::process::{Background, run, tool, wait_until};
+use vdkr_tests::process::{Background, free_port, run, tool, wait_until};
 use vdkr_tests::registry::Registry;
 
 /// A root file system with this in `/etc/containers`, and what bake adds for the registry.
@@ -337,4 +337,51 @@ fn weakness_4d_4_labels_are_read_by_skopeo_and_umoci() {
         .arg(format!("{}:{name}", plain.display())))
     .expect(0);
     assert!(stat.text().contains("history"));
+}
+
+#[test]
+fn podman_trusts_the_baked_ca_and_nothing_less() {
+    let storage = TempDir::new().unwrap();
+    let secure = [
+        ("CONTAINER_REGISTRY_SECURE", "1"),
+        ("CONTAINER_REGISTRY_AUTH", "0"),
+    ];
+    let registry = Registry::start_with(storage.path(), free_port(), &secure);
+    push(&registry, "short");
+    let target = Target::new();
+    let full = format!("{}/yocto/short:latest", registry.host());
+    let refused = run(target.podman().args(["pull", "--quiet", &full]));
+    assert_ne!(refused.code(), 0);
+    assert!(refused.stderr.contains("x509"), "{}", refused.stderr);
+    target.bake(&registry, &["--profile", "podman", "--no-translate"]);
+    run(target.podman().args(["pull", "--quiet", &full])).expect(0);
+}
+
+#[test]
+fn dockerd_finds_its_merged_configuration_valid() {
+    let registry = Registry::start();
+    let target = Target::new();
+    let file = target.root().join("etc/docker/daemon.json");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(
+        &file,
+        r#"{"log-driver": "json-file", "storage-driver": "vfs"}"#,
+    )
+    .unwrap();
+    target.bake(&registry, &["--profile", "docker"]);
+    let validate = |file: &Path| {
+        let mut command = tool("dockerd");
+        command
+            .args(["--validate", "--userland-proxy=false", "--config-file"])
+            .arg(file);
+        run(&mut command)
+    };
+    validate(&file).expect(0);
+    let baked: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(baked["log-driver"], "json-file");
+    assert!(baked["insecure-registries"].is_array(), "{baked}");
+    // It does look at what it is given.
+    let wrong = target.root().join("wrong.json");
+    std::fs::write(&wrong, r#"{"insecure-registries": "x"}"#).unwrap();
+    validate(&wrong).expect(1);
 }

@@ -12,12 +12,16 @@ use vdkr_tests::peers::{curl, curl_status};
 use vdkr_tests::process::{free_port, run};
 use vdkr_tests::registry::Registry;
 
-const ROUNDS: u32 = 8;
+const ROUNDS: u32 = 6;
+
+/// Sizes of layers, bytes: those that go through a connection, and those that a client on the same
+/// machine puts into the storage itself.
+const SIZES: [usize; 2] = [3_000_000, 5_000_000];
 
 /// Six layers of a few megabytes: enough for a kill to land in each phase of a push.
-fn big_image(dir: &TempDir) -> std::path::PathBuf {
-    let path = dir.path().join("big-latest-oci");
-    let layers: Vec<_> = (0..6).map(|n| noise(n + 1, 3_000_000)).collect();
+fn big_image(dir: &TempDir, size: usize) -> std::path::PathBuf {
+    let path = dir.path().join(format!("big-{size}/big-latest-oci"));
+    let layers: Vec<_> = (0..6).map(|n| noise(n + 1, size)).collect();
     write_image(&path, "amd64", &layers);
     path
 }
@@ -61,8 +65,12 @@ fn undisturbed(source: &std::path::Path) -> Duration {
 
 #[test]
 fn a_push_killed_at_any_point_is_completed_by_the_next() {
+    SIZES.into_iter().for_each(killed_pushes);
+}
+
+fn killed_pushes(size: usize) {
     let dir = TempDir::new().unwrap();
-    let source = big_image(&dir);
+    let source = big_image(&dir, size);
     let whole = undisturbed(&source);
     let mut unfinished = 0;
     for round in 0..ROUNDS {
@@ -91,8 +99,12 @@ fn a_push_killed_at_any_point_is_completed_by_the_next() {
 
 #[test]
 fn a_server_killed_at_any_point_serves_nothing_half_written() {
+    SIZES.into_iter().for_each(killed_servers);
+}
+
+fn killed_servers(size: usize) {
     let dir = TempDir::new().unwrap();
-    let source = big_image(&dir);
+    let source = big_image(&dir, size);
     let whole = undisturbed(&source);
     let mut interrupted = 0;
     for round in 0..ROUNDS {

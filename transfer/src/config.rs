@@ -10,6 +10,7 @@ use vdkr_core::reference::Host;
 use crate::retry::RetryPolicy;
 use crate::tls::Roots;
 use crate::upload::journal::UploadJournal;
+use crate::upload::local::LocalSessions;
 
 /// How a registry's host may be spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +104,8 @@ pub struct ClientConfig {
     pub retry: RetryPolicy,
     /// Where uploads are noted, so that a later run can go on with them.
     pub journal: Option<UploadJournal>,
+    /// Registries whose upload sessions can be written to as files.
+    pub local_sessions: Option<Arc<dyn LocalSessions>>,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// How long the other side may stay silent while it owes us something.
@@ -125,6 +128,7 @@ impl Default for ClientConfig {
             user_agent: concat!("vdkr/", env!("CARGO_PKG_VERSION")).to_owned(),
             retry: RetryPolicy::default(),
             journal: None,
+            local_sessions: None,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(1),
             commit_timeout: Duration::from_mins(10),

@@ -54,6 +54,11 @@ impl Feed {
         }
     }
 
+    /// Where the content comes from.
+    pub(crate) fn source(&self) -> &Arc<dyn BlobSource> {
+        &self.source
+    }
+
     /// Gives the bytes from `from` to `until`, until nobody wants them any more.
     pub(crate) fn run(
         &mut self,

@@ -55,5 +55,6 @@ pub use retry::RetryPolicy;
 pub use source::{BlobSource, ChunkReader, FileSource};
 pub use tls::Roots;
 pub use upload::journal::UploadJournal;
+pub use upload::local::{LocalSessions, WholeFile};
 pub use upload::{MountOutcome, UploadOptions, UploadSession};
 pub use verify::{Verifier, VerifyingReader};

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::error::TransferError;
+use crate::upload::local::WholeFile;
 
 /// Size of the pieces in which files are read, bytes. Large enough to make system calls cheap, small
 /// enough to be hashed while it is still in the processor's cache.
@@ -17,6 +18,12 @@ pub(crate) const CHUNK: usize = 512 * 1024;
 pub trait BlobSource: Send + Sync + 'static {
     /// Opens the content `offset` bytes from its start. Called on a thread that may block.
     fn open(&self, offset: u64) -> Result<Box<dyn ChunkReader>, TransferError>;
+
+    /// The file that is this content and nothing else, when there is one. Called on a thread that may
+    /// block.
+    fn whole_file(&self) -> Option<WholeFile> {
+        None
+    }
 }
 
 /// The pieces of one pass over some content. Every call may block.
@@ -96,6 +103,17 @@ impl BlobSource for FileSource {
             offset: self.start.saturating_add(offset),
             buffers: Buffers::default(),
         }))
+    }
+
+    fn whole_file(&self) -> Option<WholeFile> {
+        let metadata = self.file.metadata().ok()?;
+        let end = self.end.unwrap_or(metadata.len());
+        let size = end.checked_sub(self.start)?;
+        (metadata.is_file() && end <= metadata.len()).then(|| WholeFile {
+            file: self.file.clone(),
+            start: self.start,
+            size,
+        })
     }
 }
 
@@ -178,6 +196,13 @@ impl BlobSource for Content {
         match self {
             Self::Bytes(bytes) => bytes.open(offset),
             Self::Part(file, _) => file.open(offset),
+        }
+    }
+
+    fn whole_file(&self) -> Option<WholeFile> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::Part(file, _) => file.whole_file(),
         }
     }
 }

@@ -12,15 +12,21 @@ use crate::workspace::{Arch, Workspace};
 /// The suite that has crane; the program needs nothing but a libc that every supported release has.
 const CRANE_SUITE: &str = "sid";
 
-/// The directories with the peers that are unpacked and not installed: `docker-registry` and
-/// `containerd`, whose packages would start services, and `crane`, which is younger than the releases.
-pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 3]> {
+/// The oldest suite whose dockerd has `--validate`.
+const DOCKER_SUITE: &str = "trixie";
+
+/// The directories with the peers that are unpacked and not installed: `docker-registry`,
+/// `containerd` and `dockerd`, whose packages would start services, and `crane`, which is younger than
+/// the releases.
+pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 4]> {
     let release = Apt::open(workspace)?;
+    let docker = Apt::open_suite(workspace, DOCKER_SUITE)?;
     let crane = Apt::open_suite(workspace, CRANE_SUITE)?;
     Ok([
         unpacked(workspace, &release, "docker-registry", &["docker-registry"])?,
         unpacked(workspace, &release, "containerd", &["containerd", "ctr"])?,
         unpacked(workspace, &crane, "crane", &["crane"])?,
+        unpacked(workspace, &docker, "docker.io", &["dockerd"])?,
     ])
 }
 
@@ -33,10 +39,10 @@ fn unpacked(workspace: &Workspace, apt: &Apt, package: &str, programs: &[&str]) 
         fs::create_dir(&work)?;
         apt::unpack(&deb.file, &work)?;
         for name in programs {
-            let program = work.join("usr/bin").join(name);
-            if !program.is_file() {
+            let places = ["usr/bin", "usr/sbin"].map(|part| work.join(part).join(name));
+            let Some(program) = places.into_iter().find(|program| program.is_file()) else {
                 bail!("{} holds no {name}", deb.file.display());
-            }
+            };
             fs::rename(program, place.join(name))?;
         }
         cache::remove(&work)

@@ -11,10 +11,15 @@ use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
 use super::frame::{FrameError, Kind, MAX_MESSAGE, encode_message};
 use crate::credentials::Secret;
 
+mod container;
 mod layers;
 mod reply;
 mod request;
 
+pub use container::{
+    ContainerReply, ContainerRequest, ContainerRow, ContainerState, ExecRequest, Life, LogsRequest,
+    PathFacts, PathKind, Sample, Until,
+};
 pub use layers::{AdmitRequest, KeptLayer, LayerDisk, NeededLayers};
 pub use reply::{
     Done, Event, Failure, FailureCode, ImageRow, Info, LogLevel, MachineState, Phase, Pulled,
@@ -216,6 +221,9 @@ pub struct GuestHello {
     /// may lie in a snapshot.
     #[serde(default)]
     pub met_ms: u64,
+    /// Identity of an agent's own machine, in the form of `machine-id(5)`.
+    #[serde(default)]
+    pub machine_id: String,
     /// Where images are kept: `disk` or `tmpfs`.
     #[serde(default)]
     pub state: String,
@@ -234,6 +242,7 @@ impl Default for GuestHello {
             boot_ms: 0,
             stages: BTreeMap::new(),
             met_ms: 0,
+            machine_id: String::new(),
             state: String::new(),
             engine: String::new(),
         }
@@ -359,6 +368,17 @@ mod tests {
             }),
             Request::DetachDisk { serial: "s".into() },
             Request::Machine,
+            Request::Container(ContainerRequest::List),
+            Request::Container(ContainerRequest::Stop {
+                name: "a".into(),
+                timeout: Some(-1),
+                signal: None,
+            }),
+            Request::Container(ContainerRequest::Exec(ExecRequest {
+                name: "a".into(),
+                args: vec!["sh".into()],
+                ..ExecRequest::default()
+            })),
         ] {
             round_trip(&request);
         }
@@ -378,19 +398,31 @@ mod tests {
                 removed: vec![Removed::Untagged("a".into()), Removed::Deleted("b".into())],
             },
             Reply::Tagged,
-            Reply::Layers(NeededLayers {
-                missing: vec!["a".into()],
-                ..NeededLayers::default()
-            }),
-            Reply::Mounted,
             Reply::Attached,
             Reply::Detached,
             Reply::Machine(MachineState {
                 idle_left_ms: Some(7),
                 ..MachineState::default()
             }),
+            Reply::Layers(NeededLayers {
+                missing: vec!["a".into()],
+                ..NeededLayers::default()
+            }),
+            Reply::Mounted,
             Reply::Info(Info::default()),
+            Reply::Container(ContainerReply::Done),
+            Reply::Container(ContainerReply::List {
+                containers: vec![ContainerRow {
+                    state: ContainerState::Exited,
+                    finished_ms: Some(7),
+                    ..ContainerRow::default()
+                }],
+            }),
+            Reply::Container(ContainerReply::Stats {
+                samples: vec![Sample::default()],
+            }),
             Reply::Bye,
+            Reply::Settled,
         ] {
             round_trip::<Done>(&Ok(reply));
         }
@@ -440,6 +472,8 @@ mod tests {
     fn words_of_later_versions_are_understood() {
         let request = Request::decode(br#"{"op":"freeze","disk":1}"#).unwrap();
         assert_eq!(request, Request::Unknown);
+        let request = Request::decode(br#"{"op":"container","verb":"melt","name":"x"}"#).unwrap();
+        assert_eq!(request, Request::Container(ContainerRequest::Unknown));
         let request = Request::decode(br#"{"op":"info","later":[1,{"x":2}]}"#).unwrap();
         assert_eq!(request, Request::Info);
         let pull = Request::decode(br#"{"op":"pull","reference":"a","later":1}"#).unwrap();

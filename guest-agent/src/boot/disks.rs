@@ -22,6 +22,17 @@ pub fn find(serial: &str) -> Option<PathBuf> {
     })
 }
 
+/// The serial numbers of the disks that have one, in order.
+pub fn serials() -> Vec<String> {
+    let disks = fs::read_dir(BLOCK_DIR).into_iter().flatten().flatten();
+    let mut serials: Vec<_> = disks
+        .filter_map(|disk| String::from_utf8(serial_of(&disk.path())?).ok())
+        .filter(|serial| !serial.is_empty())
+        .collect();
+    serials.sort();
+    serials
+}
+
 /// Waits for a disk that the host has just attached. Blocks the thread.
 pub fn wait_for(serial: &str, patience: Duration) -> io::Result<PathBuf> {
     let deadline = Instant::now() + patience;

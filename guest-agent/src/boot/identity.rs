@@ -24,21 +24,23 @@ pub fn assume(hello: &HostHello) -> io::Result<()> {
 }
 
 /// Gives the machine an id, once it has randomness of its own.
-pub fn name_machine() -> io::Result<()> {
+pub fn name_machine() -> io::Result<String> {
     let mut bytes = [0; 16];
     let mut filled = 0;
     while filled < bytes.len() {
         filled +=
             rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
     }
-    fs::write(MACHINE_ID, machine_id(bytes))
+    let id = machine_id(bytes);
+    fs::write(MACHINE_ID, format!("{id}\n"))?;
+    Ok(id)
 }
 
 /// A random id in the form of `machine-id(5)`.
 fn machine_id(mut bytes: [u8; 16]) -> String {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    format!("{:032x}\n", u128::from_be_bytes(bytes))
+    format!("{:032x}", u128::from_be_bytes(bytes))
 }
 
 #[cfg(test)]
@@ -47,7 +49,7 @@ mod tests {
 
     #[test]
     fn ids_have_their_form() {
-        assert_eq!(machine_id([0; 16]), "00000000000040008000000000000000\n");
-        assert_eq!(machine_id([255; 16]), "ffffffffffff4fffbfffffffffffffff\n");
+        assert_eq!(machine_id([0; 16]), "00000000000040008000000000000000");
+        assert_eq!(machine_id([255; 16]), "ffffffffffff4fffbfffffffffffffff");
     }
 }

@@ -3,6 +3,7 @@
 use std::{fs, io, path::Path, time::Duration};
 
 use nix::mount::MsFlags;
+use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
 use super::disks;
 
@@ -84,8 +85,32 @@ pub fn mount(target: &Path, wish: Wish) -> Result<&'static str, StateError> {
     Ok(word)
 }
 
+/// `FIFREEZE` and `FITHAW` of `ioctl_fs(2)`, which take a number that means nothing.
+const FREEZE: Opcode = opcode::read_write::<i32>(b'X', 119);
+const THAW: Opcode = opcode::read_write::<i32>(b'X', 120);
+
+/// Writes everything down and the journal back, and holds up later writes: the disk is then as
+/// after an unmount. `false` when that cannot be done.
+pub fn freeze(target: &Path) -> bool {
+    hold::<FREEZE>(target).is_ok()
+}
+
+/// Lets writes go on. Does nothing to a file system that is not frozen.
+pub fn thaw(target: &Path) {
+    let _ = hold::<THAW>(target);
+}
+
+#[allow(unsafe_code, reason = "ioctls without a safe wrapper")]
+fn hold<const REQUEST: Opcode>(target: &Path) -> io::Result<()> {
+    let dir = fs::File::open(target)?;
+    // SAFETY: the kernel looks at the number at most.
+    unsafe { ioctl(&dir, Setter::<REQUEST, _>::new(0_i32)) }?;
+    Ok(())
+}
+
 /// Makes the disk's content whole and lets go of it. What still holds it is cut off.
 pub fn unmount(target: &Path) {
+    thaw(target);
     unmount_below(target);
     nix::unistd::sync();
     for _ in 0..50 {

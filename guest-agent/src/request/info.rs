@@ -35,6 +35,7 @@ pub fn info(agent: &Agent) -> Done {
         state_total,
         state_available,
         images,
-        containers: agent.containers.get(),
+        containers: agent.book().running(),
+        disks: crate::boot::disks::serials(),
     }))
 }

@@ -1,9 +1,10 @@
 //! What a host may ask of the agent: one file per request.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{OnceCell, RefCell},
     fs, io,
     path::{Path, PathBuf},
+    pin::Pin,
     rc::Rc,
     time::Duration,
 };
@@ -25,12 +26,13 @@ use crate::{
         state::{self, Wish},
     },
     channel::{Address, LocalFuture, Service, listen, stream::SharedStream},
+    container::Book,
     machine::{self, BootReport},
-    run::container::leftovers,
     store::Store,
 };
 
 pub mod admit;
+pub mod container;
 pub mod images;
 pub mod info;
 pub mod inspect;
@@ -61,8 +63,8 @@ pub struct Agent {
     stopping: CancellationToken,
     /// Requests and what they left to be cleaned up.
     tasks: TaskTracker,
-    /// How many containers run.
-    containers: Cell<u64>,
+    /// The containers; known when the images are.
+    book: OnceCell<Book>,
     /// One greeting at a time: the first one makes the machine ready.
     greeting: tokio::sync::Mutex<()>,
 }
@@ -76,6 +78,14 @@ pub fn serve(options: &ServeOptions) -> io::Result<()> {
     let local = LocalSet::new();
     let result = local.block_on(&runtime, async {
         let agent = Rc::new(Agent::open(options)?);
+        if !options.own_machine {
+            // A machine of its own is told by the host whether it stays.
+            let agent = agent.clone();
+            agent
+                .clone()
+                .tasks
+                .spawn_local(async move { crate::container::life::resume(&agent).await });
+        }
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let result = tokio::select! {
@@ -130,7 +140,7 @@ impl Agent {
             stop: CancellationToken::new(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            containers: Cell::new(0),
+            book: OnceCell::new(),
             greeting: tokio::sync::Mutex::new(()),
         };
         if !agent.own_machine {
@@ -146,19 +156,30 @@ impl Agent {
             Some(problem) => Err(Failure::new(FailureCode::Failed, problem)),
             None => Store::open(&self.state_dir).map_err(Failure::from),
         };
-        if store.is_ok() {
-            // A directory of a new container must not be among them.
-            match leftovers(&self.containers_dir()) {
-                Ok(old) => drop(self.tasks.spawn_blocking(move || {
-                    for dir in old {
+        let dir = self.state_dir.join("containers");
+        let opened = match &store {
+            Ok(store) => Book::open(dir.clone(), store).map_err(|error| {
+                Failure::new(
+                    FailureCode::Failed,
+                    format!("cannot read {}: {error}", dir.display()),
+                )
+            }),
+            Err(failure) => Err(failure.clone()),
+        };
+        let (store, book) = match opened {
+            Ok((book, leftovers)) => {
+                self.tasks.spawn_blocking(move || {
+                    for dir in leftovers {
                         if let Err(error) = fs::remove_dir_all(&dir) {
                             eprintln!("vdkr-agent: cannot remove {}: {error}", dir.display());
                         }
                     }
-                })),
-                Err(error) => eprintln!("vdkr-agent: cannot look for old containers: {error}"),
+                });
+                (store, book)
             }
-        }
+            Err(failure) => (Err(failure), Book::empty(dir)),
+        };
+        let _ = self.book.set(book);
         let _ = self.store.set(store);
     }
 
@@ -191,13 +212,12 @@ impl Agent {
     }
 
     async fn mount_state(&self, wish: Wish, report: &mut BootReport) -> Result<(), String> {
+        match identity::name_machine() {
+            Ok(id) => report.machine_id = id,
+            Err(error) => eprintln!("vdkr-agent: cannot write the machine's id: {error}"),
+        }
         let dir = self.state_dir.clone();
-        let mounted = tokio::task::spawn_blocking(move || {
-            if let Err(error) = identity::name_machine() {
-                eprintln!("vdkr-agent: cannot write the machine's id: {error}");
-            }
-            state::mount(&dir, wish)
-        });
+        let mounted = tokio::task::spawn_blocking(move || state::mount(&dir, wish));
         let word = mounted
             .await
             .map_err(|error| error.to_string())?
@@ -207,15 +227,32 @@ impl Agent {
     }
 
     /// The images, or the failure that the host gets.
-    fn store(&self) -> Result<&Store, Failure> {
+    pub fn store(&self) -> Result<&Store, Failure> {
         match self.store.get() {
             Some(store) => store.as_ref().map_err(Clone::clone),
             None => Err(Failure::new(FailureCode::Failed, "no host has greeted yet")),
         }
     }
 
-    fn containers_dir(&self) -> PathBuf {
-        self.state_dir.join("containers")
+    /// The containers.
+    pub fn book(&self) -> &Book {
+        self.book
+            .get_or_init(|| Book::empty(self.state_dir.join("containers")))
+    }
+
+    /// What is under way: requests, containers, cleaning.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Whether the end has begun.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
+    /// Fires when the end begins.
+    pub fn stopping(&self) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(self.stopping.clone().cancelled_owned())
     }
 
     fn state_dir(&self) -> &Path {
@@ -249,6 +286,7 @@ impl Agent {
             Request::Mount { layers } => layers::mount(&self, layers).await,
             Request::Pull(request) => pull::pull(&self, &request, &stream).await,
             Request::Run(request) => run::run(&self, &request, &stream).await,
+            Request::Container(request) => container::carry_out(&self, request, &stream).await,
             Request::Images => images::images(&self),
             Request::Inspect { names } => inspect::inspect(&self, &names),
             Request::Remove { names, force } => remove::remove(&self, &names, force).await,
@@ -288,6 +326,7 @@ impl Service for Agent {
                 boot_ms: machine::uptime().as_millis() as u64,
                 stages: report.stages,
                 met_ms: report.met_ms,
+                machine_id: report.machine_id,
                 state: report.state,
                 engine: "native".to_owned(),
                 ..GuestHello::default()
@@ -312,7 +351,9 @@ impl Service for Agent {
     }
 
     fn answered(&self, done: &Done) {
-        if matches!(done, Ok(Reply::Bye)) {
+        if matches!(done, Ok(Reply::Bye | Reply::Settled)) {
+            // A host that keeps the machine for its log lets it go down by itself.
+            state::thaw(&self.state_dir);
             self.stop.cancel();
         }
     }

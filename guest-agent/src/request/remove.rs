@@ -18,7 +18,7 @@ pub async fn remove(agent: &Agent, names: &[String], force: bool) -> Done {
     let (mut looks, pause) = CLEANING;
     loop {
         match image::remove(agent.store()?, names, force) {
-            Err(ImageError::InUse(_)) if agent.containers.get() == 0 && looks > 0 => {
+            Err(ImageError::InUse(_)) if agent.book().cleaning.get() > 0 && looks > 0 => {
                 looks -= 1;
                 tokio::time::sleep(pause).await;
             }

@@ -1,27 +1,26 @@
 //! `run`: a container from its image to its exit status.
 
-use std::{os::fd::OwnedFd, rc::Rc};
+use std::rc::Rc;
 
-use tokio::task::{JoinHandle, spawn_local};
 use vdkr_core::{
-    channel::{
-        Pipe,
-        message::{
-            Done, Event, Failure, FailureCode, LogLevel, PullPolicy, PullRequest, Reply, RunRequest,
-        },
+    channel::message::{
+        ContainerReply, Done, Event, Failure, FailureCode, LogLevel, PullPolicy, PullRequest,
+        Reply, RunRequest, Until,
     },
     manifest::ImageConfig,
 };
 
-use super::{Agent, cancelled};
+use super::{
+    Agent,
+    container::attach::{Mode, attach},
+};
 use crate::{
-    channel::{Control, stream::SharedStream},
+    channel::stream::SharedStream,
+    container::life::start,
     run::{
-        Container, EXIT_NOT_CREATED, Image, Options, Report, RunError, Streams,
-        container::new_id,
+        EXIT_NOT_CREATED, Options, RunError,
         process::{self, ImageDefaults},
         spec::Process,
-        stdio::{self, Terminal},
     },
     store::StoredImage,
 };
@@ -29,32 +28,43 @@ use crate::{
 /// Host names and messages show this much of a container's id.
 const SHORT_ID: usize = 12;
 
-/// Runs a container to its end.
+/// Makes a container, and runs it as far as the request goes.
 pub async fn run(agent: &Rc<Agent>, request: &RunRequest, stream: &SharedStream) -> Done {
     let stored = find_image(agent, request, stream).await?;
-    let id = new_id().map_err(|error| failed(&RunError::io("make a container id")(error)))?;
-    let options =
-        options(request, &defaults(&stored.config), &id).map_err(|error| usage(&error))?;
-    let image = Image {
-        layers_dir: agent.store()?.layers_dir().to_owned(),
-        layers: stored.layers.clone(),
-    };
-    let (mut container, streams) = Container::start(&agent.containers_dir(), &id, &image, options)
-        .map_err(|error| failed(&error))?;
-    agent.containers.set(agent.containers.get() + 1);
-
-    let ended = supervise(&mut container, streams, stream).await;
-    agent.containers.set(agent.containers.get() - 1);
-    // The host need not wait for the cleaning; the agent's end does. The image keeps its layers
-    // until then.
-    agent.tasks.spawn_local(async move {
-        let removed = tokio::task::spawn_blocking(move || container.remove()).await;
-        if let Ok(Err(error)) = removed {
-            eprintln!("vdkr-agent: {error}");
+    // What is wrong with the request shows before there is anything.
+    options(request, &defaults(&stored.config), &"0".repeat(64)).map_err(|error| usage(&error))?;
+    let entry = agent.book().add(stored, request)?;
+    let created = Ok(Reply::Container(ContainerReply::Created {
+        id: entry.id.clone(),
+    }));
+    if request.life.until == Until::Created {
+        return created;
+    }
+    let seat = (request.life.until == Until::Ended).then(|| entry.hub.join(stream));
+    let pid = match start(agent, &entry).await {
+        Ok(pid) => pid,
+        Err(why) if why.status == EXIT_NOT_CREATED => return Err(why.into()),
+        Err(why) => {
+            stream.event(&Event::Log {
+                level: LogLevel::Warn,
+                message: why.message,
+            });
+            return Ok(Reply::Ran { status: why.status });
         }
-        drop(stored);
+    };
+    stream.event(&Event::Started {
+        pid,
+        container: entry.id.clone(),
     });
-    ended
+    let Some(seat) = seat else {
+        return created;
+    };
+    let mode = Mode {
+        stdin: request.stdin,
+        last_input: true,
+        ends_with_host: true,
+    };
+    attach(&entry, stream, seat, mode).await
 }
 
 /// The image to run, pulled when the request says so.
@@ -89,7 +99,8 @@ async fn find_image(
     }
 }
 
-fn defaults(config: &ImageConfig) -> ImageDefaults {
+/// The image's part of what a container executes.
+pub fn defaults(config: &ImageConfig) -> ImageDefaults {
     let config = &config.config;
     ImageDefaults {
         entrypoint: config.entrypoint.clone(),
@@ -100,7 +111,8 @@ fn defaults(config: &ImageConfig) -> ImageDefaults {
     }
 }
 
-fn options(request: &RunRequest, image: &ImageDefaults, id: &str) -> Result<Options, RunError> {
+/// What a container is made of, from the request and the image.
+pub fn options(request: &RunRequest, image: &ImageDefaults, id: &str) -> Result<Options, RunError> {
     let short = id.get(..SHORT_ID).unwrap_or(id);
     let hostname = request.hostname.as_deref().unwrap_or(short).to_owned();
     let process = Process {
@@ -115,156 +127,8 @@ fn options(request: &RunRequest, image: &ImageDefaults, id: &str) -> Result<Opti
         process,
         read_only: request.read_only,
         stdin: request.stdin,
+        init: request.life.init,
     })
-}
-
-/// Carries streams, signals and sizes until the container ends.
-async fn supervise(
-    container: &mut Container,
-    streams: Option<Streams>,
-    stream: &SharedStream,
-) -> Done {
-    let mut pumps = Pumps::default();
-    if let Some(streams) = streams {
-        pumps.start_pipes(streams, stream);
-    }
-    let cancel = stream.cancelled().clone();
-    let mut killed = false;
-    let status = loop {
-        tokio::select! {
-            report = container.next_report() => match report {
-                Ok(Some((Report::Created { pid }, _))) => pumps.pid = pid,
-                Ok(Some((Report::Terminal, Some(master)))) => pumps.start_terminal(master, stream),
-                Ok(Some((Report::Started, _))) => stream.event(&Event::Started {
-                    pid: pumps.pid,
-                    container: container.id().to_owned(),
-                }),
-                Ok(Some((Report::Exited { status }, _))) => break status,
-                Ok(Some((Report::Failed { status, message }, _))) => {
-                    if status == EXIT_NOT_CREATED {
-                        pumps.stop().await;
-                        return Err(Failure::new(
-                            FailureCode::Failed,
-                            format!("cannot start the container: {message}"),
-                        ));
-                    }
-                    stream.event(&Event::Log { level: LogLevel::Warn, message });
-                    break status;
-                }
-                Ok(Some((Report::Terminal, None)) | None) | Err(_) => {
-                    pumps.stop().await;
-                    let message = "the container's monitor died; see the log of the machine";
-                    return Err(Failure::new(FailureCode::Failed, message));
-                }
-            },
-            control = stream.control() => match control {
-                Control::Signal(number) => {
-                    let _ = container.signal(number);
-                }
-                Control::Resize(size) => pumps.resize(size),
-            },
-            () = cancel.cancelled(), if !killed => {
-                container.kill();
-                killed = true;
-            }
-        }
-    };
-    if killed {
-        pumps.stop().await;
-        return Err(cancelled());
-    }
-    tokio::select! {
-        () = pumps.finish() => Ok(Reply::Ran { status }),
-        () = cancel.cancelled() => Err(cancelled()),
-    }
-}
-
-/// The tasks that move a container's bytes.
-#[derive(Default)]
-struct Pumps {
-    pid: u32,
-    input: Option<JoinHandle<()>>,
-    outputs: Vec<JoinHandle<()>>,
-    terminal: Option<Terminal>,
-    size: Option<vdkr_core::channel::frame::Resize>,
-}
-
-impl Pumps {
-    fn start_pipes(&mut self, streams: Streams, stream: &SharedStream) {
-        let Streams {
-            stdin,
-            stdout,
-            stderr,
-        } = streams;
-        self.outputs = vec![
-            spawn_local(stdio::forward_output(stdout, stream.clone(), Pipe::Stdout)),
-            spawn_local(stdio::forward_output(stderr, stream.clone(), Pipe::Stderr)),
-        ];
-        let stream = stream.clone();
-        self.input = Some(match stdin {
-            Some(stdin) => spawn_local(stdio::forward_input(stream, stdin)),
-            None => spawn_local(async move { stdio::discard_input(&stream).await }),
-        });
-    }
-
-    fn start_terminal(&mut self, master: OwnedFd, stream: &SharedStream) {
-        let Ok(terminal) = Terminal::new(master) else {
-            return;
-        };
-        if let Some(size) = self.size {
-            let _ = terminal.resize(size);
-        }
-        self.outputs = vec![spawn_local(terminal.clone().forward_output(stream.clone()))];
-        self.input = Some(spawn_local(terminal.clone().forward_input(stream.clone())));
-        self.terminal = Some(terminal);
-    }
-
-    /// A size may come before the terminal is there.
-    fn resize(&mut self, size: vdkr_core::channel::frame::Resize) {
-        self.size = Some(size);
-        if let Some(terminal) = &self.terminal {
-            let _ = terminal.resize(size);
-        }
-    }
-
-    /// Waits until all output is on its way.
-    async fn finish(&mut self) {
-        self.stop_input();
-        for output in self.outputs.drain(..) {
-            let _ = output.await;
-        }
-    }
-
-    /// Gives up what the host has not taken.
-    async fn stop(&mut self) {
-        self.stop_input();
-        for output in self.outputs.drain(..) {
-            output.abort();
-            let _ = output.await;
-        }
-    }
-
-    fn stop_input(&mut self) {
-        if let Some(input) = self.input.take() {
-            input.abort();
-        }
-    }
-}
-
-impl Drop for Pumps {
-    fn drop(&mut self) {
-        self.stop_input();
-        for output in &self.outputs {
-            output.abort();
-        }
-    }
-}
-
-fn failed(error: &RunError) -> Failure {
-    Failure::new(
-        FailureCode::Failed,
-        format!("cannot start the container: {error}"),
-    )
 }
 
 fn usage(error: &RunError) -> Failure {

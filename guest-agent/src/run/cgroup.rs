@@ -34,11 +34,6 @@ impl Cgroup {
         &self.path
     }
 
-    /// Kills every process in it, those that fork meanwhile included (Linux 5.14).
-    pub fn kill(&self) -> io::Result<()> {
-        fs::write(self.path.join("cgroup.kill"), "1")
-    }
-
     /// Removes it and the groups that the container made inside. Its processes must be dead; one
     /// that is still being buried is waited for, half a second at most.
     pub fn remove(self) -> io::Result<()> {
@@ -54,6 +49,16 @@ impl Cgroup {
         }
         result
     }
+}
+
+/// Kills every process of a group, those that fork meanwhile included (Linux 5.14).
+pub fn kill(group: &Path) -> io::Result<()> {
+    fs::write(group.join("cgroup.kill"), "1")
+}
+
+/// Stops or continues every process of a group.
+pub fn freeze(group: &Path, frozen: bool) -> io::Result<()> {
+    fs::write(group.join("cgroup.freeze"), if frozen { "1" } else { "0" })
 }
 
 /// Removes groups bottom-up; their control files go with them.

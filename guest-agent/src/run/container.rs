@@ -1,14 +1,16 @@
 //! The agent's side of a container: directories, cgroup, streams, and the process that runs it.
 
 use std::{
+    cell::{Cell, RefCell},
     fs,
     io::{self, Write},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::DirBuilderExt,
     },
     path::{Component, Path, PathBuf},
     process::{Child, Command, Stdio},
+    rc::Rc,
 };
 
 use nix::{
@@ -24,10 +26,10 @@ use tokio::{
 
 use super::{
     ContainerSpec, Report, RunError,
-    cgroup::Cgroup,
+    cgroup::{self, Cgroup},
     device_filter,
     report::{borrow, send_with_fds},
-    spec::{self, BoundFile, Process, Root},
+    spec::{self, BoundFile, InitMessage, Process, Root},
 };
 use crate::watch::watch;
 
@@ -57,6 +59,8 @@ pub struct Options {
     pub read_only: bool,
     /// Whether standard input comes from the host; it is empty otherwise.
     pub stdin: bool,
+    /// Whether a small first process of the agent's stands before the command.
+    pub init: bool,
 }
 
 /// The agent's ends of a container's streams; a terminal comes later, by [`Report::Terminal`].
@@ -70,74 +74,114 @@ pub struct Streams {
     pub stderr: pipe::Receiver,
 }
 
-/// A container that was started. Call [`Container::remove`] at its end.
-#[derive(Debug)]
+/// A container that was started, or one more process in it. Call [`Container::take_remains`] at its
+/// end.
 pub struct Container {
-    id: String,
-    dir: PathBuf,
+    spec: ContainerSpec,
+    remains: Cell<Option<Remains>>,
+    cgroup: Option<PathBuf>,
+    reports: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
+    pidfd: RefCell<Option<OwnedFd>>,
+    killed: Cell<bool>,
+}
+
+/// What has to be cleared away when a container has ended.
+#[derive(Debug)]
+pub struct Remains {
     cgroup: Option<Cgroup>,
     monitor: Child,
-    reports: AsyncFd<OwnedFd>,
-    pidfd: Option<OwnedFd>,
-    killed: bool,
 }
 
 impl Container {
-    /// Makes a container beneath `containers_dir` and starts it. Its streams are `None` when it
-    /// gets a terminal.
+    /// Makes a container in its directory `dir` and starts it. Its streams are `None` when it
+    /// gets a terminal. What it writes outlives it when it is `lasting`.
     ///
-    /// Must be called inside a tokio runtime. What was made before a failure is removed again.
+    /// Must be called inside a tokio runtime.
     pub fn start(
-        containers_dir: &Path,
+        dir: &Path,
         id: &str,
         image: &Image,
         options: Options,
+        lasting: bool,
     ) -> Result<(Self, Option<Streams>), RunError> {
-        let dir = containers_dir.join(id);
         let cgroup = Cgroup::create(id);
-        let started = prepare(&dir, image, options, cgroup.as_ref())
-            .and_then(|(spec, stdin)| spawn(&spec, stdin));
+        let started =
+            prepare(dir, image, options, cgroup.as_ref(), lasting).and_then(|(spec, stdin)| {
+                let started = spawn(&InitMessage::Run(spec.clone()), stdin, None)?;
+                Ok((spec, started))
+            });
         match started {
-            Ok((monitor, reports, streams)) => {
-                let id = id.to_owned();
-                Ok((
-                    Self {
-                        id,
-                        dir,
-                        cgroup,
-                        monitor,
-                        reports,
-                        pidfd: None,
-                        killed: false,
-                    },
-                    streams,
-                ))
-            }
+            Ok((spec, started)) => Ok(Self::new(spec, cgroup, started)),
             Err(error) => {
-                let _ = fs::remove_dir_all(&dir);
                 let _ = cgroup.map(Cgroup::remove);
                 Err(error)
             }
         }
     }
 
-    /// Its id, 64 hex digits.
-    pub fn id(&self) -> &str {
-        &self.id
+    /// Starts one more process in the container.
+    pub fn join(
+        &self,
+        process: Process,
+        stdin: bool,
+        privileged: bool,
+    ) -> Result<(Self, Option<Streams>), RunError> {
+        let pidfd = self.pidfd.borrow();
+        let Some(pidfd) = pidfd.as_ref() else {
+            return Err(RunError::Setup("the container has no process".to_owned()));
+        };
+        let spec = ContainerSpec {
+            process,
+            ..self.spec.clone()
+        };
+        let message = InitMessage::Join {
+            spec: spec.clone(),
+            privileged,
+        };
+        let started = spawn(&message, stdin, Some(pidfd.as_fd()))?;
+        Ok(Self::new(spec, None, started))
+    }
+
+    fn new(
+        spec: ContainerSpec,
+        cgroup: Option<Cgroup>,
+        (monitor, reports, streams): Started,
+    ) -> (Self, Option<Streams>) {
+        let container = Self {
+            spec,
+            cgroup: cgroup.as_ref().map(|group| group.path().to_owned()),
+            remains: Cell::new(Some(Remains { cgroup, monitor })),
+            reports: RefCell::new(Some(Rc::new(reports))),
+            pidfd: RefCell::default(),
+            killed: Cell::new(false),
+        };
+        (container, streams)
+    }
+
+    /// What it was made of.
+    pub fn spec(&self) -> &ContainerSpec {
+        &self.spec
+    }
+
+    /// Directory of its cgroup, when it has one.
+    pub fn cgroup(&self) -> Option<&Path> {
+        self.cgroup.as_deref()
     }
 
     /// The next news of it, and the terminal's master side with [`Report::Terminal`]. `None` when
     /// its monitor ended, which comes after [`Report::Exited`] or [`Report::Failed`].
-    pub async fn next_report(&mut self) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
+    pub async fn next_report(&self) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
         let receive = |fd: &OwnedFd| Report::receive(fd.as_fd()).map_err(io::Error::from);
-        let Some((report, mut fds)) = self.reports.async_io(Interest::READABLE, receive).await?
-        else {
+        let Some(reports) = self.reports.borrow().clone() else {
+            return Ok(None);
+        };
+        let Some((report, mut fds)) = reports.async_io(Interest::READABLE, receive).await? else {
             return Ok(None);
         };
         let fd = (!fds.is_empty()).then(|| fds.remove(0));
         if matches!(report, Report::Created { .. }) {
-            self.pidfd = fd;
-            if self.killed {
+            *self.pidfd.borrow_mut() = fd;
+            if self.killed.get() {
                 self.kill();
             }
             return Ok(Some((report, None)));
@@ -148,55 +192,63 @@ impl Container {
     /// Sends a signal to its first process, which ignores those that it has no handler for (other
     /// than `KILL`), as the first process of a system does.
     pub fn signal(&self, number: u8) -> io::Result<()> {
-        let signal = Signal::from_named_raw(i32::from(number));
-        match (&self.pidfd, signal) {
-            (Some(pidfd), Some(signal)) => Ok(pidfd_send_signal(pidfd, signal)?),
-            (_, None) => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "no such signal",
-            )),
-            (None, _) => Ok(()),
+        let Some(signal) = Signal::from_named_raw(i32::from(number)) else {
+            return self.signal_unnamed(number);
+        };
+        match &*self.pidfd.borrow() {
+            Some(pidfd) => Ok(pidfd_send_signal(pidfd, signal)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Real-time signals, which have no names.
+    #[allow(unsafe_code, reason = "rustix has no safe way to name these signals")]
+    fn signal_unnamed(&self, number: u8) -> io::Result<()> {
+        const FIRST: u8 = 34;
+        if !(FIRST..=64).contains(&number) {
+            let text = "no such signal";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        // SAFETY: the kernel's real-time signals that the C library does not keep for itself;
+        // the signal is sent to another process and none is handled here.
+        let signal = unsafe { Signal::from_raw_unchecked(i32::from(number)) };
+        match &*self.pidfd.borrow() {
+            Some(pidfd) => Ok(pidfd_send_signal(pidfd, signal)?),
+            None => Ok(()),
         }
     }
 
     /// Kills everything in it, as soon as there is something to kill.
-    pub fn kill(&mut self) {
-        self.killed = true;
-        if let Some(pidfd) = &self.pidfd {
+    pub fn kill(&self) {
+        self.killed.set(true);
+        if let Some(pidfd) = &*self.pidfd.borrow() {
             // The first process takes all others of its PID namespace with it; the group also
             // reaches what was put there from outside.
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
-            let _ = self.cgroup.as_ref().map(Cgroup::kill);
+            if let Some(cgroup) = &self.cgroup {
+                let _ = cgroup::kill(cgroup);
+            }
         }
     }
 
-    /// Removes what is left of it, killing it first if it still runs. Blocks for a moment.
-    pub fn remove(mut self) -> Result<(), RunError> {
+    /// What has to be cleared away, once; kills what still runs.
+    pub fn take_remains(&self) -> Option<Remains> {
         self.kill();
         // Without the agent the monitor kills what it may have started meanwhile.
-        drop(self.reports);
+        self.reports.take();
+        self.pidfd.take();
+        self.remains.take()
+    }
+}
+
+impl Remains {
+    /// Waits for the last of it and removes its cgroup. Blocks for a moment.
+    pub fn clear(mut self) -> Result<(), RunError> {
         self.monitor
             .wait()
             .map_err(RunError::io("wait for the container's monitor"))?;
         let group = self.cgroup.map_or(Ok(()), Cgroup::remove);
-        fs::remove_dir_all(&self.dir)
-            .map_err(RunError::io(format!("remove {}", self.dir.display())))?;
-        group.map_err(RunError::io(format!(
-            "remove the cgroup of container {}",
-            self.id
-        )))
-    }
-}
-
-/// What an agent that was killed left behind. To be listed before the first container is made, and
-/// removed at leisure.
-pub fn leftovers(containers_dir: &Path) -> io::Result<Vec<PathBuf>> {
-    match fs::read_dir(containers_dir) {
-        Ok(entries) => entries
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
+        group.map_err(RunError::io("remove the container's cgroup"))
     }
 }
 
@@ -229,6 +281,7 @@ fn prepare(
     image: &Image,
     options: Options,
     cgroup: Option<&Cgroup>,
+    lasting: bool,
 ) -> Result<(ContainerSpec, bool), RunError> {
     check_hostname(&options.hostname)?;
     let make = |path: &Path, mode: u32| {
@@ -264,7 +317,9 @@ fn prepare(
             work: relative(base, &dir.join("work")),
             merged: dir.join("merged"),
             read_only: options.read_only,
+            lasting,
         },
+        init: options.init,
         hostname: options.hostname,
         process: options.process,
         mounts: spec::default_mounts(),
@@ -322,7 +377,11 @@ fn relative(base: &Path, to: &Path) -> PathBuf {
 type Started = (Child, AsyncFd<OwnedFd>, Option<Streams>);
 
 /// Starts the monitor and hands it spec and streams.
-fn spawn(spec: &ContainerSpec, stdin: bool) -> Result<Started, RunError> {
+fn spawn(
+    message: &InitMessage,
+    stdin: bool,
+    target: Option<BorrowedFd<'_>>,
+) -> Result<Started, RunError> {
     let step = |error: nix::Error| RunError::io("start the container's monitor")(error.into());
     let (ours, theirs) = socketpair(
         AddressFamily::Unix,
@@ -338,13 +397,14 @@ fn spawn(spec: &ContainerSpec, stdin: bool) -> Result<Started, RunError> {
         .stdout(Stdio::null())
         .spawn()
         .map_err(RunError::io("start the container's monitor"))?;
-    hand_over(spec, stdin, ours, monitor)
+    hand_over(message, stdin, target, ours, monitor)
 }
 
 /// Sends spec and streams; kills the monitor when that fails.
 fn hand_over(
-    spec: &ContainerSpec,
+    message: &InitMessage,
     stdin: bool,
+    target: Option<BorrowedFd<'_>>,
     socket: OwnedFd,
     mut monitor: Child,
 ) -> Result<Started, RunError> {
@@ -353,14 +413,16 @@ fn hand_over(
             "container-spec",
             rustix::fs::MemfdFlags::CLOEXEC,
         )?);
-        file.write_all(&serde_json::to_vec(spec)?)?;
+        file.write_all(&serde_json::to_vec(message)?)?;
         let mut fds = vec![OwnedFd::from(file)];
-        let streams = if spec.process.tty {
+        let streams = if message.spec().process.tty {
             None
         } else {
             Some(open_streams(stdin, &mut fds)?)
         };
-        send_with_fds(socket.as_fd(), b"spec", &borrow(&fds))?;
+        let mut sent = borrow(&fds);
+        sent.extend(target);
+        send_with_fds(socket.as_fd(), b"spec", &sent)?;
         rustix::io::ioctl_fionbio(&socket, true)?;
         Ok((watch(socket, Interest::READABLE)?, streams))
     })();
@@ -439,16 +501,5 @@ mod tests {
         let (one, two) = (new_id().unwrap(), new_id().unwrap());
         assert_eq!(one.len(), 64);
         assert_ne!(one, two);
-    }
-
-    #[test]
-    fn leftovers_are_listed_once() {
-        let state = tempfile::tempdir().unwrap();
-        let containers = state.path().join("containers");
-        assert!(leftovers(&containers).unwrap().is_empty());
-        fs::create_dir_all(containers.join("old/upper/etc")).unwrap();
-        let old = leftovers(&containers).unwrap();
-        fs::create_dir(containers.join("new")).unwrap();
-        assert_eq!(old, [containers.join("old")]);
     }
 }

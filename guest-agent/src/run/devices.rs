@@ -60,8 +60,8 @@ pub struct Terminal {
     pub slave: OwnedFd,
 }
 
-/// Opens a terminal for user `uid` and shows it as `/dev/console`.
-pub fn open_terminal(uid: u32) -> Result<Terminal, RunError> {
+/// Opens a terminal for user `uid` and shows it as `/dev/console` if it is the `console`.
+pub fn open_terminal(uid: u32, console: bool) -> Result<Terminal, RunError> {
     let open = || -> io::Result<Terminal> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = rustix::fs::open(
@@ -77,8 +77,10 @@ pub fn open_terminal(uid: u32) -> Result<Terminal, RunError> {
             Some(Uid::from_raw(uid)),
             Some(Gid::from_raw(TTY_GROUP)),
         )?;
-        std::fs::File::create("/dev/console")?;
-        bind(name.to_string_lossy().as_ref(), "/dev/console").map_err(io::Error::from)?;
+        if console {
+            std::fs::File::create("/dev/console")?;
+            bind(name.to_string_lossy().as_ref(), "/dev/console").map_err(io::Error::from)?;
+        }
         Ok(Terminal { master, slave })
     };
     open().map_err(RunError::io("open a terminal"))

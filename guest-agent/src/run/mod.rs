@@ -12,6 +12,8 @@ pub mod container;
 pub mod device_filter;
 pub mod devices;
 pub mod exec;
+pub mod init;
+pub mod join;
 pub mod monitor;
 pub mod mounts;
 pub mod process;
@@ -22,7 +24,7 @@ pub mod spec;
 pub mod stdio;
 pub mod user;
 
-pub use container::{Container, Image, Options, Streams};
+pub use container::{Container, Image, Options, Remains, Streams};
 pub use report::Report;
 pub use spec::ContainerSpec;
 
@@ -67,6 +69,18 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// Whether the request is wrong, rather than what came of it.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::NoCommand
+                | Self::NulByte(_)
+                | Self::BadEnvironment(_)
+                | Self::RelativeWorkdir(_)
+                | Self::BadHostname(_)
+        )
+    }
+
     /// Names the step that an error of the system belongs to.
     pub fn io(step: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let step = step.into();

@@ -1,6 +1,6 @@
 //! `vdkr-agent container-init`: the process between the agent and a container.
 //!
-//! It gets the [`ContainerSpec`] and the standard streams over the socket that is its standard
+//! It gets the [`InitMessage`] and the standard streams over the socket that is its standard
 //! input (nothing stands in its arguments, where others could read it), forks the container's
 //! first process, waits for it, and kills it when the agent goes away.
 
@@ -23,9 +23,10 @@ use rustix::{
 };
 
 use super::{
-    ContainerSpec, EXIT_NOT_CREATED, Report, RunError,
+    EXIT_NOT_CREATED, Report, RunError, join,
     report::receive_with_fds,
     sandbox::{Inherited, become_container},
+    spec::InitMessage,
 };
 
 /// Runs one container and reports what happens to it.
@@ -56,7 +57,15 @@ fn take_socket() -> std::io::Result<OwnedFd> {
 }
 
 fn run(agent: BorrowedFd<'_>) -> Result<Report, RunError> {
-    let (spec, stdio) = receive_spec(agent)?;
+    let (message, mut stdio) = receive_spec(agent)?;
+    let target =
+        match message {
+            InitMessage::Run(_) => None,
+            InitMessage::Join { .. } => Some(stdio.pop().ok_or_else(|| {
+                RunError::Setup("the agent sent no container to join".to_owned())
+            })?),
+        };
+    let spec = message.spec();
     let cgroup = spec
         .cgroup
         .as_ref()
@@ -69,7 +78,11 @@ fn run(agent: BorrowedFd<'_>) -> Result<Report, RunError> {
     let own_agent = agent
         .try_clone_to_owned()
         .map_err(RunError::io("duplicate the agent's socket"))?;
-    unshare(CloneFlags::CLONE_NEWPID).map_err(system("make a PID namespace"))?;
+    match &target {
+        None => unshare(CloneFlags::CLONE_NEWPID).map_err(system("make a PID namespace"))?,
+        Some(target) => join::enter(target.as_fd())?,
+    }
+    drop(target);
     let (error_in, error_out) = pipe2(OFlag::O_CLOEXEC).map_err(system("make a pipe"))?;
 
     let child = match fork_once().map_err(system("fork"))? {
@@ -81,7 +94,12 @@ fn run(agent: BorrowedFd<'_>) -> Result<Report, RunError> {
                 cgroup,
                 stdio,
             };
-            let report = become_container(&spec, inherited);
+            let report = match &message {
+                InitMessage::Run(spec) => become_container(spec, inherited),
+                InitMessage::Join { spec, privileged } => {
+                    join::become_process(spec, *privileged, inherited)
+                }
+            };
             let text = serde_json::to_vec(&report).unwrap_or_default();
             let _ = File::from(error_out).write_all(&text);
             std::process::exit(EXIT_NOT_CREATED)
@@ -147,7 +165,7 @@ fn wait(agent: BorrowedFd<'_>, pidfd: BorrowedFd<'_>, child: Pid) -> Result<Repo
 }
 
 /// The first message: the spec as a file, and the standard streams beside it.
-fn receive_spec(agent: BorrowedFd<'_>) -> Result<(ContainerSpec, Vec<OwnedFd>), RunError> {
+fn receive_spec(agent: BorrowedFd<'_>) -> Result<(InitMessage, Vec<OwnedFd>), RunError> {
     let (_, mut fds) = receive_with_fds(agent).map_err(system("receive the container's spec"))?;
     if fds.is_empty() {
         return Err(RunError::Setup("the agent sent no spec".to_owned()));

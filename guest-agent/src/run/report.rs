@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// Longest message in bytes; longer error texts are cut.
 const MAX_REPORT: usize = 16 * 1024;
 /// Most file descriptors in one message.
-pub const MAX_FDS: usize = 4;
+pub const MAX_FDS: usize = 5;
 
 /// One step in the life of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

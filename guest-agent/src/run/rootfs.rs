@@ -69,9 +69,9 @@ pub fn mount_overlay(root: &Root, devices: bool) -> Result<(), RunError> {
         .map_err(io::Error::from)
         .map_err(RunError::io(format!("enter {}", root.base.display())))?;
     let mut options = overlay_options(root)?;
-    // The upper directory dies with the container: there is nothing to sync (Linux 5.10).
+    // An upper directory that dies with the container needs no syncing (Linux 5.10).
     let durable = options.len();
-    if durable + b",volatile".len() <= MAX_OPTIONS {
+    if !root.lasting && durable + b",volatile".len() <= MAX_OPTIONS {
         options.extend(b",volatile");
     }
     let overlay = |options: &[u8]| {
@@ -166,6 +166,7 @@ mod tests {
             work: "../containers/a/work".into(),
             merged: "/state/containers/a/merged".into(),
             read_only: false,
+            lasting: false,
         }
     }
 

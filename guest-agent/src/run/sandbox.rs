@@ -25,7 +25,7 @@ use rustix::{
 use super::{
     EXIT_NOT_CREATED, Report, RunError, capabilities, devices,
     exec::execute,
-    mounts,
+    init, mounts,
     report::borrow,
     rootfs,
     spec::ContainerSpec,
@@ -48,16 +48,29 @@ pub struct Inherited {
 pub fn become_container(spec: &ContainerSpec, inherited: Inherited) -> Report {
     match prepare(spec, inherited) {
         Ok(env) => {
-            let error = execute(&spec.process.args, &env);
-            Report::Failed {
-                status: error.status,
-                message: error.message,
+            if spec.init
+                && let Err(error) = init::stand_before()
+            {
+                return Report::Failed {
+                    status: EXIT_NOT_CREATED,
+                    message: error.to_string(),
+                };
             }
+            run_command(spec, &env)
         }
         Err(error) => Report::Failed {
             status: EXIT_NOT_CREATED,
             message: error.to_string(),
         },
+    }
+}
+
+/// Executes the command; only returns when that fails.
+pub(super) fn run_command(spec: &ContainerSpec, env: &[String]) -> Report {
+    let error = execute(&spec.process.args, env);
+    Report::Failed {
+        status: error.status,
+        message: error.message,
     }
 }
 
@@ -68,11 +81,7 @@ fn prepare(spec: &ContainerSpec, inherited: Inherited) -> Result<Vec<String>, Ru
         cgroup,
         stdio,
     } = inherited;
-    if let Some(mut procs) = cgroup {
-        procs
-            .write_all(b"0")
-            .map_err(RunError::io("join the container's cgroup"))?;
-    }
+    join_cgroup(cgroup)?;
     // The group first: it becomes the root of the new cgroup namespace.
     unshare(
         CloneFlags::CLONE_NEWNS
@@ -94,11 +103,7 @@ fn prepare(spec: &ContainerSpec, inherited: Inherited) -> Result<Vec<String>, Ru
     let identity = user::resolve_here(&spec.process.user)
         .map_err(|error| RunError::Setup(error.to_string()))?;
     let _ = setsid();
-    if spec.process.tty {
-        attach_terminal(agent.as_fd(), identity.uid)?;
-    } else {
-        attach_pipes(&stdio, identity.uid)?;
-    }
+    attach_streams(spec, &agent, &stdio, identity.uid, true)?;
     drop((agent, stdio));
 
     mounts::mask(&spec.masked_paths)?;
@@ -108,6 +113,41 @@ fn prepare(spec: &ContainerSpec, inherited: Inherited) -> Result<Vec<String>, Ru
     if spec.root.read_only {
         mounts::make_root_readonly()?;
     }
+    take_on(spec, &identity, false)
+}
+
+/// Joins the group whose `cgroup.procs` this is.
+pub(super) fn join_cgroup(procs: Option<File>) -> Result<(), RunError> {
+    match procs {
+        Some(mut procs) => procs
+            .write_all(b"0")
+            .map_err(RunError::io("join the container's cgroup")),
+        None => Ok(()),
+    }
+}
+
+/// Takes the streams, or a new terminal, which may be the container's `console`.
+pub(super) fn attach_streams(
+    spec: &ContainerSpec,
+    agent: &OwnedFd,
+    stdio: &[OwnedFd],
+    uid: u32,
+    console: bool,
+) -> Result<(), RunError> {
+    if spec.process.tty {
+        attach_terminal(agent.as_fd(), uid, console)
+    } else {
+        attach_pipes(stdio, uid)
+    }
+}
+
+/// Becomes the process that the command runs as, and gives its environment.
+pub(super) fn take_on(
+    spec: &ContainerSpec,
+    identity: &Identity,
+    privileged: bool,
+) -> Result<Vec<String>, RunError> {
+    let cwd = spec.process.cwd.as_str();
     chdir(cwd).map_err(step(&format!("enter working directory {cwd}")))?;
     limit_resources()?;
     reset_signals()?;
@@ -115,7 +155,10 @@ fn prepare(spec: &ContainerSpec, inherited: Inherited) -> Result<Vec<String>, Ru
     if !spec.devices_filtered {
         kept.remove(CapabilitySet::MKNOD);
     }
-    become_user(&identity, kept)?;
+    if privileged {
+        kept = CapabilitySet::all();
+    }
+    become_user(identity, kept)?;
 
     let mut env = spec.process.env.clone();
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
@@ -124,7 +167,7 @@ fn prepare(spec: &ContainerSpec, inherited: Inherited) -> Result<Vec<String>, Ru
     Ok(env)
 }
 
-fn step(name: &str) -> impl FnOnce(nix::errno::Errno) -> RunError {
+pub(super) fn step(name: &str) -> impl FnOnce(nix::errno::Errno) -> RunError {
     let name = name.to_owned();
     move |error| RunError::Io {
         step: name,
@@ -133,8 +176,8 @@ fn step(name: &str) -> impl FnOnce(nix::errno::Errno) -> RunError {
 }
 
 /// Makes a new terminal this session's own and sends its other side to the agent.
-fn attach_terminal(agent: BorrowedFd<'_>, uid: u32) -> Result<(), RunError> {
-    let devices::Terminal { master, slave } = devices::open_terminal(uid)?;
+fn attach_terminal(agent: BorrowedFd<'_>, uid: u32, console: bool) -> Result<(), RunError> {
+    let devices::Terminal { master, slave } = devices::open_terminal(uid, console)?;
     rustix::process::ioctl_tiocsctty(&slave)
         .map_err(io::Error::from)
         .map_err(RunError::io("take the terminal"))?;

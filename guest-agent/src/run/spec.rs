@@ -29,6 +29,33 @@ pub struct ContainerSpec {
     /// Whether a filter on the cgroup decides which devices may be opened. Without one, device
     /// nodes neither work on the root nor can be made.
     pub devices_filtered: bool,
+    /// Whether a small first process of the agent's stands before the command.
+    #[serde(default)]
+    pub init: bool,
+}
+
+/// What `container-init` is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InitMessage {
+    /// Make a container and run its first process.
+    Run(ContainerSpec),
+    /// Run one more process in a container, whose first one comes as a pidfd behind the streams.
+    Join {
+        /// The container, with the new process.
+        spec: ContainerSpec,
+        /// Keep every capability.
+        privileged: bool,
+    },
+}
+
+impl InitMessage {
+    /// The container.
+    pub fn spec(&self) -> &ContainerSpec {
+        match self {
+            Self::Run(spec) | Self::Join { spec, .. } => spec,
+        }
+    }
 }
 
 /// The root file system: an overlay of the image's layers.
@@ -46,6 +73,9 @@ pub struct Root {
     pub merged: PathBuf,
     /// Whether the container may write.
     pub read_only: bool,
+    /// Whether what it writes is kept for another start.
+    #[serde(default)]
+    pub lasting: bool,
 }
 
 /// The first process of a container.

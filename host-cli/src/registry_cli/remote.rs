@@ -1,13 +1,15 @@
 //! The registry that a command works on: a client set up for it, and errors that say what to do.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use anyhow::Result;
 use vdkr_core::candidates::RegistryPrefix;
 use vdkr_core::reference::Host;
+use vdkr_registry::storage::LocalUploads;
 use vdkr_transfer::{
-    Client, ClientConfig, CredentialSource, Repository, Roots, TransferError, Trust, TrustRule,
-    UploadJournal, trust_rule,
+    Client, ClientConfig, CredentialSource, LocalSessions, Repository, Roots, TransferError, Trust,
+    TrustRule, UploadJournal, trust_rule,
 };
 
 use super::config::Config;
@@ -108,6 +110,7 @@ pub fn client_with(
         credentials,
         user_agent: concat!("container-registry/", env!("CARGO_PKG_VERSION")).to_owned(),
         journal: journal(),
+        local_sessions: own_sessions(config, registry.host()),
         ..ClientConfig::default()
     })?)
 }
@@ -122,6 +125,32 @@ fn journal() -> Option<UploadJournal> {
     UploadJournal::open(cache.join("container-registry/uploads"))
         .inspect_err(|error| tracing::debug!(%error, "uploads are not noted"))
         .ok()
+}
+
+/// The upload sessions of this storage's own registry, when it is the one that is configured.
+struct OwnSessions {
+    host: Host,
+    uploads: LocalUploads,
+}
+
+impl LocalSessions for OwnSessions {
+    fn open(&self, repository: &Repository, session: &str) -> Option<File> {
+        // A session's random name is known to the registry of this storage alone.
+        (*repository.host() == self.host)
+            .then(|| self.uploads.session(repository.name(), session))
+            .flatten()
+    }
+}
+
+fn own_sessions(config: &Config, registry: &Host) -> Option<Arc<dyn LocalSessions>> {
+    if !registry.is_loopback() {
+        return None;
+    }
+    let sessions: Arc<dyn LocalSessions> = Arc::new(OwnSessions {
+        host: registry.clone(),
+        uploads: LocalUploads::open(&config.storage())?,
+    });
+    Some(sessions)
 }
 
 /// A registry in secure mode is spoken to in verified TLS, on this machine too.

@@ -4,6 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::container_args::ContainerCommand;
 use crate::progress::Mode;
 
 const EXAMPLES: &str = "\
@@ -39,7 +40,9 @@ impl Cli {
     pub fn read(line: &[OsString]) -> Result<Self, clap::Error> {
         let mut cli = Self::try_parse_from(line)?;
         // The parser takes a `--` right behind `run` for its own; it belongs to the words.
-        if let Some(Command::Run { words }) = &mut cli.command {
+        if let Some(Command::Run { words } | Command::Create { words } | Command::Vrun { words }) =
+            &mut cli.command
+        {
             let before = line
                 .len()
                 .checked_sub(words.len() + 1)
@@ -143,6 +146,31 @@ pub enum Command {
         )]
         words: Vec<OsString>,
     },
+    /// Make a container and do not start it
+    #[command(disable_help_flag = true)]
+    Create {
+        /// Options, image, command and its arguments.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS|IMAGE"
+        )]
+        words: Vec<OsString>,
+    },
+    /// Run a command in a container that is gone afterwards, without the image's entry point
+    #[command(disable_help_flag = true)]
+    Vrun {
+        /// Options, image, command and its arguments.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS|IMAGE"
+        )]
+        words: Vec<OsString>,
+    },
+    /// Commands about containers.
+    #[command(flatten)]
+    Containers(ContainerCommand),
     /// List images
     Images(ImagesArgs),
     /// Work with images: ls, inspect, rm, tag, pull
@@ -151,7 +179,7 @@ pub enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
-    /// Show everything about images, as JSON
+    /// Show everything about containers and images, as JSON
     Inspect(InspectArgs),
     /// Remove images
     Rmi(RemoveArgs),
@@ -257,7 +285,7 @@ pub struct InspectArgs {
     /// Form of the output; JSON is the only one
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Kind of object; images are the only one
+    /// Kind of object: container or image; either when absent
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<String>,
 }
@@ -395,49 +423,32 @@ pub struct MemresStatusArgs {
 /// What to say about a command that `vdkr` does not have.
 pub fn missing_command(name: &str) -> String {
     const OF_DOCKER: &[&str] = &[
-        "attach",
         "build",
         "buildx",
         "builder",
         "commit",
         "compose",
         "container",
-        "cp",
-        "create",
         "diff",
         "events",
-        "exec",
         "export",
         "history",
         "import",
         "info",
-        "kill",
         "load",
         "login",
         "logout",
-        "logs",
         "manifest",
         "network",
-        "pause",
         "plugin",
         "port",
-        "ps",
         "push",
-        "rename",
-        "restart",
-        "rm",
         "save",
         "search",
-        "start",
-        "stats",
-        "stop",
         "swarm",
         "system",
-        "top",
-        "unpause",
         "update",
         "volume",
-        "wait",
     ];
     if OF_DOCKER.contains(&name) {
         format!("docker's command {name:?} is not part of vdkr yet; see vdkr --help")
@@ -557,10 +568,10 @@ mod tests {
             })
         ));
         assert!(matches!(
-            parse(&["exec", "-it", "x"]).command,
+            parse(&["build", "-t", "x"]).command,
             Some(Command::Other(_))
         ));
-        assert!(missing_command("exec").contains("docker's"));
+        assert!(missing_command("build").contains("docker's"));
         assert!(missing_command("frob").contains("unknown"));
     }
 }

@@ -26,6 +26,31 @@ pub fn size(bytes: u64) -> String {
     format!("{digits}{}", UNITS.get(unit).unwrap_or(&"B"))
 }
 
+/// A size in binary units with four digits, as docker shows memory: `1.5GiB`.
+pub fn binary_size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let decimals = match value {
+        value if value < 10.0 => 3,
+        value if value < 100.0 => 2,
+        value if value < 1000.0 => 1,
+        _ => 0,
+    };
+    let digits = format!("{value:.decimals$}");
+    let digits = if digits.contains('.') {
+        digits.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &digits
+    };
+    format!("{digits}{}", UNITS.get(unit).unwrap_or(&"B"))
+}
+
 /// How long ago something was: `3 weeks ago`.
 pub fn ago(seconds: i64) -> String {
     format!("{} ago", duration(seconds))
@@ -90,6 +115,20 @@ mod tests {
             (u64::MAX, "18.4EB"),
         ] {
             assert_eq!(size(bytes), shown);
+        }
+    }
+
+    #[test]
+    fn binary_sizes() {
+        for (bytes, shown) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1536, "1.5KiB"),
+            (3 << 20, "3MiB"),
+            (2_000_000_000, "1.863GiB"),
+            (u64::MAX, "16EiB"),
+        ] {
+            assert_eq!(binary_size(bytes), shown);
         }
     }
 

@@ -1,12 +1,15 @@
 //! The command `vdkr`.
 
 pub mod args;
+pub mod attach;
 pub mod command;
 pub mod config;
+pub mod container_args;
 pub mod docker_options;
 pub mod environment;
 pub mod error;
 pub mod human;
+pub mod labels;
 pub mod layers;
 pub mod news;
 pub mod registry;
@@ -14,7 +17,9 @@ pub mod roots;
 pub mod run_options;
 pub mod session;
 pub mod settings;
+pub mod since;
 pub mod state;
+pub mod table;
 pub mod terminal;
 pub mod value;
 
@@ -23,6 +28,7 @@ use clap::CommandFactory as _;
 use self::{
     args::{Cli, Command, ImageCommand, missing_command},
     error::{Error, Result},
+    run_options::Verb,
     session::say,
     settings::{Settings, Surroundings},
 };
@@ -82,8 +88,13 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         return Err(Error::usage(missing_command(&name)));
     }
     let settings = Settings::resolve(cli.global, &Surroundings::real());
-    if let Command::Run { words } = command {
-        return Ok(command::run::run(settings, words).await);
+    match command {
+        Command::Run { words } => return Ok(command::run::run(settings, Verb::Run, words).await),
+        Command::Create { words } => {
+            return Ok(command::run::run(settings, Verb::Create, words).await);
+        }
+        Command::Vrun { words } => return Ok(command::run::run(settings, Verb::Vrun, words).await),
+        _ => {}
     }
     let settings = settings?;
     match command {
@@ -95,10 +106,13 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         | Command::Image {
             command: ImageCommand::Ls(args),
         } => command::images::run(&settings, &args).await,
-        Command::Inspect(args)
-        | Command::Image {
-            command: ImageCommand::Inspect(args),
-        } => command::inspect::run(&settings, &args).await,
+        Command::Inspect(args) => command::inspect::run(&settings, &args).await,
+        Command::Image {
+            command: ImageCommand::Inspect(mut args),
+        } => {
+            args.kind.get_or_insert_with(|| "image".to_owned());
+            command::inspect::run(&settings, &args).await
+        }
         Command::Rmi(args)
         | Command::Image {
             command: ImageCommand::Rm(args),
@@ -111,6 +125,9 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Memres { command } => command::memres::run(&settings, &command).await,
         Command::Vstorage { command } => command::vstorage::run(&settings, &command).await,
         Command::Version => command::version::run(&settings).await,
-        Command::Run { .. } | Command::Other(_) => Err(Error::usage("unknown command")),
+        Command::Containers(command) => command::container::run(&settings, command).await,
+        Command::Run { .. } | Command::Create { .. } | Command::Vrun { .. } | Command::Other(_) => {
+            Err(Error::usage("unknown command"))
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Shows what the agent reports while a request is under way.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fs::File, io::Write as _};
 
 use vdkr_core::channel::message::{Event, LogLevel, Phase};
 
@@ -13,6 +13,7 @@ pub struct News {
     progress: Progress,
     under_way: HashSet<String>,
     verbose: bool,
+    id_to: Option<File>,
 }
 
 impl News {
@@ -22,6 +23,25 @@ impl News {
             progress: Progress::new(mode),
             under_way: HashSet::new(),
             verbose,
+            id_to: None,
+        }
+    }
+
+    /// Writes a new container's id to a file as soon as it is known.
+    #[must_use]
+    pub fn with_id_to(mut self, file: Option<File>) -> Self {
+        self.id_to = file;
+        self
+    }
+
+    /// Writes a new container's id, once.
+    pub fn write_id(&mut self, id: &str) {
+        if let Some(mut file) = self.id_to.take()
+            && let Err(error) = file.write_all(id.as_bytes())
+        {
+            say(&format!(
+                "cannot write the container's id {id} to its file: {error}"
+            ));
         }
     }
 
@@ -41,6 +61,7 @@ impl News {
                 level: LogLevel::Warn,
                 message,
             } => say(&printable(message)),
+            Event::Started { container, .. } => self.write_id(container),
             Event::Log { message, .. } if self.verbose => say(&printable(message)),
             _ => {}
         }

@@ -3,11 +3,60 @@
 //! Every option that docker has is known with its form, whether it is supported or not: the value
 //! of an option is never taken for the image, and an option that cannot be honoured is refused.
 
-use std::ffi::OsString;
+use std::{collections::BTreeMap, ffi::OsString};
 
-use vdkr_core::channel::message::PullPolicy;
+use vdkr_core::{
+    channel::message::PullPolicy,
+    container::{restart::RestartPolicy, signal},
+};
 
-use super::docker_options::{Form, Meaning, OPTIONS, Opt};
+use super::{
+    docker_options::{Form, Meaning, OPTIONS, Opt},
+    labels,
+};
+
+/// The command whose options these are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// `run`.
+    Run,
+    /// `create`.
+    Create,
+    /// `vrun`: always `--rm`, and a command that is given replaces the entry point too.
+    Vrun,
+}
+
+impl Verb {
+    /// What others see that wait for it.
+    pub fn purpose(self) -> &'static str {
+        match self {
+            Self::Run => "vdkr run",
+            Self::Create => "vdkr create",
+            Self::Vrun => "vdkr vrun",
+        }
+    }
+
+    /// What `--help` prints.
+    pub fn help(self) -> String {
+        let (first, word) = match self {
+            Self::Run => (RUN, "run"),
+            Self::Create => (CREATE, "create"),
+            Self::Vrun => (VRUN, "vrun"),
+        };
+        format!("{first}\n{}", HELP.replace("{verb}", word))
+    }
+}
+
+const RUN: &str =
+    "Run a command in a new container, in a virtual machine of the target's architecture\n";
+const CREATE: &str = "\
+Make a container and print its id, without starting it: vdkr start does that
+";
+const VRUN: &str = "\
+Run a command in a new container that is gone afterwards
+
+As run --rm; and where a command is given, the image's entry point is left out.
+";
 
 /// Where a part of the environment comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,14 +74,22 @@ pub enum EnvSource {
     reason = "each is a switch of docker's"
 )]
 pub struct RunOptions {
+    /// `--cidfile`.
+    pub cidfile: Option<String>,
+    /// `-d`.
+    pub detach: bool,
     /// `--entrypoint`; empty resets the image's.
     pub entrypoint: Option<String>,
     /// `-e` and `--env-file`, in order.
     pub env: Vec<EnvSource>,
     /// `-h`.
     pub hostname: Option<String>,
+    /// `--init`.
+    pub init: bool,
     /// `-i`.
     pub interactive: bool,
+    /// `-l` and `--label-file`, later ones over earlier ones.
+    pub labels: BTreeMap<String, String>,
     /// `--name`.
     pub name: Option<String>,
     /// `--pull`.
@@ -41,10 +98,16 @@ pub struct RunOptions {
     pub quiet: bool,
     /// `--read-only`.
     pub read_only: bool,
+    /// `--restart`.
+    pub restart: RestartPolicy,
     /// `--rm`.
     pub rm: bool,
     /// `--sig-proxy`.
     pub sig_proxy: bool,
+    /// `--stop-signal`, by number.
+    pub stop_signal: Option<u8>,
+    /// `--stop-timeout`, in seconds.
+    pub stop_timeout: Option<i64>,
     /// `-t`.
     pub tty: bool,
     /// `-u`.
@@ -88,6 +151,17 @@ pub enum OptionError {
         /// What would do.
         choices: &'static str,
     },
+    /// The value means nothing.
+    #[error("option {option}: {reason}")]
+    Meaningless {
+        /// The option.
+        option: String,
+        /// Why.
+        reason: String,
+    },
+    /// Two options that exclude each other.
+    #[error("{0} cannot be used together")]
+    Conflict(&'static str),
     /// The image is missing.
     #[error("run needs the name of an image; see vdkr run --help")]
     NoImage,
@@ -96,22 +170,30 @@ pub enum OptionError {
     NotText(OsString),
 }
 
-/// Reads the words after `run`: options, the image, and the container's own words.
-pub fn parse(words: Vec<OsString>) -> Result<Parsed, OptionError> {
+/// Reads the words after `run`, `create` or `vrun`: options, the image, and the container's own
+/// words.
+pub fn parse(verb: Verb, words: Vec<OsString>) -> Result<Parsed, OptionError> {
     let mut words = words
         .into_iter()
         .map(|word| word.into_string().map_err(OptionError::NotText));
     let mut options = RunOptions {
+        cidfile: None,
+        detach: false,
         entrypoint: None,
         env: Vec::new(),
         hostname: None,
+        init: false,
         interactive: false,
+        labels: BTreeMap::new(),
         name: None,
         pull: PullPolicy::Missing,
         quiet: false,
         read_only: false,
+        restart: RestartPolicy::No,
         rm: false,
         sig_proxy: true,
+        stop_signal: None,
+        stop_timeout: None,
         tty: false,
         user: None,
         workdir: None,
@@ -139,6 +221,15 @@ pub fn parse(words: Vec<OsString>) -> Result<Parsed, OptionError> {
     }
     options.image = image;
     options.args = words.collect::<Result<_, _>>()?;
+    if verb == Verb::Vrun {
+        options.rm = true;
+        if !options.args.is_empty() && options.entrypoint.is_none() {
+            options.entrypoint = Some(String::new());
+        }
+    }
+    if options.rm && options.restart != RestartPolicy::No {
+        return Err(OptionError::Conflict("--restart and --rm"));
+    }
     Ok(Parsed::Run(Box::new(options)))
 }
 
@@ -208,6 +299,10 @@ fn apply(
         value: value.clone(),
         choices,
     };
+    let meaningless = |reason| OptionError::Meaningless {
+        option: shown.to_owned(),
+        reason,
+    };
     let truth = || match value.as_str() {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
@@ -216,6 +311,8 @@ fn apply(
     match option.meaning {
         Meaning::Unsupported => return Err(OptionError::Unsupported(shown.to_owned())),
         Meaning::Help => return truth(),
+        Meaning::Detach => options.detach = truth()?,
+        Meaning::Init => options.init = truth()?,
         Meaning::Interactive => options.interactive = truth()?,
         Meaning::Quiet => options.quiet = truth()?,
         Meaning::ReadOnly => options.read_only = truth()?,
@@ -230,6 +327,27 @@ fn apply(
                 _ => return Err(wrong("always, missing, never")),
             }
         }
+        Meaning::Restart => {
+            options.restart =
+                RestartPolicy::parse(&value).map_err(|error| meaningless(error.to_string()))?;
+        }
+        Meaning::StopSignal => {
+            let number = signal::parse(&value).map_err(|error| meaningless(error.to_string()))?;
+            options.stop_signal = Some(number);
+        }
+        Meaning::StopTimeout => {
+            let seconds = value
+                .parse()
+                .map_err(|_| meaningless(format!("{value:?} is no number of seconds")))?;
+            options.stop_timeout = Some(seconds);
+        }
+        Meaning::Label => {
+            labels::add(&mut options.labels, &value).map_err(meaningless)?;
+        }
+        Meaning::LabelFile => {
+            labels::add_file(&mut options.labels, &value).map_err(meaningless)?;
+        }
+        Meaning::Cidfile => options.cidfile = Some(value),
         Meaning::Env => options.env.push(EnvSource::Entry(value)),
         Meaning::EnvFile => options.env.push(EnvSource::File(value)),
         Meaning::Entrypoint => options.entrypoint = Some(value),
@@ -241,24 +359,31 @@ fn apply(
     Ok(false)
 }
 
-/// What `vdkr run --help` prints.
-pub const HELP: &str = "\
-Run a command in a new container, in a virtual machine of the target's architecture
-
-Usage: vdkr [GLOBAL OPTIONS] run [OPTIONS] IMAGE [COMMAND] [ARG...]
+/// What stands behind the first line of the help.
+const HELP: &str = "\
+Usage: vdkr [GLOBAL OPTIONS] {verb} [OPTIONS] IMAGE [COMMAND] [ARG...]
 
 Options (the same as docker's; what follows IMAGE is passed on exactly as given):
+      --cidfile FILE         Write the container's id to a new file
+  -d, --detach               Leave the container running and print its id
   -e, --env NAME[=VALUE]     Set an environment variable, or pass on this shell's
       --env-file FILE        Read environment variables from a file
       --entrypoint PROGRAM   Replace the image's entry point; \"\" resets it
   -h, --hostname NAME        Host name inside the container
+      --init                 Have a small first process pass signals on and bury orphans
   -i, --interactive          Pass on standard input
+  -l, --label KEY[=VALUE]    Set a label
+      --label-file FILE      Read labels from a file, one a line
       --name NAME            Name of the container
       --pull POLICY          When to pull first: always, missing, never [default: missing]
   -q, --quiet                Say nothing about the pull
       --read-only            Mount the container's root file system read-only
+      --restart POLICY       When to start again: no, always, unless-stopped,
+                             on-failure[:N] [default: no]
       --rm                   Remove the container when it has ended
       --sig-proxy=false      Do not pass on signals
+      --stop-signal SIGNAL   What stop sends [default: the image's, else TERM]
+      --stop-timeout SECONDS How long stop waits before it kills [default: 10]
   -t, --tty                  Give the container a terminal
   -u, --user USER[:GROUP]    Run as this user, by name or number
   -w, --workdir DIR          Working directory inside the container
@@ -266,9 +391,12 @@ Options (the same as docker's; what follows IMAGE is passed on exactly as given)
 The exit status is the container's; 125 when the container could not be started, 126 when its
 command cannot be executed, 127 when there is no such command.
 
+A detached container keeps the machine running: where none runs, one is started that stays.
+
 Examples:
-  vdkr run --rm container-base uname -m
-  vdkr run --rm -it container-base sh
+  vdkr {verb} container-base uname -m
+  vdkr {verb} -it container-base sh
+  vdkr run -d --name web --restart always container-base httpd -f
   tar c src | vdkr run --rm -i container-base sh -c 'tar x && ls -R'
 ";
 
@@ -283,14 +411,14 @@ mod tests {
     }
 
     fn run(text: &[&str]) -> RunOptions {
-        match parse(words(text)).unwrap() {
+        match parse(Verb::Run, words(text)).unwrap() {
             Parsed::Run(options) => *options,
             Parsed::Help => panic!("help"),
         }
     }
 
     fn error(text: &[&str]) -> String {
-        parse(words(text)).unwrap_err().to_string()
+        parse(Verb::Run, words(text)).unwrap_err().to_string()
     }
 
     #[test]
@@ -383,7 +511,62 @@ mod tests {
             }
         }
         assert!(error(&["-v", "/a:/b", "i"]).contains("option -v is one of docker's"));
-        assert!(error(&["-itd", "i"]).contains("option -d"));
+        assert!(error(&["-itP", "i"]).contains("option -P"));
+    }
+
+    #[test]
+    fn a_containers_life() {
+        let options = run(&[
+            "-d",
+            "--init",
+            "--restart=on-failure:3",
+            "--stop-signal",
+            "SIGINT",
+            "--stop-timeout=-1",
+            "-l",
+            "a=b=c",
+            "--label",
+            "d",
+            "--cidfile",
+            "f",
+            "i",
+        ]);
+        assert!(options.detach && options.init);
+        assert_eq!(options.restart, RestartPolicy::OnFailure { max: 3 });
+        assert_eq!(
+            (options.stop_signal, options.stop_timeout),
+            (Some(2), Some(-1))
+        );
+        let labels: Vec<_> = options
+            .labels
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
+        assert_eq!(labels, [("a", "b=c"), ("d", "")]);
+        assert_eq!(options.cidfile.as_deref(), Some("f"));
+        assert!(error(&["--restart=sometimes", "i"]).contains("on-failure[:N]"));
+        assert!(error(&["--stop-signal", "NOPE", "i"]).contains("no signal"));
+        assert!(error(&["--stop-timeout", "soon", "i"]).contains("seconds"));
+        assert!(error(&["--rm", "--restart=always", "i"]).contains("cannot be used together"));
+        assert!(error(&["-l", "=x", "i"]).contains("label"));
+    }
+
+    #[test]
+    fn vrun_leaves_no_container_and_no_entry_point() {
+        let vrun = |text: &[&str]| match parse(Verb::Vrun, words(text)).unwrap() {
+            Parsed::Run(options) => *options,
+            Parsed::Help => panic!("help"),
+        };
+        assert!(vrun(&["i"]).rm && vrun(&["--rm=false", "i", "x"]).rm);
+        assert_eq!(vrun(&["i"]).entrypoint, None);
+        assert_eq!(vrun(&["i", "sh"]).entrypoint.as_deref(), Some(""));
+        assert_eq!(
+            vrun(&["--entrypoint=/e", "i", "sh"]).entrypoint.as_deref(),
+            Some("/e")
+        );
+        for verb in [Verb::Run, Verb::Create, Verb::Vrun] {
+            assert!(!verb.help().contains('{'), "{}", verb.help());
+        }
     }
 
     #[test]
@@ -400,12 +583,18 @@ mod tests {
             );
         }
         let bytes = vec!["i".into(), OsString::from_vec(vec![0xff])];
-        assert!(matches!(parse(bytes), Err(OptionError::NotText(_))));
+        assert!(matches!(
+            parse(Verb::Run, bytes),
+            Err(OptionError::NotText(_))
+        ));
     }
 
     #[test]
     fn help_before_the_image_only() {
-        assert_eq!(parse(words(&["--rm", "--help"])).unwrap(), Parsed::Help);
+        assert_eq!(
+            parse(Verb::Run, words(&["--rm", "--help"])).unwrap(),
+            Parsed::Help
+        );
         assert_eq!(run(&["i", "--help"]).args, ["--help"]);
         // Docker's -h is the host name.
         assert_eq!(run(&["-h", "box", "i"]).hostname.as_deref(), Some("box"));

@@ -258,11 +258,12 @@ impl Session {
     pub async fn close(mut self) {
         if let Some(own) = &mut self.machine {
             let stopped = timeout(SHUTDOWN_PATIENCE, self.connection.ask(&Request::Shutdown)).await;
-            let patience = match stopped {
-                Ok(Ok(Ok(_))) => POWER_OFF_PATIENCE,
-                _ => Duration::from_millis(100),
-            };
-            own.qemu.finish(patience).await;
+            match stopped {
+                // What it would still do concerns itself alone.
+                Ok(Ok(Ok(Reply::Settled))) => own.qemu.kill().await,
+                Ok(Ok(Ok(_))) => drop(own.qemu.finish(POWER_OFF_PATIENCE).await),
+                _ => drop(own.qemu.finish(Duration::from_millis(100)).await),
+            }
             self.stages.mark("shutdown");
         }
         match self.timing {

@@ -164,11 +164,9 @@ impl Router {
         self.clients.len()
     }
 
-    /// Opens a stream of the monitor's own.
-    pub fn own_request(&mut self, request: &Request) {
-        let Some(stream) = self.new_stream() else {
-            return;
-        };
+    /// Opens a stream of the monitor's own and gives its number at the agent.
+    pub fn own_request(&mut self, request: &Request) -> Option<u32> {
+        let stream = self.new_stream()?;
         let mut bytes = Vec::new();
         if request.encode(&mut bytes, stream).is_ok() {
             self.routes.insert(
@@ -181,6 +179,7 @@ impl Router {
             );
             let _ = self.guest.send(ToGuest { bytes, share: None });
         }
+        Some(stream)
     }
 
     /// Answers a client's stream on the agent's behalf.

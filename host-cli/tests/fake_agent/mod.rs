@@ -18,8 +18,9 @@ use vdkr_core::channel::{
     encode_data,
     frame::{Credit, Resize, signal_from_payload},
     message::{
-        Done, Event, Failure, FailureCode, GuestHello, ImageRow, Info, Message as _, Phase, Pulled,
-        Removed, Reply, Request, RunRequest,
+        ContainerReply, ContainerRequest, ContainerRow, ContainerState, Done, Event, Failure,
+        FailureCode, GuestHello, ImageRow, Info, Message as _, Phase, Pulled, Removed, Reply,
+        Request, RunRequest,
     },
 };
 
@@ -121,6 +122,7 @@ impl FakeAgent {
                 };
                 done
             }
+            Request::Container(request) => containers(&request),
             Request::Images => Ok(Reply::Images { images: images() }),
             Request::Inspect { names } => inspect(&names),
             Request::Remove { names, .. } => {
@@ -146,13 +148,7 @@ impl FakeAgent {
                 ..Info::default()
             })),
             Request::Shutdown => Ok(Reply::Bye),
-            Request::AttachDisk(_)
-            | Request::DetachDisk { .. }
-            | Request::Machine
-            | Request::Admit(_)
-            | Request::Layers { .. }
-            | Request::Mount { .. }
-            | Request::Unknown => Err(Failure::new(FailureCode::Unsupported, "what?")),
+            _ => Err(Failure::new(FailureCode::Unsupported, "what?")),
         };
         let last = done == Ok(Reply::Bye);
         stream.done(&done).await;
@@ -164,6 +160,44 @@ impl FakeAgent {
 
 fn not_found(name: &str) -> Failure {
     Failure::new(FailureCode::NotFound, format!("no such image: {name}"))
+}
+
+/// Two containers, `web` and `old`; others are missing.
+fn containers(request: &ContainerRequest) -> Done {
+    let row = |id: &str, name: &str, state| ContainerRow {
+        id: id.repeat(64),
+        name: name.into(),
+        image: "base".into(),
+        command: vec!["sh".into()],
+        state,
+        exit_code: 3,
+        ..ContainerRow::default()
+    };
+    match request {
+        ContainerRequest::List => Ok(Reply::Container(ContainerReply::List {
+            containers: vec![
+                row("a", "web", ContainerState::Running),
+                row("b", "old", ContainerState::Exited),
+            ],
+        })),
+        ContainerRequest::Inspect { name } if name == "web" => Ok(Reply::Inspected {
+            documents: vec![serde_json::json!({ "Name": "/web" })],
+        }),
+        ContainerRequest::Inspect { name } => Err(Failure::new(
+            FailureCode::NotFound,
+            format!("no such container: {name}"),
+        )),
+        ContainerRequest::Wait { .. } => Ok(Reply::Ran { status: 3 }),
+        ContainerRequest::Stop { name, .. } | ContainerRequest::Remove { name, .. }
+            if name.contains("missing") =>
+        {
+            Err(Failure::new(
+                FailureCode::NotFound,
+                format!("no such container: {name}"),
+            ))
+        }
+        _ => Ok(Reply::Container(ContainerReply::Done)),
+    }
 }
 
 fn images() -> Vec<ImageRow> {

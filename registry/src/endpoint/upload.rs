@@ -76,6 +76,12 @@ pub(crate) async fn status(
     session: &str,
 ) -> Result<Response<Body>, Refusal> {
     let session = find(ask, &name, session).await?;
+    // Whoever works on this machine may have written to the file: unless a request is at it, the disk
+    // says how far it is.
+    let looked = Arc::clone(&session);
+    ask.registry
+        .blocking(move |storage| storage.resume(&looked).map(drop))
+        .await?;
     progress(StatusCode::NO_CONTENT, &name, &session)
 }
 

@@ -46,6 +46,7 @@ mod gc;
 mod history;
 mod images;
 mod links;
+mod local;
 mod locks;
 mod manifests;
 mod paths;
@@ -56,6 +57,7 @@ mod uploads;
 mod uses;
 
 pub use blobs::Blob;
+pub use local::LocalUploads;
 pub(crate) use manifests::type_of;
 pub use manifests::{Condition, Manifest, NewManifest, Wanted};
 pub use recovery::Swept;

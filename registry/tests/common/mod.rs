@@ -54,6 +54,10 @@ impl Bench {
         Self::on(Arc::clone(&self.dir), |_| {})
     }
 
+    pub fn storage(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     pub fn v2(&self) -> std::path::PathBuf {
         self.dir.path().join("docker/registry/v2")
     }

@@ -21,6 +21,7 @@ use crate::error::TransferError;
 use crate::json;
 use crate::manifests::FetchedManifest;
 use crate::source::{BlobSource, ChunkReader, ChunkStream, Content, FileSource};
+use crate::upload::local::WholeFile;
 use crate::verify::VerifyingReader;
 
 /// Longest `oci-layout` file, bytes. Real ones have thirty.
@@ -308,6 +309,10 @@ pub struct LayoutBlob {
 impl BlobSource for LayoutBlob {
     fn open(&self, offset: u64) -> Result<Box<dyn ChunkReader>, TransferError> {
         self.layout.content(&self.descriptor)?.open(offset)
+    }
+
+    fn whole_file(&self) -> Option<WholeFile> {
+        self.layout.content(&self.descriptor).ok()?.whole_file()
     }
 }
 

@@ -68,8 +68,8 @@ pub enum ImageError {
         /// Its names.
         names: Vec<String>,
     },
-    /// A container runs of the image.
-    #[error("image {0} is used by a running container")]
+    /// There is a container of the image.
+    #[error("image {0} is used by a container")]
     InUse(String),
     /// No registry that may be asked has the image.
     #[error("no image {name:?}: {} not found", tried.join(" and "))]
@@ -225,7 +225,9 @@ impl ImageError {
             Self::SeveralNames { .. } => {
                 Some("remove the names one by one, or all of them with --force".to_owned())
             }
-            Self::InUse(_) => Some("wait for its end, or use --force".to_owned()),
+            Self::InUse(_) => Some(
+                "remove the container first (vdkr ps -a lists them), or use --force".to_owned(),
+            ),
             Self::Pull {
                 registry: Some(registry),
                 ..

@@ -2,6 +2,7 @@
 //! the network allow, and from where it broke where they do not.
 
 pub(crate) mod journal;
+pub(crate) mod local;
 mod run;
 
 use std::sync::Arc;
@@ -139,6 +140,7 @@ impl Client {
             // `0-0` in an answer means none.
             chunk: options.chunk.map(|chunk| chunk.max(2)),
             only_put: false,
+            local: self.config().local_sessions.clone(),
             restarted: false,
             challenged: false,
             progress: options.progress,

@@ -13,6 +13,7 @@ use vdkr_core::manifest::Descriptor;
 
 use super::UploadSession;
 use super::journal::Entry;
+use super::local::{Copying, LocalSessions, StopOnDrop, WORTHWHILE};
 use crate::client::{Client, Places, Repository};
 use crate::endpoint::Endpoint;
 use crate::error::TransferError;
@@ -73,6 +74,8 @@ pub(super) struct Upload<'a> {
     pub(super) chunk: Option<u64>,
     /// Whether the registry knows uploads in one request only.
     pub(super) only_put: bool,
+    /// Who knows the session's file, should it be on this machine; taken when that is tried.
+    pub(super) local: Option<Arc<dyn LocalSessions>>,
     /// Whether the upload was begun anew because the registry found it wrong.
     pub(super) restarted: bool,
     /// Whether a challenge was answered since the last success.
@@ -201,6 +204,9 @@ impl Upload<'_> {
                 let content = content.clone();
                 return self.put(session, Payload::Whole(content)).await;
             }
+            if self.offset < size && self.write_locally(&session).await {
+                self.offset = size;
+            }
             if self.offset == size {
                 return self.put(session, Payload::Whole(Bytes::new())).await;
             }
@@ -216,6 +222,46 @@ impl Upload<'_> {
                 }
             }
         }
+    }
+
+    /// Puts the content where the registry keeps the session, when that is on this machine. True
+    /// when all of it is there; otherwise it goes on by the connection.
+    async fn write_locally(&mut self, session: &UploadSession) -> bool {
+        let Content::Fed(Some(feed)) = &self.content else {
+            return false;
+        };
+        // Tried once: whoever finds content wrong, or a disk full, says so best over the connection.
+        let Some(sessions) = self.local.take() else {
+            return false;
+        };
+        if self.descriptor.size < WORTHWHILE {
+            return false;
+        }
+        let Some(id) = session
+            .url
+            .path_segments()
+            .and_then(|mut path| path.next_back())
+        else {
+            return false;
+        };
+        let (id, repository) = (id.to_owned(), self.repository.clone());
+        let (source, size) = (feed.source().clone(), self.descriptor.size);
+        let (digest, progress) = (self.descriptor.digest.clone(), self.progress.clone());
+        let stop = StopOnDrop(Arc::default());
+        let stopped = stop.0.clone();
+        let copied = tokio::task::spawn_blocking(move || {
+            let from = source.whole_file().filter(|from| from.size == size)?;
+            let to = sessions.open(&repository, &id)?;
+            let copying = Copying {
+                from,
+                to,
+                digest,
+                progress,
+                stopped,
+            };
+            copying.run().then_some(())
+        });
+        matches!(copied.await, Ok(Some(())))
     }
 
     async fn open(&mut self) -> Result<UploadSession, TransferError> {

@@ -7,6 +7,7 @@ mod double;
 mod download;
 mod layout;
 mod list;
+mod local;
 mod manifest;
 mod memory;
 mod mirror;

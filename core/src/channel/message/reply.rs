@@ -5,7 +5,7 @@ use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::NeededLayers;
+use super::{ContainerReply, NeededLayers};
 
 /// The answer that ends a stream.
 pub type Done = Result<Reply, Failure>;
@@ -31,6 +31,8 @@ pub enum Reply {
         /// Its exit status; 128 + n after signal n; 125 to 127 as docker gives them.
         status: i32,
     },
+    /// Something about containers.
+    Container(ContainerReply),
     /// The images in the store.
     Images {
         /// One for each name.
@@ -52,6 +54,8 @@ pub enum Reply {
     Info(Info),
     /// The machine goes down now.
     Bye,
+    /// The machine goes down now, and has nothing left to write: it may be switched off.
+    Settled,
     /// A reply of a later version.
     #[serde(other)]
     Unknown,
@@ -141,6 +145,8 @@ pub struct Info {
     pub images: u64,
     /// Containers that run.
     pub containers: u64,
+    /// Serial numbers of the disks that the host gave the machine.
+    pub disks: Vec<String>,
 }
 
 /// Why a request failed.

@@ -4,7 +4,7 @@ use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{AdmitRequest, LayerDisk, exposed};
+use super::{AdmitRequest, ContainerRequest, LayerDisk, Life, exposed};
 use crate::credentials::{Credential, Secret};
 
 /// What the host asks for; opens a stream.
@@ -45,6 +45,8 @@ pub enum Request {
     Pull(PullRequest),
     /// Run a container to its end: [`Reply::Ran`](super::Reply::Ran).
     Run(RunRequest),
+    /// Something about containers: what [`ContainerRequest`] says.
+    Container(ContainerRequest),
     /// List the store: [`Reply::Images`](super::Reply::Images).
     Images,
     /// Describe images: [`Reply::Inspected`](super::Reply::Inspected).
@@ -69,7 +71,8 @@ pub enum Request {
     },
     /// Describe the agent and its machine: [`Reply::Info`](super::Reply::Info).
     Info,
-    /// Stop containers, sync, power off: [`Reply::Bye`](super::Reply::Bye) comes first.
+    /// Stop containers, sync, power off: [`Reply::Bye`](super::Reply::Bye) or
+    /// [`Reply::Settled`](super::Reply::Settled) comes first.
     Shutdown,
     /// A request of a later version.
     #[serde(other)]
@@ -140,6 +143,9 @@ pub struct RunRequest {
     /// Remove the container when it has ended.
     #[serde(default)]
     pub rm: bool,
+    /// How it lives beyond that.
+    #[serde(default)]
+    pub life: Life,
     /// Mount the root file system read-only.
     #[serde(default)]
     pub read_only: bool,

@@ -11,6 +11,7 @@ use vdkr_core::reference::Host;
 
 use super::{Check, Places};
 use crate::registry_cli::config::Config;
+use crate::registry_cli::secure::Mode;
 use crate::vm::locate::program;
 
 /// Longest file of configuration that is read, in bytes.
@@ -21,7 +22,7 @@ const SYSTEM: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/usr/sbin"];
 pub(super) fn checks(config: &Config, places: &Places) -> Result<Vec<Check>> {
     let host = config.registry()?.host().clone();
     let mut checks = Vec::new();
-    let ca = if config.flag("secure")? {
+    let ca = if Mode::in_use(config)?.is_secure() {
         Some(config.storage().join("pki/ca.crt"))
     } else {
         None

@@ -2,6 +2,7 @@
 //!
 //! Nothing is started and nothing changed: files are read, one request is sent.
 
+mod certificate;
 mod clients;
 mod guest;
 mod server;
@@ -99,6 +100,7 @@ impl Places {
 /// Looks at everything.
 pub async fn examine(config: &Config) -> Result<Vec<Check>> {
     let mut checks = server::checks(config).await?;
+    checks.extend(certificate::checks(config)?);
     checks.extend(clients::checks(config, &Places::real())?);
     checks.extend(guest::checks(config)?);
     Ok(checks)

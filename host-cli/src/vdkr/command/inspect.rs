@@ -1,6 +1,6 @@
-//! `vdkr inspect`: everything about images, as JSON.
+//! `vdkr inspect`: everything about containers and images, as JSON.
 
-use vdkr_core::channel::message::{Reply, Request};
+use vdkr_core::channel::message::{ContainerRequest, Reply, Request};
 
 use super::wrong_reply;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     vdkr::{
         args::InspectArgs,
         error::{Error, Result},
-        session::{say, with_session},
+        session::{Session, say, with_session},
         settings::Settings,
     },
 };
@@ -21,19 +21,18 @@ pub async fn run(settings: &Settings, args: &InspectArgs) -> Result<u8> {
             "format {format:?} is not supported; use json"
         )));
     }
-    if let Some(kind) = args.kind.as_deref().filter(|&kind| kind != "image") {
+    if let Some(kind) = args.kind.as_deref()
+        && !["container", "image"].contains(&kind)
+    {
         return Err(Error::usage(format!(
-            "objects of type {kind:?} cannot be inspected; only image"
+            "objects of type {kind:?} cannot be inspected; only container and image"
         )));
     }
     let (documents, outcomes) = with_session(settings, "vdkr inspect", async |session| {
         let (mut found, mut outcomes) = (Vec::new(), Vec::new());
         for name in &args.names {
             // One by one, so that a missing one does not hide the others.
-            let request = Request::Inspect {
-                names: vec![name.clone()],
-            };
-            match session.ask(&request).await {
+            match describe(session, name, args.kind.as_deref()).await {
                 Ok(Reply::Inspected { documents }) => {
                     found.extend(documents);
                     outcomes.push(Exit::Done);
@@ -55,4 +54,18 @@ pub async fn run(settings: &Settings, args: &InspectArgs) -> Result<u8> {
         .map_err(|error| Error::new(Exit::Failed, error.to_string()))?;
     out!("{text}");
     Ok(Exit::of_several(outcomes).code())
+}
+
+/// Asks for a container of that name, and when there is none for an image.
+async fn describe(session: &mut Session, name: &str, kind: Option<&str>) -> Result<Reply> {
+    if kind != Some("image") {
+        let name = name.to_owned();
+        let request = Request::Container(ContainerRequest::Inspect { name });
+        match session.ask(&request).await {
+            Err(error) if kind.is_none() && error.exit() == Exit::NotFound => {}
+            other => return other,
+        }
+    }
+    let names = vec![name.to_owned()];
+    session.ask(&Request::Inspect { names }).await
 }

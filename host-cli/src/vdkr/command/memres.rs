@@ -50,6 +50,10 @@ use crate::{
 const LOG: &str = "monitor.log";
 /// Longest message of a starting monitor, in bytes.
 const MAX_REPORT: u64 = 64 * 1024;
+/// File that is locked while a command starts a machine for containers that stay.
+const STARTING: &str = "starting.lock";
+/// How often such a command looks whether it is its turn.
+const TURN_PAUSE: Duration = Duration::from_millis(20);
 /// How long a clean stop may take before the monitor is ended by force.
 const STOP_PATIENCE: Duration = Duration::from_mins(1);
 
@@ -131,6 +135,42 @@ async fn begin(settings: &Settings, args: &MemresStartArgs) -> Result<u8> {
         seconds => format!("it stops after {} without a command", spell(seconds)),
     });
     Ok(0)
+}
+
+/// Has a machine run that stays, for containers that outlive the command that starts them.
+pub async fn ensure(settings: &Settings) -> Result<()> {
+    let dir = directory(settings)?;
+    if kept::connect(dir).await?.is_some() {
+        return Ok(());
+    }
+    state::prepare(dir, settings.arch)?;
+    // Several commands at once need one machine, not one each.
+    let path = dir.join(STARTING);
+    let turn = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)?;
+    let description = interruptible(async {
+        while let Err(fs::TryLockError::WouldBlock) = turn.try_lock() {
+            sleep(TURN_PAUSE).await;
+        }
+        if kept::connect(dir).await?.is_some() {
+            return Ok(None);
+        }
+        let child = spawn_monitor(settings, dir, settings.idle_timeout)?;
+        hear(child).await.map(Some)
+    })
+    .await?;
+    if let Some(description) = description {
+        say(&format!(
+            "started a machine that stays as long as a container runs in it (process {}); it can \
+             be stopped with: vdkr memres stop",
+            description.pid
+        ));
+    }
+    Ok(())
 }
 
 /// The monitor gets what this command was told, resolved, and nothing that is secret.
@@ -354,6 +394,7 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
                 "running": true,
                 "state_dir": dir,
                 "agent": hello.software,
+                "machine_id": hello.machine_id,
                 "state": hello.state,
                 "monitor": description,
                 "busy": state.as_ref().map(|state| state.busy),

@@ -1,5 +1,6 @@
 //! One module for each command.
 
+pub mod container;
 pub mod images;
 pub mod inspect;
 pub mod memres;

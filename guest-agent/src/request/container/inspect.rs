@@ -1,0 +1,128 @@
+//! `inspect`: everything about a container, in the form of `docker container inspect`.
+
+use serde_json::{Map, Value, json};
+use vdkr_core::{
+    channel::message::{ContainerState, Done, Reply},
+    container::signal,
+};
+
+use super::{Agent, list};
+use crate::{
+    container::{Entry, record::Record},
+    request::run,
+    run::process,
+};
+
+/// What docker writes for a time that has not been.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// Describes a container.
+pub fn inspect(agent: &Agent, name: &str) -> Done {
+    let entry = agent.book().find(name)?;
+    let document = document(&entry, &entry.record.borrow());
+    Ok(Reply::Inspected {
+        documents: vec![document],
+    })
+}
+
+fn document(entry: &Entry, record: &Record) -> Value {
+    let (request, status) = (&record.request, &record.status);
+    let command = list::command(record);
+    let (path, args) = match command.split_first() {
+        Some((path, args)) => (path.as_str(), args),
+        None => ("", &[][..]),
+    };
+    let (policy, retries) = request.life.restart.name();
+    let pid = entry.live().map_or(0, |live| live.pid());
+    json!({
+        "Id": record.id,
+        "Created": time(Some(record.created_ms)),
+        "Path": path,
+        "Args": args,
+        "State": {
+            "Status": status.state.name(),
+            "Running": matches!(
+                status.state,
+                ContainerState::Running | ContainerState::Paused | ContainerState::Restarting
+            ),
+            "Paused": status.state == ContainerState::Paused,
+            "Restarting": status.state == ContainerState::Restarting,
+            "OOMKilled": false,
+            "Dead": false,
+            "Pid": pid,
+            "ExitCode": status.exit_code,
+            "Error": status.error,
+            "StartedAt": time(status.started_ms),
+            "FinishedAt": time(status.finished_ms),
+        },
+        "Image": record.image,
+        "ResolvConfPath": entry.dir.join("resolv.conf"),
+        "HostnamePath": entry.dir.join("hostname"),
+        "HostsPath": entry.dir.join("hosts"),
+        "LogPath": entry.dir.join("log"),
+        "Name": format!("/{}", record.name),
+        "RestartCount": status.restarts,
+        "Driver": "overlay2",
+        "Platform": "linux",
+        "Mounts": [],
+        "Config": config(record),
+        "HostConfig": {
+            "AutoRemove": request.rm,
+            "Init": request.life.init,
+            "LogConfig": { "Type": "local", "Config": {} },
+            "NetworkMode": "host",
+            "ReadonlyRootfs": request.read_only,
+            "RestartPolicy": { "Name": policy, "MaximumRetryCount": retries },
+        },
+        "NetworkSettings": { "Networks": {} },
+    })
+}
+
+fn config(record: &Record) -> Value {
+    let (request, image) = (&record.request, &record.config.config);
+    let short = vdkr_core::container::name::short(&record.id);
+    let hostname = request.hostname.as_deref().unwrap_or(short);
+    let defaults = run::defaults(&record.config);
+    let env = process::environment(&defaults.env, &request.env, hostname, request.tty);
+    let entrypoint = request.entrypoint.as_ref().unwrap_or(&image.entrypoint);
+    let cmd = if request.args.is_empty() && request.entrypoint.is_none() {
+        &image.cmd
+    } else {
+        &request.args
+    };
+    let mut fields = Map::new();
+    let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+    set("Hostname", json!(hostname));
+    set("User", json!(request.user.as_ref().unwrap_or(&image.user)));
+    set("Tty", json!(request.tty));
+    set("OpenStdin", json!(request.stdin));
+    set("AttachStdin", json!(request.stdin));
+    set("Env", json!(env.unwrap_or_default()));
+    set("Cmd", words(cmd));
+    set("Image", json!(request.image));
+    set(
+        "WorkingDir",
+        json!(request.workdir.as_ref().unwrap_or(&image.working_dir)),
+    );
+    set("Entrypoint", words(entrypoint));
+    set("Labels", json!(list::labels(record)));
+    set("StopSignal", json!(signal::name(record.stop_signal())));
+    set("StopTimeout", json!(record.stop_timeout()));
+    Value::Object(fields)
+}
+
+/// Docker writes a list that is not set as `null`.
+fn words(words: &[String]) -> Value {
+    match words {
+        [] => Value::Null,
+        words => json!(words),
+    }
+}
+
+/// A time in milliseconds since 1970, as RFC 3339.
+fn time(milliseconds: Option<u64>) -> String {
+    let Some(milliseconds) = milliseconds else {
+        return NEVER.to_owned();
+    };
+    vdkr_core::container::time::rfc3339(milliseconds.saturating_mul(1_000_000))
+}

@@ -1,0 +1,97 @@
+//! Requests about containers: one file each, where there is more to do than to pass it on.
+
+use std::rc::Rc;
+
+use vdkr_core::channel::message::{
+    ContainerReply, ContainerRequest, Done, Failure, FailureCode, Reply,
+};
+
+use super::Agent;
+use crate::{channel::stream::SharedStream, container::life};
+
+pub mod attach;
+pub mod exec;
+pub mod inspect;
+pub mod list;
+pub mod logs;
+pub mod start;
+pub mod stats;
+pub mod top;
+
+/// Does what a request about containers asks for.
+pub async fn carry_out(
+    agent: &Rc<Agent>,
+    request: ContainerRequest,
+    stream: &SharedStream,
+) -> Done {
+    // Without a state disk there is nothing to say about containers but that.
+    agent.store()?;
+    let find = |name: &str| agent.book().find(name);
+    match request {
+        ContainerRequest::Attach { name, stdin } => attach::join(agent, &name, stdin, stream).await,
+        ContainerRequest::Exec(request) => return exec::exec(agent, &request, stream).await,
+        ContainerRequest::Inspect { name } => return inspect::inspect(agent, &name),
+        ContainerRequest::Kill { name, signal } => {
+            life::kill(&*find(&name)?, signal).map(|()| done())
+        }
+        ContainerRequest::List => Ok(list::list(agent)),
+        ContainerRequest::Logs(request) => return logs::logs(agent, &request, stream).await,
+        ContainerRequest::Pause { name } => life::freeze(&*find(&name)?, true).map(|()| done()),
+        ContainerRequest::Remove { name, force } => life::remove(agent, &find(&name)?, force)
+            .await
+            .map(|()| done()),
+        ContainerRequest::Rename { name, new_name } => agent
+            .book()
+            .rename(&*find(&name)?, &new_name)
+            .map(|()| done()),
+        ContainerRequest::Restart { name, timeout } => {
+            let entry = find(&name)?;
+            life::stop(&entry, timeout, None).await;
+            life::start(agent, &entry).await?;
+            Ok(done())
+        }
+        ContainerRequest::Resume => {
+            life::resume(agent).await;
+            Ok(done())
+        }
+        ContainerRequest::Start {
+            name,
+            attach,
+            stdin,
+        } => start::start(agent, &name, attach, stdin, stream).await,
+        ContainerRequest::Stats { names } => stats::stats(agent, &names),
+        ContainerRequest::Stop {
+            name,
+            timeout,
+            signal,
+        } => {
+            life::stop(&find(&name)?, timeout, signal).await;
+            Ok(done())
+        }
+        ContainerRequest::Top { name } => top::top(agent, &name),
+        ContainerRequest::Unpause { name } => life::freeze(&*find(&name)?, false).map(|()| done()),
+        ContainerRequest::Wait { name } => {
+            let entry = find(&name)?;
+            tokio::select! {
+                () = entry.ended() => Ok(ran(&entry)),
+                () = stream.cancelled().cancelled() => Err(super::cancelled()),
+            }
+        }
+        _ => Err(Failure::new(
+            FailureCode::Unsupported,
+            "the agent does not know this request about containers",
+        )
+        .with_hint("use a host program and an agent of the same release")),
+    }
+}
+
+fn done() -> Reply {
+    Reply::Container(ContainerReply::Done)
+}
+
+/// The answer at a container's end.
+fn ran(entry: &crate::container::Entry) -> Reply {
+    Reply::Ran {
+        status: entry.record.borrow().status.exit_code,
+    }
+}

@@ -1,0 +1,379 @@
+//! The user's streams, signals and terminal, bound to a process in the machine.
+
+use std::{io, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    task::JoinHandle,
+    time::timeout,
+};
+use vdkr_core::channel::{
+    Pipe,
+    message::{ContainerReply, Done, Event, Reply, Request},
+};
+
+use super::{
+    command::wrong_reply,
+    error::{Error, Result},
+    news::News,
+    session::Session,
+    terminal::{self, RawMode},
+};
+use crate::vm::channel::{Call, CallSender, ChannelError, Incoming};
+
+/// Status of a command whose process never ran.
+pub const FAILED: u8 = 125;
+/// So many signals from the user mean that the container does not listen to them.
+const PATIENCE: u32 = 3;
+/// How long a cancelled container may take to be gone.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a user is bound to a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// It has a terminal.
+    pub tty: bool,
+    /// Standard input is passed on.
+    pub interactive: bool,
+    /// Signals are passed on.
+    pub sig_proxy: bool,
+}
+
+/// What ends the waiting for the container.
+enum End {
+    Done(Done),
+    Lost(ChannelError),
+    /// Nobody reads standard output any more.
+    OutputClosed,
+    /// The user insists.
+    Interrupted(SignalKind),
+}
+
+/// Sends a request whose answer is a process's status, and carries the user's streams, signals and
+/// window size until then.
+pub async fn attach(
+    session: &mut Session,
+    request: &Request,
+    terms: Terms,
+    mut news: News,
+) -> Result<u8> {
+    let mut signals = Signals::new(terms.tty)?;
+    let mut call = match session.connection.call(request).await {
+        Ok(call) => call,
+        Err(error) => return Err(session.explain(error).await),
+    };
+    let mut output = Output::start(call.sender());
+    let mut attached = Attached {
+        terms,
+        sender: call.sender(),
+        input: None,
+        raw: None,
+    };
+    let mut interrupts = 0;
+    let end = loop {
+        tokio::select! {
+            incoming = call.next() => match incoming {
+                Ok(Incoming::Event(event)) => {
+                    if matches!(event, Event::Started { .. }) {
+                        attached.begin().await?;
+                    }
+                    news.show(&event);
+                }
+                Ok(Incoming::Data(pipe, bytes)) => output.write(pipe, bytes),
+                Ok(Incoming::Done(done)) => break End::Done(done),
+                Err(error) => break End::Lost(error),
+            },
+            closed = output.closed() => match closed {
+                Ok(()) => break End::OutputClosed,
+                Err(error) => return Err(Error::from(error)),
+            },
+            kind = signals.next() => {
+                if kind == SignalKind::window_change() {
+                    attached.resize().await;
+                    continue;
+                }
+                let asks_to_end = kind == SignalKind::interrupt() || kind == SignalKind::terminate();
+                interrupts += u32::from(asks_to_end);
+                if !attached.running() || !terms.sig_proxy || interrupts >= PATIENCE {
+                    break End::Interrupted(kind);
+                }
+                attached.signal(kind).await;
+            }
+        }
+    };
+    let sender = attached.detach();
+    match end {
+        End::Done(done) => {
+            // The rest of the output may be waiting for its reader, and the user for neither.
+            tokio::select! {
+                result = output.finish() => result?,
+                kind = signals.interrupt() => return Err(Error::interrupted(kind)),
+            }
+            match session.answer(Ok(done)).await? {
+                Reply::Ran { status } => Ok(u8::try_from(status & 0xff).unwrap_or(FAILED)),
+                other => Err(wrong_reply(&other)),
+            }
+        }
+        End::Lost(error) => {
+            // What came before the end is still the user's.
+            let _ = timeout(CANCEL_PATIENCE, output.finish()).await;
+            Err(session.explain(error).await)
+        }
+        End::OutputClosed => {
+            cancel(&sender, &mut call).await;
+            Ok(0)
+        }
+        End::Interrupted(kind) => {
+            cancel(&sender, &mut call).await;
+            Err(Error::interrupted(kind))
+        }
+    }
+}
+
+/// Prints what a request gives on its output streams, until it is done or the user has seen enough.
+pub async fn show(session: &mut Session, request: &Request) -> Result<u8> {
+    let mut signals = Signals::new(false)?;
+    let mut call = match session.connection.call(request).await {
+        Ok(call) => call,
+        Err(error) => return Err(session.explain(error).await),
+    };
+    let mut output = Output::start(call.sender());
+    let end = loop {
+        tokio::select! {
+            incoming = call.next() => match incoming {
+                Ok(Incoming::Event(_)) => {}
+                Ok(Incoming::Data(pipe, bytes)) => output.write(pipe, bytes),
+                Ok(Incoming::Done(done)) => break Ok(done),
+                Err(error) => break Err(error),
+            },
+            closed = output.closed() => {
+                cancel(&call.sender(), &mut call).await;
+                return closed.map(|()| 0).map_err(Error::from);
+            }
+            kind = signals.interrupt() => {
+                cancel(&call.sender(), &mut call).await;
+                return Err(Error::interrupted(kind));
+            }
+        }
+    };
+    tokio::select! {
+        result = output.finish() => result?,
+        kind = signals.interrupt() => return Err(Error::interrupted(kind)),
+    }
+    match session.answer(end).await? {
+        Reply::Container(ContainerReply::Done) => Ok(0),
+        other => Err(wrong_reply(&other)),
+    }
+}
+
+/// Has the container ended, and throws away what it still says.
+async fn cancel(sender: &CallSender, call: &mut Call) {
+    if sender.cancel().await.is_err() {
+        return;
+    }
+    let gone = async {
+        while let Ok(incoming) = call.next().await {
+            match incoming {
+                Incoming::Done(_) => return,
+                Incoming::Data(pipe, bytes) => {
+                    if sender.consumed(pipe, bytes.len()).await.is_err() {
+                        return;
+                    }
+                }
+                Incoming::Event(_) => {}
+            }
+        }
+    };
+    let _ = timeout(CANCEL_PATIENCE, gone).await;
+}
+
+/// The user's side of a container that runs.
+struct Attached {
+    terms: Terms,
+    sender: CallSender,
+    input: Option<JoinHandle<()>>,
+    raw: Option<RawMode>,
+}
+
+impl Attached {
+    /// The container's process runs: from now on keys, input and signals are its own.
+    async fn begin(&mut self) -> Result<()> {
+        if self.running() {
+            return Ok(());
+        }
+        if self.terms.tty {
+            self.resize().await;
+            if self.terms.interactive {
+                self.raw = RawMode::enter()?;
+            }
+        }
+        self.input = Some(if self.terms.interactive {
+            tokio::spawn(copy_input(self.sender.clone()))
+        } else {
+            tokio::spawn(async {})
+        });
+        Ok(())
+    }
+
+    fn running(&self) -> bool {
+        self.input.is_some()
+    }
+
+    async fn resize(&self) {
+        if let (true, Some((rows, cols))) = (self.terms.tty, terminal::size()) {
+            // A connection that is gone shows where its answers are awaited.
+            let _ = self.sender.resize(rows, cols).await;
+        }
+    }
+
+    async fn signal(&self, kind: SignalKind) {
+        if let Ok(number) = u8::try_from(kind.as_raw_value()) {
+            let _ = self.sender.signal(number).await;
+        }
+    }
+
+    /// Gives the terminal back.
+    fn detach(self) -> CallSender {
+        if let Some(input) = &self.input {
+            input.abort();
+        }
+        self.sender
+    }
+}
+
+async fn copy_input(sender: CallSender) {
+    let mut stdin = tokio::io::stdin();
+    let mut buffer = vec![0; 32 * 1024];
+    loop {
+        let Ok(length @ 1..) = stdin.read(&mut buffer).await else {
+            let _ = sender.end_stdin().await;
+            return;
+        };
+        let bytes = buffer.get(..length).unwrap_or_default();
+        if !matches!(sender.stdin(bytes).await, Ok(true)) {
+            return;
+        }
+    }
+}
+
+/// Writes output in the order in which it came, apart from everything else, so that a reader who
+/// takes his time holds up nothing but the container.
+struct Output {
+    queue: Option<mpsc::UnboundedSender<(Pipe, Vec<u8>)>>,
+    writer: JoinHandle<io::Result<()>>,
+}
+
+impl Output {
+    fn start(sender: CallSender) -> Self {
+        // What waits here is bounded by the credit that the agent has.
+        let (queue, pieces) = mpsc::unbounded_channel();
+        Self {
+            queue: Some(queue),
+            writer: tokio::spawn(write_output(pieces, sender)),
+        }
+    }
+
+    fn write(&self, pipe: Pipe, bytes: Vec<u8>) {
+        if let Some(queue) = &self.queue {
+            // Closed when the writer has failed, which is noticed by `closed`.
+            let _ = queue.send((pipe, bytes));
+        }
+    }
+
+    /// Waits until standard output cannot be written to any more: `Ok` when its reader has left.
+    async fn closed(&mut self) -> io::Result<()> {
+        let result = (&mut self.writer).await;
+        self.queue = None;
+        match result {
+            Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until everything is written.
+    async fn finish(&mut self) -> io::Result<()> {
+        self.queue = None;
+        match (&mut self.writer).await {
+            Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn write_output(
+    mut pieces: mpsc::UnboundedReceiver<(Pipe, Vec<u8>)>,
+    sender: CallSender,
+) -> io::Result<()> {
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    let mut stderr_open = true;
+    while let Some((pipe, bytes)) = pieces.recv().await {
+        if pipe == Pipe::Stderr {
+            // Words without a reader are lost; the data goes on.
+            stderr_open = stderr_open
+                && stderr.write_all(&bytes).await.is_ok()
+                && stderr.flush().await.is_ok();
+        } else {
+            stdout.write_all(&bytes).await?;
+            stdout.flush().await?;
+        }
+        // The end of the connection is told by those who wait for its answer.
+        let _ = sender.consumed(pipe, bytes.len()).await;
+    }
+    Ok(())
+}
+
+/// Signals that are the container's business.
+struct Signals {
+    streams: Vec<(SignalKind, Signal)>,
+}
+
+impl Signals {
+    fn new(tty: bool) -> io::Result<Self> {
+        let mut kinds = vec![
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+            SignalKind::quit(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+        ];
+        if tty {
+            kinds.push(SignalKind::window_change());
+        }
+        let streams = kinds.into_iter().map(|kind| Ok((kind, signal(kind)?)));
+        Ok(Self {
+            streams: streams.collect::<io::Result<_>>()?,
+        })
+    }
+
+    /// The next signal of any kind.
+    async fn next(&mut self) -> SignalKind {
+        std::future::poll_fn(|context| {
+            for (kind, stream) in &mut self.streams {
+                if stream.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(*kind);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+
+    /// The next signal that asks to end.
+    async fn interrupt(&mut self) -> SignalKind {
+        loop {
+            let kind = self.next().await;
+            if [
+                SignalKind::interrupt(),
+                SignalKind::terminate(),
+                SignalKind::hangup(),
+            ]
+            .contains(&kind)
+            {
+                return kind;
+            }
+        }
+    }
+}

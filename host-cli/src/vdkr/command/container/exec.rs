@@ -1,0 +1,68 @@
+//! `vdkr exec`: one more process in a container.
+
+use std::io::{self, IsTerminal as _};
+
+use vdkr_core::channel::message::{ContainerRequest, ExecRequest, Request};
+
+use super::ask;
+use crate::vdkr::{
+    attach::{Terms, attach},
+    container_args::ExecArgs,
+    environment,
+    error::{Error, Result},
+    news::News,
+    run_options::EnvSource,
+    session::with_session,
+    settings::Settings,
+};
+
+/// Runs it to its end, or with `--detach` until it runs; its status.
+pub async fn run(settings: &Settings, args: ExecArgs) -> Result<u8> {
+    let text = |word: std::ffi::OsString| {
+        word.into_string().map_err(|word| {
+            Error::usage(format!(
+                "argument {word:?} is not valid UTF-8 text and cannot be passed on"
+            ))
+        })
+    };
+    let mut words = args.words.into_iter();
+    let name = text(words.next().unwrap_or_default())?;
+    let command = words.map(text).collect::<Result<Vec<_>>>()?;
+    if command.is_empty() {
+        return Err(Error::usage(
+            "exec needs a container and a command; see vdkr exec --help",
+        ));
+    }
+    if args.tty && args.interactive && !args.detach && !io::stdin().is_terminal() {
+        return Err(Error::usage("the input device is not a TTY"));
+    }
+    let files = args.env_file.into_iter().map(EnvSource::File);
+    let sources: Vec<_> = files
+        .chain(args.env.into_iter().map(EnvSource::Entry))
+        .collect();
+    let env = environment::assemble(&sources, &|name| std::env::var(name).ok())?;
+    let terms = Terms {
+        tty: args.tty,
+        interactive: args.interactive,
+        sig_proxy: true,
+    };
+    let request = ContainerRequest::Exec(ExecRequest {
+        name,
+        args: command,
+        env,
+        workdir: args.workdir,
+        user: args.user,
+        tty: args.tty,
+        stdin: args.interactive,
+        detach: args.detach,
+        privileged: args.privileged,
+    });
+    with_session(settings, "vdkr exec", async |session| {
+        if args.detach {
+            return ask(session, request.clone()).await.map(|()| 0);
+        }
+        let news = News::new(settings.global.progress, settings.verbose);
+        attach(session, &Request::Container(request.clone()), terms, news).await
+    })
+    .await
+}

@@ -1,0 +1,179 @@
+//! Commands about containers: one file each.
+
+use vdkr_core::{
+    channel::message::{ContainerReply, ContainerRequest, ContainerRow, Reply, Request},
+    container::signal,
+};
+
+use super::{memres, wrong_reply};
+use crate::{
+    exit::Exit,
+    out,
+    vdkr::{
+        container_args::ContainerCommand,
+        error::{Error, Result},
+        session::{Session, say, with_session},
+        settings::Settings,
+    },
+};
+
+pub mod attach;
+
+pub mod exec;
+pub mod logs;
+pub mod ps;
+pub mod start;
+pub mod stats;
+pub mod top;
+pub mod wait;
+
+/// Does what a command about containers says.
+pub async fn run(settings: &Settings, command: ContainerCommand) -> Result<u8> {
+    match command {
+        ContainerCommand::Attach(args) => attach::run(settings, &args).await,
+        ContainerCommand::Exec(args) => exec::run(settings, args).await,
+        ContainerCommand::Kill(args) => {
+            let signal = read_signal(&args.signal)?;
+            each(settings, "vdkr kill", &args.containers, |name| {
+                ContainerRequest::Kill { name, signal }
+            })
+            .await
+        }
+        ContainerCommand::Logs(args) => logs::run(settings, &args).await,
+        ContainerCommand::Pause(args) => {
+            each(settings, "vdkr pause", &args.containers, |name| {
+                ContainerRequest::Pause { name }
+            })
+            .await
+        }
+        ContainerCommand::Ps(args) => ps::run(settings, &args).await,
+        ContainerCommand::Rename(args) => {
+            with_session(settings, "vdkr rename", async |session| {
+                let request = ContainerRequest::Rename {
+                    name: args.container.clone(),
+                    new_name: args.new_name.clone(),
+                };
+                ask(session, request).await
+            })
+            .await?;
+            Ok(0)
+        }
+        ContainerCommand::Restart(args) => {
+            if args.signal.is_some() {
+                return Err(Error::usage(
+                    "restart sends the container's own stop signal; use stop -s, then start",
+                ));
+            }
+            memres::ensure(settings).await?;
+            each(settings, "vdkr restart", &args.containers, |name| {
+                ContainerRequest::Restart {
+                    name,
+                    timeout: args.time,
+                }
+            })
+            .await
+        }
+        ContainerCommand::Rm(args) => {
+            each(settings, "vdkr rm", &args.containers, |name| {
+                ContainerRequest::Remove {
+                    name,
+                    force: args.force,
+                }
+            })
+            .await
+        }
+        ContainerCommand::Start(args) => start::run(settings, &args).await,
+        ContainerCommand::Stats(args) => stats::run(settings, &args).await,
+        ContainerCommand::Stop(args) => {
+            let signal = args.signal.as_deref().map(read_signal).transpose()?;
+            each(settings, "vdkr stop", &args.containers, |name| {
+                ContainerRequest::Stop {
+                    name,
+                    timeout: args.time,
+                    signal,
+                }
+            })
+            .await
+        }
+        ContainerCommand::Top(args) => top::run(settings, &args).await,
+        ContainerCommand::Unpause(args) => {
+            each(settings, "vdkr unpause", &args.containers, |name| {
+                ContainerRequest::Unpause { name }
+            })
+            .await
+        }
+        ContainerCommand::Wait(args) => wait::run(settings, &args).await,
+    }
+}
+
+fn read_signal(text: &str) -> Result<u8> {
+    signal::parse(text).map_err(|error| Error::usage(error.to_string()))
+}
+
+/// Does the same to one container after the other and prints their names; one that cannot be done
+/// does not stop the others.
+async fn each(
+    settings: &Settings,
+    purpose: &str,
+    names: &[String],
+    request: impl Fn(String) -> ContainerRequest,
+) -> Result<u8> {
+    let outcomes = with_session(settings, purpose, async |session| {
+        let mut outcomes = Vec::new();
+        for name in names {
+            let asked = ask(session, request(name.clone())).await;
+            outcomes.push(outcome(asked)?);
+            if outcomes.last() == Some(&Exit::Done) {
+                out!("{name}");
+            }
+        }
+        Ok(outcomes)
+    })
+    .await?;
+    Ok(Exit::of_several(outcomes).code())
+}
+
+/// What became of one of several; an error that is all of theirs ends the command.
+fn outcome<T>(result: Result<T>) -> Result<Exit> {
+    match result {
+        Ok(_) => Ok(Exit::Done),
+        Err(error) if error.exit() == Exit::Unreachable || error.signalled().is_some() => {
+            Err(error)
+        }
+        Err(error) => {
+            say(&error.to_string());
+            Ok(error.exit())
+        }
+    }
+}
+
+/// Asks for something that is done or not.
+async fn ask(session: &mut Session, request: ContainerRequest) -> Result<()> {
+    match session.ask(&Request::Container(request)).await? {
+        Reply::Container(ContainerReply::Done) => Ok(()),
+        other => Err(wrong_reply(&other)),
+    }
+}
+
+/// Every container.
+async fn list(session: &mut Session) -> Result<Vec<ContainerRow>> {
+    match session
+        .ask(&Request::Container(ContainerRequest::List))
+        .await?
+    {
+        Reply::Container(ContainerReply::List { containers }) => Ok(containers),
+        other => Err(wrong_reply(&other)),
+    }
+}
+
+/// The container that a name or the start of an id means.
+async fn find(session: &mut Session, wanted: &str) -> Result<ContainerRow> {
+    let rows = list(session).await?;
+    let names = rows.iter().map(|row| (row.id.as_str(), row.name.as_str()));
+    let id = vdkr_core::container::name::find(wanted, names)
+        .map_err(|error| Error::new(Exit::NotFound, error.to_string()))?
+        .to_owned();
+    rows.into_iter()
+        .find(|row| row.id == id)
+        .ok_or_else(|| Error::new(Exit::NotFound, format!("no such container: {wanted}")))
+}

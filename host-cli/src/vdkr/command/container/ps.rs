@@ -1,0 +1,394 @@
+//! `vdkr ps`: the containers.
+
+use std::collections::BTreeMap;
+
+use jiff::{Timestamp, tz::TimeZone};
+use serde_json::{Value, json};
+use vdkr_core::{
+    channel::message::{ContainerRow, ContainerState},
+    container::name,
+};
+
+use super::list;
+use crate::{
+    out,
+    vdkr::{
+        container_args::PsArgs,
+        error::{Error, Result},
+        human,
+        session::with_session,
+        settings::Settings,
+        table::Form,
+    },
+};
+
+/// Characters that are shown of a command.
+const COMMAND_WIDTH: usize = 20;
+const HEADS: &[(&str, &str)] = &[
+    ("ID", "CONTAINER ID"),
+    ("Image", "IMAGE"),
+    ("Command", "COMMAND"),
+    ("RunningFor", "CREATED"),
+    ("Status", "STATUS"),
+    ("Ports", "PORTS"),
+    ("Names", "NAMES"),
+];
+
+/// Lists them.
+pub async fn run(settings: &Settings, args: &PsArgs) -> Result<u8> {
+    let filters = args
+        .filter
+        .iter()
+        .map(|text| Filter::read(text))
+        .collect::<Result<Vec<_>>>()?;
+    let form = Form::read(args.format.as_deref())?;
+    let rows = with_session(settings, "vdkr ps", async |session| list(session).await).await?;
+    let rows = wanted(rows, args, &filters)?;
+    if args.quiet {
+        for row in &rows {
+            out!("{}", id(row, args.no_trunc));
+        }
+        return Ok(0);
+    }
+    let (now, zone) = (Timestamp::now(), TimeZone::system());
+    let values: Vec<Value> = rows
+        .iter()
+        .map(|row| value(row, args.no_trunc, now, &zone))
+        .collect();
+    crate::output::write(format_args!("{}", form.show(&values, HEADS)?));
+    Ok(0)
+}
+
+/// What `--filter` asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Filter {
+    Ancestor(String),
+    Before(String),
+    Exited(i32),
+    Id(String),
+    Label(String, Option<String>),
+    Name(String),
+    Since(String),
+    Status(ContainerState),
+}
+
+impl Filter {
+    fn read(text: &str) -> Result<Self> {
+        let wrong = |reason: &str| Error::usage(format!("filter {text:?}: {reason}"));
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| wrong("write KEY=VALUE"))?;
+        let value = value.to_owned();
+        Ok(match key {
+            "ancestor" => Self::Ancestor(value),
+            "before" => Self::Before(value),
+            "exited" => Self::Exited(value.parse().map_err(|_| wrong("the status is a number"))?),
+            "id" => Self::Id(value),
+            "label" => match value.split_once('=') {
+                Some((key, value)) => Self::Label(key.to_owned(), Some(value.to_owned())),
+                None => Self::Label(value, None),
+            },
+            "name" => Self::Name(value),
+            "since" => Self::Since(value),
+            "status" => Self::Status(match value.as_str() {
+                "created" => ContainerState::Created,
+                "running" => ContainerState::Running,
+                "paused" => ContainerState::Paused,
+                "restarting" => ContainerState::Restarting,
+                "exited" => ContainerState::Exited,
+                _ => {
+                    return Err(wrong(
+                        "a status is created, running, paused, restarting or exited",
+                    ));
+                }
+            }),
+            _ => {
+                return Err(wrong(
+                    "the keys are ancestor, before, exited, id, label, name, since and status",
+                ));
+            }
+        })
+    }
+
+    fn fits(&self, row: &ContainerRow, all: &[ContainerRow]) -> Result<bool> {
+        let made = |wanted: &str| {
+            let names = all.iter().map(|row| (row.id.as_str(), row.name.as_str()));
+            let id = name::find(wanted, names)
+                .map_err(|error| Error::new(crate::exit::Exit::NotFound, error.to_string()))?;
+            let known = all.iter().find(|row| row.id == id);
+            Ok::<_, Error>(known.map_or(0, |row| row.created_ms))
+        };
+        Ok(match self {
+            Self::Ancestor(image) => {
+                let bare = |name: &str| name.strip_suffix(":latest").unwrap_or(name).to_owned();
+                let digest = row.image_id.trim_start_matches("sha256:");
+                bare(&row.image) == bare(image)
+                    || (image.len() >= 4 && digest.starts_with(image.trim_start_matches("sha256:")))
+            }
+            Self::Before(other) => row.created_ms < made(other)?,
+            Self::Exited(status) => row.state == ContainerState::Exited && row.exit_code == *status,
+            Self::Id(part) => row.id.starts_with(part.as_str()),
+            Self::Label(key, value) => row
+                .labels
+                .get(key)
+                .is_some_and(|known| value.as_ref().is_none_or(|value| known == value)),
+            // Docker takes an expression here; what people write are parts of names, at most with
+            // marks for the ends.
+            Self::Name(part) => {
+                let start = part.strip_prefix('^');
+                let rest = start.unwrap_or(part).trim_start_matches('/');
+                let end = rest.strip_suffix('$');
+                let name = row.name.as_str();
+                match (start, end) {
+                    (Some(_), Some(whole)) => name == whole,
+                    (Some(_), None) => name.starts_with(rest),
+                    (None, Some(end)) => name.ends_with(end),
+                    (None, None) => name.contains(rest),
+                }
+            }
+            Self::Since(other) => row.created_ms > made(other)?,
+            Self::Status(state) => row.state == *state,
+        })
+    }
+}
+
+/// Which of them are shown: of several filters with one key one has to fit, of several keys all.
+fn wanted(all: Vec<ContainerRow>, args: &PsArgs, filters: &[Filter]) -> Result<Vec<ContainerRow>> {
+    let last = if args.latest { Some(1) } else { args.last };
+    let by_state = filters
+        .iter()
+        .any(|filter| matches!(filter, Filter::Status(_) | Filter::Exited(_)));
+    let mut kinds: BTreeMap<String, Vec<&Filter>> = BTreeMap::new();
+    for filter in filters {
+        let kind = match filter {
+            // Labels are wanted together.
+            Filter::Label(key, _) => format!("label {key}"),
+            other => format!("{:?}", std::mem::discriminant(other)),
+        };
+        kinds.entry(kind).or_default().push(filter);
+    }
+    let mut shown = Vec::new();
+    for row in &all {
+        let mut fits = args.all
+            || last.is_some()
+            || by_state
+            || row.state.is_live()
+            || row.state == ContainerState::Restarting;
+        for alternatives in kinds.values() {
+            let mut any = false;
+            for filter in alternatives {
+                any |= filter.fits(row, &all)?;
+            }
+            fits &= any;
+        }
+        if fits {
+            shown.push(row.clone());
+        }
+    }
+    shown.truncate(last.unwrap_or(usize::MAX));
+    Ok(shown)
+}
+
+fn id(row: &ContainerRow, whole: bool) -> &str {
+    if whole { &row.id } else { name::short(&row.id) }
+}
+
+fn value(row: &ContainerRow, whole: bool, now: Timestamp, zone: &TimeZone) -> Value {
+    let created = timestamp(row.created_ms);
+    let labels: Vec<_> = row
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    json!({
+        "ID": id(row, whole),
+        "Image": row.image,
+        "Command": command(&row.command, whole),
+        "CreatedAt": created.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string(),
+        "RunningFor": human::ago(now.as_second() - created.as_second()),
+        "State": row.state.name(),
+        "Status": status(row, now),
+        "Ports": "",
+        "Names": row.name,
+        "Labels": labels.join(","),
+        "Mounts": "",
+        "Networks": "",
+        "LocalVolumes": "0",
+        "Size": "",
+    })
+}
+
+fn timestamp(milliseconds: u64) -> Timestamp {
+    let milliseconds = i64::try_from(milliseconds).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
+}
+
+fn command(words: &[String], whole: bool) -> String {
+    let text = words.join(" ");
+    let plain: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if whole || plain.chars().count() <= COMMAND_WIDTH {
+        return format!("\"{plain}\"");
+    }
+    let cut: String = plain.chars().take(COMMAND_WIDTH - 1).collect();
+    format!("\"{cut}…\"")
+}
+
+fn status(row: &ContainerRow, now: Timestamp) -> String {
+    let since = |time: Option<u64>| {
+        time.map(|time| human::duration(now.as_second() - timestamp(time).as_second()))
+    };
+    match row.state {
+        ContainerState::Created => "Created".to_owned(),
+        ContainerState::Running => match since(row.started_ms) {
+            Some(up) => format!("Up {up}"),
+            None => "Up".to_owned(),
+        },
+        ContainerState::Paused => match since(row.started_ms) {
+            Some(up) => format!("Up {up} (Paused)"),
+            None => "Up (Paused)".to_owned(),
+        },
+        ContainerState::Restarting | ContainerState::Exited => {
+            let word = if row.state == ContainerState::Exited {
+                "Exited"
+            } else {
+                "Restarting"
+            };
+            match since(row.finished_ms) {
+                Some(ago) => format!("{word} ({}) {ago} ago", row.exit_code),
+                None => format!("{word} ({})", row.exit_code),
+            }
+        }
+        ContainerState::Unknown => "Unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: char, name: &str, state: ContainerState, created: u64) -> ContainerRow {
+        ContainerRow {
+            id: id.to_string().repeat(64),
+            name: name.into(),
+            image: "base:latest".into(),
+            image_id: format!("sha256:{}", "ab".repeat(32)),
+            command: ["sh", "-c", "sleep 1000000"].map(Into::into).into(),
+            created_ms: created * 1000,
+            state,
+            started_ms: Some(created * 1000),
+            finished_ms: Some(created * 1000 + 1000),
+            exit_code: 7,
+            labels: BTreeMap::from([("a".into(), "1".into())]),
+            ..ContainerRow::default()
+        }
+    }
+
+    fn rows() -> Vec<ContainerRow> {
+        vec![
+            row('c', "web", ContainerState::Running, 30),
+            row('b', "web-old", ContainerState::Exited, 20),
+            row('a', "db", ContainerState::Paused, 10),
+        ]
+    }
+
+    fn names(args: &PsArgs, filters: &[&str]) -> Vec<String> {
+        let filters: Vec<_> = filters
+            .iter()
+            .map(|text| Filter::read(text).unwrap())
+            .collect();
+        wanted(rows(), args, &filters)
+            .unwrap()
+            .into_iter()
+            .map(|row| row.name)
+            .collect()
+    }
+
+    #[test]
+    fn who_is_shown() {
+        let some = PsArgs::default();
+        let all = PsArgs {
+            all: true,
+            ..PsArgs::default()
+        };
+        assert_eq!(names(&some, &[]), ["web", "db"]);
+        assert_eq!(names(&all, &[]), ["web", "web-old", "db"]);
+        assert_eq!(
+            names(
+                &PsArgs {
+                    latest: true,
+                    ..PsArgs::default()
+                },
+                &[]
+            ),
+            ["web"]
+        );
+        assert_eq!(
+            names(
+                &PsArgs {
+                    last: Some(2),
+                    ..PsArgs::default()
+                },
+                &[]
+            ),
+            ["web", "web-old"]
+        );
+        assert_eq!(names(&some, &["status=exited"]), ["web-old"]);
+        assert_eq!(
+            names(&some, &["status=exited", "status=paused"]),
+            ["web-old", "db"]
+        );
+        assert_eq!(names(&some, &["exited=7"]), ["web-old"]);
+        assert_eq!(names(&some, &["exited=8"]), Vec::<String>::new());
+        assert_eq!(names(&all, &["name=web"]), ["web", "web-old"]);
+        assert_eq!(names(&all, &["name=^web$"]), ["web"]);
+        assert_eq!(names(&all, &["name=^/web$"]), ["web"]);
+        assert_eq!(names(&all, &["label=a=1", "name=db"]), ["db"]);
+        assert_eq!(names(&all, &["label=a=2"]), Vec::<String>::new());
+        assert_eq!(names(&all, &["id=bb"]), ["web-old"]);
+        assert_eq!(names(&all, &["ancestor=base"]).len(), 3);
+        assert_eq!(names(&all, &["ancestor=abab"]).len(), 3);
+        assert_eq!(names(&all, &["before=web-old"]), ["db"]);
+        assert_eq!(names(&all, &["since=web-old"]), ["web"]);
+        for bad in ["status", "status=happy", "exited=x", "colour=red"] {
+            assert!(Filter::read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_table_is_dockers() {
+        let now = Timestamp::from_second(100).unwrap();
+        let values: Vec<_> = rows()
+            .iter()
+            .map(|row| value(row, false, now, &TimeZone::UTC))
+            .collect();
+        let text = Form::read(None).unwrap().show(&values, HEADS).unwrap();
+        assert_eq!(
+            text,
+            "CONTAINER ID   IMAGE         COMMAND                  CREATED              STATUS                          PORTS   NAMES\n\
+             cccccccccccc   base:latest   \"sh -c sleep 1000000\"    About a minute ago   Up About a minute                       web\n\
+             bbbbbbbbbbbb   base:latest   \"sh -c sleep 1000000\"    About a minute ago   Exited (7) About a minute ago           web-old\n\
+             aaaaaaaaaaaa   base:latest   \"sh -c sleep 1000000\"    About a minute ago   Up About a minute (Paused)              db\n"
+                .replace("1000000\"    ", "1000000\"   ").replace("COMMAND                  ", "COMMAND                 ")
+        );
+        let template = Form::read(Some("{{.Names}}:{{.State}}")).unwrap();
+        assert_eq!(
+            template.show(&values, HEADS).unwrap(),
+            "web:running\nweb-old:exited\ndb:paused\n"
+        );
+    }
+
+    #[test]
+    fn commands_are_shortened_and_harmless() {
+        let words = |text: &str| vec![text.to_owned()];
+        assert_eq!(command(&words("short"), false), "\"short\"");
+        assert_eq!(
+            command(&words(&"x".repeat(30)), false),
+            format!("\"{}…\"", "x".repeat(19))
+        );
+        assert_eq!(command(&words(&"x".repeat(30)), true).len(), 32);
+        assert_eq!(command(&words("a\u{1b}[2J\n"), true), "\"a [2J \"");
+    }
+}

@@ -1,0 +1,300 @@
+//! Command line of the commands about containers.
+
+use std::ffi::OsString;
+
+use clap::{Args, Subcommand};
+
+/// Commands about containers.
+#[derive(Debug, Subcommand)]
+pub enum ContainerCommand {
+    /// Join the streams of a container that runs
+    Attach(AttachArgs),
+    // CP
+    /// Run one more process in a container that runs
+    Exec(ExecArgs),
+    /// Send containers a signal, KILL unless another is named
+    Kill(KillArgs),
+    /// Show what a container has written
+    Logs(LogsArgs),
+    /// Freeze the processes of containers
+    Pause(NamesArgs),
+    /// List containers
+    Ps(PsArgs),
+    /// Give a container another name
+    Rename(RenameArgs),
+    /// Stop containers and start them again
+    Restart(StopArgs),
+    /// Remove containers
+    Rm(RmArgs),
+    /// Start containers that exist
+    Start(StartArgs),
+    /// Show what containers use
+    Stats(StatsArgs),
+    /// Stop containers: their stop signal, and after a while KILL
+    Stop(StopArgs),
+    /// Show the processes of a container
+    Top(TopArgs),
+    /// Let frozen containers go on
+    Unpause(NamesArgs),
+    /// Wait for the end of containers and print their statuses
+    Wait(NamesArgs),
+}
+
+/// Arguments of `attach`.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// Name or id
+    pub container: String,
+    /// Leave standard input alone
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Do not pass on signals
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub sig_proxy: bool,
+}
+
+/// Arguments of `cp`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vdkr cp web:/etc/hostname .
+  vdkr cp ./site web:/srv/www
+  vdkr cp web:/var/log - | tar t
+
+A PATH that is `-` is a tar archive on standard input or output.")]
+pub struct CpArgs {
+    /// Copy what a link at the end of SOURCE points to
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+    /// Say nothing
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Keep owners (inside a container they are always kept)
+    #[arg(short, long)]
+    pub archive: bool,
+    /// What to copy
+    #[arg(value_name = "[CONTAINER:]SOURCE")]
+    pub source: String,
+    /// Where to
+    #[arg(value_name = "[CONTAINER:]TARGET")]
+    pub target: String,
+}
+
+/// Arguments of `exec`.
+#[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of docker's"
+)]
+#[command(after_help = "\
+Examples:
+  vdkr exec web ls /srv
+  vdkr exec -it web sh
+  vdkr exec -u nobody -w /tmp -e A=1 web env
+
+The exit status is the process's; 126 when the command cannot be executed, 127 when there is none.")]
+pub struct ExecArgs {
+    /// Do not wait for its end
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Set an environment variable, or pass on this shell's
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Read environment variables from a file
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<String>,
+    /// Pass on standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Keep every capability of the machine's root
+    #[arg(long)]
+    pub privileged: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Run as this user, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Working directory inside the container
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// Name or id, and the command
+    #[arg(
+        required = true,
+        num_args = 1..,
+        trailing_var_arg = true,
+        value_names = ["CONTAINER", "COMMAND"]
+    )]
+    pub words: Vec<OsString>,
+}
+
+/// Arguments of `kill`.
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    /// Name or number of the signal
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
+    pub signal: String,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
+
+/// Arguments of `logs`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vdkr logs -f --tail 10 web
+  vdkr logs -t --since 10m web
+
+A log keeps the last 8 to 16 MB.")]
+pub struct LogsArgs {
+    /// Go on until the container ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only lines from then on: 10m, 2026-01-31T10:00:00Z or seconds since 1970
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only lines up to then
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only so many lines from the end, or all
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "NUMBER",
+        default_value = "all",
+        allow_hyphen_values = true
+    )]
+    pub tail: String,
+    /// Show a time before each line
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// Name or id
+    pub container: String,
+}
+
+/// Arguments of commands that take containers alone.
+#[derive(Debug, Args)]
+pub struct NamesArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
+
+/// Arguments of `ps`.
+#[derive(Debug, Default, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of docker's"
+)]
+#[command(after_help = "\
+Examples:
+  vdkr ps -a
+  vdkr ps -aq --filter status=exited
+  vdkr ps --format '{{.Names}}: {{.Status}}'
+
+Filters: ancestor, before, exited, id, label, name, since, status.")]
+pub struct PsArgs {
+    /// Also those that do not run
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only those that fit (repeatable)
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub filter: Vec<String>,
+    /// Form of the output: table, json, or a template such as {{.ID}}
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// The last so many that were made, whatever they do
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub last: Option<usize>,
+    /// The last one that was made, whatever it does
+    #[arg(short, long)]
+    pub latest: bool,
+    /// Do not shorten anything
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Print ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Arguments of `rename`.
+#[derive(Debug, Args)]
+pub struct RenameArgs {
+    /// Name or id
+    pub container: String,
+    /// The new name
+    pub new_name: String,
+}
+
+/// Arguments of `rm`.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// Kill those that run
+    #[arg(short, long)]
+    pub force: bool,
+    /// Remove nameless volumes with it
+    #[arg(short, long)]
+    pub volumes: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
+
+/// Arguments of `start`.
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// Pass on output and signals, and return the container's status
+    #[arg(short, long)]
+    pub attach: bool,
+    /// Pass on standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
+
+/// Arguments of `stats`.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Form of the output: table, json, or a template such as {{.Name}}
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Show it once
+    #[arg(long)]
+    pub no_stream: bool,
+    /// Do not shorten ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Names or ids; all that run when there are none
+    #[arg(value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
+
+/// Arguments of `stop` and `restart`.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Seconds before they are killed, -1 for never [default: the container's own, 10]
+    #[arg(
+        short,
+        long,
+        visible_alias = "timeout",
+        value_name = "SECONDS",
+        allow_hyphen_values = true
+    )]
+    pub time: Option<i64>,
+    /// The signal [default: the container's own]
+    #[arg(short, long, value_name = "SIGNAL")]
+    pub signal: Option<String>,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
+
+/// Arguments of `top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Name or id
+    pub container: String,
+}

@@ -1,0 +1,248 @@
+use tokio::sync::Notify;
+use vdkr_core::channel::{
+    Pipe,
+    message::{DiskRequest, RunRequest},
+};
+
+use super::*;
+use crate::vm::{
+    channel::{Call, ChannelError, Connection, Incoming},
+    fake_agent::FakeAgent,
+    kept::{SOCKET, bind, connect, connect_socket},
+    pipe::greet_guest,
+};
+
+/// Ends when the fake agent has, or when it is told to.
+#[derive(Clone, Default)]
+struct FakeEmulator {
+    end: Arc<Notify>,
+    disks: Vec<String>,
+}
+
+impl Emulator for FakeEmulator {
+    async fn ended(&mut self) {
+        self.end.notified().await;
+        self.end.notify_one();
+    }
+
+    async fn finish(&mut self, _: Duration) {}
+
+    async fn disks(&mut self, request: &Request) -> Done {
+        match request {
+            Request::AttachDisk(disk) if disk.path == "/missing" => {
+                Err(Failure::new(FailureCode::Failed, "no such file"))
+            }
+            Request::AttachDisk(disk) => {
+                self.disks.push(disk.serial.clone());
+                Ok(Reply::Attached)
+            }
+            Request::DetachDisk { serial } => {
+                self.disks.retain(|known| known != serial);
+                Ok(Reply::Detached)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn attached(&mut self) -> Vec<String> {
+        self.disks.clone()
+    }
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    agent: FakeAgent,
+    emulator: FakeEmulator,
+    served: tokio::task::JoinHandle<io::Result<Ending>>,
+}
+
+async fn bench(idle: Option<Duration>) -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, guest) = UnixStream::pair().unwrap();
+    let hello = GuestHello {
+        software: "fake 1".into(),
+        ..GuestHello::default()
+    };
+    let agent = FakeAgent {
+        hello,
+        ..FakeAgent::default()
+    };
+    let emulator = FakeEmulator::default();
+    let (serving, end) = (agent.clone().serve(guest), Arc::clone(&emulator.end));
+    tokio::spawn(async move {
+        serving.await;
+        end.notify_one();
+    });
+    let (reader, mut writer) = host.into_split();
+    let (reader, hello) = greet_guest(reader, &mut writer, "monitor").await.unwrap();
+    let listener = bind(dir.path()).unwrap();
+    let (path, mut qemu) = (dir.path().to_owned(), emulator.clone());
+    let hub = Hub::new(reader, writer, hello, idle);
+    let served = tokio::spawn(async move { hub.serve(listener, &path, &mut qemu).await });
+    Bench {
+        dir,
+        agent,
+        emulator,
+        served,
+    }
+}
+
+impl Bench {
+    async fn connect(&self) -> Connection {
+        connect(self.dir.path()).await.unwrap().unwrap()
+    }
+}
+
+fn run(args: &[&str]) -> Request {
+    let args = args.iter().map(ToString::to_string).collect();
+    Request::Run(RunRequest {
+        image: "i".into(),
+        args,
+        ..RunRequest::default()
+    })
+}
+
+async fn finish(call: &mut Call) -> Result<(Vec<u8>, Done), ChannelError> {
+    let mut out = Vec::new();
+    loop {
+        match call.next().await? {
+            Incoming::Data(pipe, bytes) => {
+                assert_eq!(pipe, Pipe::Stdout);
+                call.sender().consumed(pipe, bytes.len()).await?;
+                out.extend(bytes);
+            }
+            Incoming::Event(_) => {}
+            Incoming::Done(done) => return Ok((out, done)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn disks_and_idle_time_are_the_monitors_own() {
+    let bench = bench(Some(Duration::from_secs(1000))).await;
+    let connection = bench.connect().await;
+    let disk = |path: &str, serial: &str| {
+        Request::AttachDisk(DiskRequest {
+            path: path.into(),
+            serial: serial.into(),
+            read_only: true,
+        })
+    };
+    let long = format!("/{}", "x".repeat(4000));
+    for request in [disk("/a", "a"), disk(&long, "b")] {
+        assert_eq!(connection.ask(&request).await.unwrap(), Ok(Reply::Attached));
+    }
+    let refused = connection.ask(&disk("/missing", "c")).await.unwrap();
+    assert_eq!(refused.unwrap_err().message, "no such file");
+    let detach = Request::DetachDisk { serial: "a".into() };
+    assert_eq!(connection.ask(&detach).await.unwrap(), Ok(Reply::Detached));
+
+    let state = async || match connection.ask(&Request::Machine).await.unwrap() {
+        Ok(Reply::Machine(state)) => state,
+        other => panic!("{other:?}"),
+    };
+    let idle = state().await;
+    assert_eq!((idle.busy, idle.disks), (0, vec!["b".to_owned()]));
+    let left = idle.idle_left_ms.unwrap();
+    assert!((900_000..=1_000_000).contains(&left), "{left}");
+    let waiting = connection.call(&run(&["signal"])).await.unwrap();
+    while state().await.busy == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(state().await.idle_left_ms, None);
+    drop(waiting);
+    // None of it reached the agent.
+    let requests = bench.agent.requests.lock().unwrap().clone();
+    assert!(matches!(&requests[..], [Request::Run(_)]), "{requests:?}");
+    bench.emulator.end.notify_one();
+    bench.served.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn many_clients_at_once_get_their_own_output() {
+    let bench = bench(None).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..20_usize {
+        let connection = bench.connect().await;
+        assert_eq!(connection.hello().software, "fake 1");
+        tasks.spawn(async move {
+            let length = 200_000 + number;
+            let mut call = connection
+                .call(&run(&["emit", &length.to_string()]))
+                .await
+                .unwrap();
+            let (out, done) = finish(&mut call).await.unwrap();
+            assert_eq!(done, Ok(Reply::Ran { status: 0 }));
+            assert_eq!(out.len(), length);
+            assert!(
+                out.iter()
+                    .enumerate()
+                    .all(|(i, &byte)| byte == (i % 251) as u8)
+            );
+        });
+    }
+    while let Some(result) = tasks.join_next().await {
+        result.unwrap();
+    }
+    bench.emulator.end.notify_one();
+    assert_eq!(bench.served.await.unwrap().unwrap(), Ending::MachineGone);
+    assert!(!bench.dir.path().join(SOCKET).exists());
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_is_cancelled_and_the_others_go_on() {
+    let bench = bench(None).await;
+    let staying = bench.connect().await;
+    let mut stays = staying.call(&run(&["cat"])).await.unwrap();
+    let socket = connect_socket(bench.dir.path()).await.unwrap().unwrap();
+    let (reader, mut writer) = socket.into_split();
+    let greeted = greet_guest(reader, &mut writer, "x").await.unwrap();
+    let mut open = Vec::new();
+    vdkr_core::channel::message::Message::encode(&run(&["endless"]), &mut open, 1).unwrap();
+    writer.write_all(&open).await.unwrap();
+    while bench.agent.requests.lock().unwrap().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    drop((greeted, writer));
+    while bench.agent.cancelled.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    stays.sender().stdin(b"still here").await.unwrap();
+    stays.sender().end_stdin().await.unwrap();
+    assert_eq!(finish(&mut stays).await.unwrap().0, b"still here");
+}
+
+#[tokio::test]
+async fn stop_powers_off_and_answers() {
+    let bench = bench(None).await;
+    let (asking, other) = (bench.connect().await, bench.connect().await);
+    let mut running = other.call(&run(&["signal"])).await.unwrap();
+    assert_eq!(
+        asking.ask(&Request::Shutdown).await.unwrap(),
+        Ok(Reply::Bye)
+    );
+    assert_eq!(bench.served.await.unwrap().unwrap(), Ending::Asked);
+    assert!(finish(&mut running).await.is_err());
+    assert_eq!(
+        bench.agent.requests.lock().unwrap().last(),
+        Some(&Request::Shutdown)
+    );
+    assert!(connect(bench.dir.path()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_idle_machine_stops_but_a_busy_one_does_not() {
+    let bench = bench(Some(Duration::from_mins(10))).await;
+    let connection = bench.connect().await;
+    let mut call = connection.call(&run(&["cat"])).await.unwrap();
+    // The answer to this shows that the request above has arrived.
+    connection.ask(&Request::Info).await.unwrap().unwrap();
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_mins(100)).await;
+    call.sender().end_stdin().await.unwrap();
+    assert_eq!(
+        finish(&mut call).await.unwrap().1,
+        Ok(Reply::Ran { status: 0 })
+    );
+    assert_eq!(bench.served.await.unwrap().unwrap(), Ending::Idle);
+}
