@@ -2,3 +2,4 @@
 
 pub mod header;
 pub mod pax;
+pub mod write;

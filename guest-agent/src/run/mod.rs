@@ -12,6 +12,7 @@ pub mod container;
 pub mod device_filter;
 pub mod devices;
 pub mod exec;
+pub mod files;
 pub mod init;
 pub mod join;
 pub mod monitor;

@@ -47,13 +47,49 @@ pub enum InitMessage {
         /// Keep every capability.
         privileged: bool,
     },
+    /// Work on the files of a container.
+    Files {
+        /// What its root is made of; of one that runs, the first process comes as a pidfd behind
+        /// the streams instead.
+        root: Option<Root>,
+        /// What to do.
+        job: FilesJob,
+    },
+}
+
+/// Work on the files of a container. Paths start at its root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FilesJob {
+    /// Say what lies at a path, by the exit status.
+    Look {
+        /// The path.
+        path: String,
+        /// Follow a link at its end.
+        follow: bool,
+    },
+    /// Write it to standard output, as an archive.
+    Pack {
+        /// The path.
+        path: String,
+        /// What the first member is called.
+        entry: String,
+        /// Follow a link at its end.
+        follow: bool,
+    },
+    /// Unpack the archive on standard input.
+    Unpack {
+        /// The directory.
+        path: String,
+    },
 }
 
 impl InitMessage {
-    /// The container.
-    pub fn spec(&self) -> &ContainerSpec {
+    /// The container, if there is a process to be made.
+    pub fn spec(&self) -> Option<&ContainerSpec> {
         match self {
-            Self::Run(spec) | Self::Join { spec, .. } => spec,
+            Self::Run(spec) | Self::Join { spec, .. } => Some(spec),
+            Self::Files { .. } => None,
         }
     }
 }

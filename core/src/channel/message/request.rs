@@ -8,6 +8,10 @@ use super::{AdmitRequest, ContainerRequest, LayerDisk, Life, exposed};
 use crate::credentials::{Credential, Secret};
 
 /// What the host asks for; opens a stream.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is made a command, and read at once"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {

@@ -137,6 +137,7 @@ async fn begin(session: &mut Session, request: &Request, mut news: News) -> Resu
     let done = interruptible(work).await?;
     match session.answer(done).await? {
         Reply::Container(ContainerReply::Created { id }) => {
+            let id: String = id.chars().filter(char::is_ascii_hexdigit).collect();
             news.write_id(&id);
             out!("{id}");
             Ok(0)
