@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use vdkr_core::emit::Profile;
+
 use crate::channel::Address;
+use crate::command::{configure::ConfigureOptions, pull::PullOptions, status::StatusOptions};
 
 /// Where images are kept unless `--state` says otherwise.
 const DEFAULT_STATE: &str = "/var/lib/vdkr";
@@ -12,6 +15,19 @@ pub const USAGE: &str = "\
 vdkr-agent: runs containers inside a target, on behalf of a host program
 
 usage:
+  vdkr-agent configure [--profile NAMES] [--registry HOST[:PORT][/NAMESPACE]] [--ca FILE]
+                       [--root DIR] [--diff]
+      make the registry of /etc/vdkr/registry.conf and its CA (/etc/vdkr/ca.crt) known to the
+      container engines of this target (docker, podman, containerd, cri-o; those that are found)
+      and to its trust store; what is there is kept and merged
+      --diff   show what would change and write nothing
+  vdkr-agent configure --undo [--root DIR]
+      take back what was configured
+  vdkr-agent pull NAME... [--registry HOST[:PORT][/NAMESPACE]|none] [--ca FILE]
+                  [--platform OS/ARCH] [--state DIR]
+      pull images, the configured registry first, Docker Hub only if it answers 404
+  vdkr-agent status [--root DIR] [--state DIR]
+      show what is configured
   vdkr-agent serve --channel CHANNEL [--state DIR]
       serve hosts on CHANNEL: port:NAME (a virtio-serial port), vsock:PORT or unix:PATH
       (a socket, made for the caller alone); several channels may be named
@@ -29,6 +45,12 @@ pub enum Mode {
     Boot,
     /// Serve hosts.
     Serve(ServeOptions),
+    /// Configure the target's engines.
+    Configure(ConfigureOptions),
+    /// Pull into the target's own store.
+    Pull(PullOptions),
+    /// Show the configuration.
+    Status(StatusOptions),
     /// Be the monitor of one container; only started by the agent itself.
     ContainerInit,
     /// Print the version.
@@ -63,6 +85,9 @@ pub fn parse(pid: u32, args: &[String]) -> Result<Mode, String> {
         Some("-V" | "--version" | "version") => Ok(Mode::Version),
         Some("container-init") => Ok(Mode::ContainerInit),
         Some("serve") => parse_serve(args),
+        Some("configure") => parse_configure(args).map(Mode::Configure),
+        Some("pull") => parse_pull(args).map(Mode::Pull),
+        Some("status") => parse_status(args).map(Mode::Status),
         Some(other) => Err(format!("unknown command {other:?}; try vdkr-agent --help")),
     }
 }
@@ -111,6 +136,127 @@ fn parse_serve<'a>(mut args: impl Iterator<Item = &'a str>) -> Result<Mode, Stri
     }))
 }
 
+/// The words behind a command, one after the other.
+struct Words<'a, I>(I, &'static str, Option<&'a str>);
+
+/// What comes next.
+enum Word<'a> {
+    /// An option's name, with its dashes.
+    Option(&'a str),
+    /// Something else.
+    Plain(&'a str),
+}
+
+impl<'a, I: Iterator<Item = &'a str>> Words<'a, I> {
+    fn next(&mut self) -> Result<Option<Word<'a>>, String> {
+        if self.2.take().is_some() {
+            return Err(format!("an option of {} takes no value", self.1));
+        }
+        let Some(word) = self.0.next() else {
+            return Ok(None);
+        };
+        if !word.starts_with("--") {
+            return Ok(Some(Word::Plain(word)));
+        }
+        let (name, attached) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (word, None),
+        };
+        self.2 = attached;
+        Ok(Some(Word::Option(name)))
+    }
+
+    /// The value of the option that came last.
+    fn value(&mut self, name: &str) -> Result<&'a str, String> {
+        let value = self.2.take().or_else(|| self.0.next());
+        value
+            .filter(|value| !value.is_empty())
+            .ok_or_else(|| format!("option {name} needs a value"))
+    }
+
+    fn unknown(&self, word: &str) -> String {
+        format!("{} does not know {word:?}; try vdkr-agent --help", self.1)
+    }
+}
+
+fn parse_configure<'a>(args: impl Iterator<Item = &'a str>) -> Result<ConfigureOptions, String> {
+    let mut options = ConfigureOptions::default();
+    let mut words = Words(args, "configure", None);
+    while let Some(word) = words.next()? {
+        match word {
+            Word::Option("--diff") => options.diff = true,
+            Word::Option("--undo") => options.undo = true,
+            Word::Option(name @ "--root") => options.root = words.value(name)?.into(),
+            Word::Option(name @ "--ca") => options.ca = Some(words.value(name)?.into()),
+            Word::Option(name @ "--registry") => {
+                options.registry = Some(words.value(name)?.to_owned());
+            }
+            Word::Option(name @ "--profile") => {
+                for profile in words.value(name)?.split(',') {
+                    let profile: Profile = profile
+                        .trim()
+                        .parse()
+                        .map_err(|error: vdkr_core::emit::EmitError| error.to_string())?;
+                    if !options.profiles.contains(&profile) {
+                        options.profiles.push(profile);
+                    }
+                }
+            }
+            Word::Option(word) | Word::Plain(word) => return Err(words.unknown(word)),
+        }
+    }
+    let asks = options.registry.is_some() || options.ca.is_some() || !options.profiles.is_empty();
+    if options.undo && asks {
+        return Err("--undo takes everything back; leave the other options out".to_owned());
+    }
+    Ok(options)
+}
+
+fn parse_pull<'a>(args: impl Iterator<Item = &'a str>) -> Result<PullOptions, String> {
+    let mut options = PullOptions {
+        names: Vec::new(),
+        registry: None,
+        ca: None,
+        platform: None,
+        state: DEFAULT_STATE.into(),
+    };
+    let mut words = Words(args, "pull", None);
+    while let Some(word) = words.next()? {
+        match word {
+            Word::Plain(name) => options.names.push(name.to_owned()),
+            Word::Option(name @ "--registry") => {
+                options.registry = Some(words.value(name)?.to_owned());
+            }
+            Word::Option(name @ "--ca") => options.ca = Some(words.value(name)?.into()),
+            Word::Option(name @ "--platform") => {
+                options.platform = Some(words.value(name)?.to_owned());
+            }
+            Word::Option(name @ "--state") => options.state = words.value(name)?.into(),
+            Word::Option(word) => return Err(words.unknown(word)),
+        }
+    }
+    if options.names.is_empty() {
+        return Err("pull needs the name of an image; try vdkr-agent --help".to_owned());
+    }
+    Ok(options)
+}
+
+fn parse_status<'a>(args: impl Iterator<Item = &'a str>) -> Result<StatusOptions, String> {
+    let mut options = StatusOptions {
+        root: "/".into(),
+        state: DEFAULT_STATE.into(),
+    };
+    let mut words = Words(args, "status", None);
+    while let Some(word) = words.next()? {
+        match word {
+            Word::Option(name @ "--root") => options.root = words.value(name)?.into(),
+            Word::Option(name @ "--state") => options.state = words.value(name)?.into(),
+            Word::Option(word) | Word::Plain(word) => return Err(words.unknown(word)),
+        }
+    }
+    Ok(options)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +293,35 @@ mod tests {
     }
 
     #[test]
+    fn configure_pull_and_status_take_options_in_both_forms() {
+        let Mode::Configure(options) = parse_words(
+            5,
+            "vdkr-agent configure --profile=docker,podman --profile docker --root /mnt --diff \
+             --registry h:5000/x --ca=/c",
+        )
+        .unwrap() else {
+            panic!("not configure");
+        };
+        assert_eq!(options.profiles, [Profile::Docker, Profile::Podman]);
+        assert_eq!(options.root, PathBuf::from("/mnt"));
+        assert_eq!(options.registry.as_deref(), Some("h:5000/x"));
+        assert_eq!(options.ca, Some("/c".into()));
+        assert!(options.diff && !options.undo);
+        let Mode::Pull(options) =
+            parse_words(5, "vdkr-agent pull a --state=/s b --platform linux/arm64").unwrap()
+        else {
+            panic!("not pull");
+        };
+        assert_eq!(options.names, ["a", "b"]);
+        assert_eq!(options.platform.as_deref(), Some("linux/arm64"));
+        assert_eq!(options.state, PathBuf::from("/s"));
+        assert!(matches!(
+            parse_words(5, "vdkr-agent status"),
+            Ok(Mode::Status(_))
+        ));
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for words in [
             "vdkr-agent",
@@ -157,6 +332,15 @@ mod tests {
             "vdkr-agent serve --channel tcp:1",
             "vdkr-agent serve --channel unix:/a --own-machine=no",
             "vdkr-agent serve --channel unix:/a extra",
+            "vdkr-agent configure now",
+            "vdkr-agent configure --diff=yes",
+            "vdkr-agent configure --diff=yes --undo",
+            "vdkr-agent configure --profile lxc",
+            "vdkr-agent configure --undo --ca /c",
+            "vdkr-agent pull",
+            "vdkr-agent pull --registry",
+            "vdkr-agent pull a --force",
+            "vdkr-agent status extra",
         ] {
             assert!(parse_words(5, words).is_err(), "{words}");
         }

@@ -7,6 +7,7 @@
 pub mod args;
 pub mod boot;
 pub mod channel;
+pub mod command;
 pub mod container;
 pub mod image;
 pub mod machine;

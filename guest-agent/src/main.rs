@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use dlmalloc::GlobalDlmalloc;
 use vdkr_agent::{
     args::{self, Mode},
-    boot, machine, request, run,
+    boot, command, machine, request, run,
 };
 
 /// musl gives freed buffers back to the kernel at once, and every new one is made of page faults,
@@ -27,6 +27,9 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Ok(Mode::Configure(options)) => command::finish(command::configure::configure(&options)),
+        Ok(Mode::Pull(options)) => command::finish(command::pull::pull(&options)),
+        Ok(Mode::Status(options)) => command::finish(command::status::status(&options)),
         Ok(Mode::Version) => {
             println!("{}", machine::SOFTWARE);
             ExitCode::SUCCESS

@@ -408,7 +408,7 @@ fn usage() {
         (&["--help"], 0, ""),
         (&["--version"], 0, ""),
         (&["frobnicate"], 2, "unknown command"),
-        (&["ps"], 2, "not part of vdkr yet"),
+        (&["build"], 2, "not part of vdkr yet"),
         (&["--bogus", "images"], 2, "--bogus"),
         (&["pull"], 2, "NAME"),
         (&["-I", "../x", "images"], 2, "../x"),

@@ -2,7 +2,7 @@
 //!
 //! [`Client`] speaks OCI Distribution v1.1 with any registry; [`layout`] reads and writes OCI image
 //! layouts, [`archive`] tar archives of images, [`dir`] skopeo's directories; [`copy`] moves whole images
-//! between all of them. Content passes a check of digest and size
+//! between all of them; [`tree`] moves plain files. Content passes a check of digest and size
 //! ([`VerifyingReader`]) at each boundary, and no length is believed before it is bounded.
 //!
 //! Everything runs on any tokio runtime, with one thread or several, that has time and I/O
@@ -35,8 +35,10 @@ mod request;
 mod retry;
 mod scope;
 mod source;
+pub mod target;
 mod tls;
 mod token;
+pub mod tree;
 mod upload;
 mod verify;
 

@@ -1,6 +1,6 @@
 //! Names of containers: which are legal, what a nameless container is called, which one is meant.
 
-use alloc::{borrow::ToOwned, format, string::String};
+use alloc::{format, string::String};
 
 /// Digits of a container's id.
 pub const ID_LENGTH: usize = 64;
@@ -152,13 +152,13 @@ pub fn random(random: u64, taken: impl Fn(&str) -> bool) -> String {
         pick(MANNERS, random >> 32),
         pick(BIRDS, random & 0xffff_ffff)
     );
-    if !taken(&pair) {
-        return pair;
+    let mut name = pair.clone();
+    let mut number = 0_u64;
+    while taken(&name) {
+        number += 1;
+        name = format!("{pair}{number}");
     }
-    (1_u64..)
-        .map(|number| format!("{pair}{number}"))
-        .find(|name| !taken(name))
-        .unwrap_or_else(|| pair.to_owned())
+    name
 }
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ impl Book {
                 Ok(mut record) => {
                     // A crash between two renames cannot give one name twice; a hand could.
                     if !names.insert(record.name.clone()) {
-                        record.name = record.id.clone();
+                        record.name.clone_from(&record.id);
                     }
                     let entry = Entry::new(path, record, store);
                     entries.insert(entry.id.clone(), Rc::new(entry));
@@ -167,14 +167,12 @@ impl Book {
             move |error: io::Error| Failure::new(FailureCode::Failed, format!("{step}: {error}"))
         };
         let id = crate::run::container::new_id().map_err(io("make a container id"))?;
-        let name = match &request.name {
-            Some(name) => self.free_name(name)?,
-            None => {
-                let random = id
-                    .get(..16)
-                    .and_then(|digits| u64::from_str_radix(digits, 16).ok());
-                name::random(random.unwrap_or_default(), |name| self.has_name(name))
-            }
+        let name = if let Some(name) = &request.name {
+            self.free_name(name)?
+        } else {
+            let digits = id.get(..16);
+            let random = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+            name::random(random.unwrap_or_default(), |name| self.has_name(name))
         };
         let dir = self.dir.join(&id);
         make_private(&dir).map_err(io("make the container's directory"))?;
@@ -240,7 +238,7 @@ impl Book {
 impl Entry {
     fn new(dir: PathBuf, record: Record, store: &Store) -> Self {
         let image = store
-            .resolve(&record.image.to_string(), &RegistrySettings::default())
+            .resolve(record.image.as_ref(), &RegistrySettings::default())
             .ok();
         Self::with_image(dir, record, image)
     }
@@ -341,6 +339,11 @@ impl Entry {
     /// Waits until it has ended, with all its output, and does not start again.
     pub async fn ended(&self) {
         self.until(|entry| !entry.active.get()).await;
+    }
+
+    /// Keeps it from starting; waits until it has ended and was cleaned up.
+    pub async fn lock(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.gate.clone().lock_owned().await
     }
 
     /// Sends a signal to its first process.

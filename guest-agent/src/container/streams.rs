@@ -44,7 +44,9 @@ impl Hub {
     /// their time, and no longer for one that cancels.
     pub fn join(&self, stream: &SharedStream) -> Seat {
         let gone = stream.cancelled().child_token();
-        self.sinks.borrow_mut().push(Rc::new(Sink {
+        let mut sinks = self.sinks.borrow_mut();
+        sinks.retain(|sink| !sink.gone.is_cancelled());
+        sinks.push(Rc::new(Sink {
             stream: stream.clone(),
             gone: gone.clone(),
         }));

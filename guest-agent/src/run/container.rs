@@ -23,13 +23,14 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     net::unix::pipe,
 };
+use vdkr_core::channel::message::Sandbox;
 
 use super::{
     ContainerSpec, Report, RunError,
     cgroup::{self, Cgroup},
-    device_filter,
+    device_filter, isolation, names,
     report::{borrow, send_with_fds},
-    spec::{self, BoundFile, InitMessage, Process, Root},
+    spec::{self, BoundFile, FilesJob, InitMessage, Network, Process, Root},
 };
 use crate::watch::watch;
 
@@ -61,6 +62,12 @@ pub struct Options {
     pub stdin: bool,
     /// Whether a small first process of the agent's stands before the command.
     pub init: bool,
+    /// What it may do and use.
+    pub sandbox: Sandbox,
+    /// Its network.
+    pub network: Network,
+    /// Directory of the container whose files of name resolution hold here too.
+    pub shared_files: Option<PathBuf>,
 }
 
 /// The agent's ends of a container's streams; a terminal comes later, by [`Report::Terminal`].
@@ -77,7 +84,7 @@ pub struct Streams {
 /// A container that was started, or one more process in it. Call [`Container::take_remains`] at its
 /// end.
 pub struct Container {
-    spec: ContainerSpec,
+    spec: Option<ContainerSpec>,
     remains: Cell<Option<Remains>>,
     cgroup: Option<PathBuf>,
     reports: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
@@ -111,7 +118,7 @@ impl Container {
                 Ok((spec, started))
             });
         match started {
-            Ok((spec, started)) => Ok(Self::new(spec, cgroup, started)),
+            Ok((spec, started)) => Ok(Self::new(Some(spec), cgroup, started)),
             Err(error) => {
                 let _ = cgroup.map(Cgroup::remove);
                 Err(error)
@@ -127,23 +134,43 @@ impl Container {
         privileged: bool,
     ) -> Result<(Self, Option<Streams>), RunError> {
         let pidfd = self.pidfd.borrow();
-        let Some(pidfd) = pidfd.as_ref() else {
+        let (Some(pidfd), Some(spec)) = (pidfd.as_ref(), &self.spec) else {
             return Err(RunError::Setup("the container has no process".to_owned()));
         };
         let spec = ContainerSpec {
             process,
-            ..self.spec.clone()
+            ..spec.clone()
         };
         let message = InitMessage::Join {
             spec: spec.clone(),
             privileged,
         };
         let started = spawn(&message, stdin, Some(pidfd.as_fd()))?;
-        Ok(Self::new(spec, None, started))
+        Ok(Self::new(Some(spec), None, started))
+    }
+
+    /// Starts a process that works on the files of a container: of one that runs, or of one whose
+    /// root is made of this.
+    pub fn work_on_files(
+        of: Result<&Self, Root>,
+        job: FilesJob,
+    ) -> Result<(Self, Option<Streams>), RunError> {
+        let pidfd = of.as_ref().ok().map(|running| running.pidfd.borrow());
+        let pidfd = pidfd.as_ref().and_then(|pidfd| pidfd.as_ref());
+        if of.is_ok() && pidfd.is_none() {
+            return Err(RunError::Setup("the container has no process".to_owned()));
+        }
+        let stdin = matches!(job, FilesJob::Unpack { .. });
+        let message = InitMessage::Files {
+            root: of.as_ref().err().cloned(),
+            job,
+        };
+        let started = spawn(&message, stdin, pidfd.map(AsFd::as_fd))?;
+        Ok(Self::new(None, None, started))
     }
 
     fn new(
-        spec: ContainerSpec,
+        spec: Option<ContainerSpec>,
         cgroup: Option<Cgroup>,
         (monitor, reports, streams): Started,
     ) -> (Self, Option<Streams>) {
@@ -156,11 +183,6 @@ impl Container {
             killed: Cell::new(false),
         };
         (container, streams)
-    }
-
-    /// What it was made of.
-    pub fn spec(&self) -> &ContainerSpec {
-        &self.spec
     }
 
     /// Directory of its cgroup, when it has one.
@@ -284,6 +306,78 @@ fn prepare(
     lasting: bool,
 ) -> Result<(ContainerSpec, bool), RunError> {
     check_hostname(&options.hostname)?;
+    let sandbox = &options.sandbox;
+    let (isolation, devices) = isolation::resolve(sandbox, options.network.clone())?;
+    let shm_size = sandbox.shm_size.unwrap_or(spec::SHM_SIZE);
+    let mut mounts = spec::default_mounts(shm_size, sandbox.privileged);
+    mounts.extend(isolation::tmpfs_mounts(sandbox)?);
+    match cgroup {
+        Some(group) => group
+            .limit(&sandbox.limits)
+            .map_err(RunError::io("limit the container"))?,
+        None if sandbox.limits.is_empty() => {}
+        None => {
+            let text = "limits need cgroups of version 2, which this machine does not have";
+            return Err(RunError::Refused(text.to_owned()));
+        }
+    }
+    make_directories(dir)?;
+    let mut files = match &options.shared_files {
+        Some(other) => names::bound_files(other),
+        None => names::write_files(dir, &options.hostname, sandbox, &options.network)?,
+    };
+    if sandbox.ipc_host {
+        files.push(BoundFile {
+            source: "/dev/shm".into(),
+            target: "/dev/shm".to_owned(),
+        });
+    }
+    let bare = sandbox.privileged || sandbox.unmasked;
+    let paths = |paths: Vec<String>| if bare { Vec::new() } else { paths };
+    let filtered = |group: &Cgroup| {
+        sandbox.privileged || device_filter::attach(group.path(), &devices).is_ok()
+    };
+    let spec = ContainerSpec {
+        root: root_of(dir, image, options.read_only, lasting),
+        init: options.init,
+        hostname: options.hostname,
+        process: options.process,
+        mounts,
+        files,
+        masked_paths: paths(spec::default_masked_paths()),
+        readonly_paths: paths(spec::default_readonly_paths()),
+        cgroup: cgroup.map(|group| group.path().to_owned()),
+        devices_filtered: cgroup.is_some_and(filtered),
+        isolation,
+    };
+    Ok((spec, options.stdin))
+}
+
+/// What the root of the container in `dir` is made of.
+pub fn root_of(dir: &Path, image: &Image, read_only: bool, lasting: bool) -> Root {
+    let base = &image.layers_dir;
+    let mut lower: Vec<PathBuf> = image
+        .layers
+        .iter()
+        .rev()
+        .map(|layer| relative(base, layer))
+        .collect();
+    if lower.is_empty() {
+        lower.push(relative(base, &dir.join("empty")));
+    }
+    Root {
+        base: base.clone(),
+        lower,
+        upper: relative(base, &dir.join("upper")),
+        work: relative(base, &dir.join("work")),
+        merged: dir.join("merged"),
+        read_only,
+        lasting,
+    }
+}
+
+/// Makes the directories that a root is made of, in the container's own.
+pub fn make_directories(dir: &Path) -> Result<(), RunError> {
     let make = |path: &Path, mode: u32| {
         fs::DirBuilder::new()
             .recursive(true)
@@ -297,66 +391,7 @@ fn prepare(
     for name in ["work", "merged", "empty"] {
         make(&dir.join(name), 0o755)?;
     }
-
-    let base = &image.layers_dir;
-    let mut lower: Vec<PathBuf> = image
-        .layers
-        .iter()
-        .rev()
-        .map(|l| relative(base, l))
-        .collect();
-    if lower.is_empty() {
-        lower.push(relative(base, &dir.join("empty")));
-    }
-    let files = write_files(dir, &options.hostname)?;
-    let spec = ContainerSpec {
-        root: Root {
-            base: base.clone(),
-            lower,
-            upper: relative(base, &dir.join("upper")),
-            work: relative(base, &dir.join("work")),
-            merged: dir.join("merged"),
-            read_only: options.read_only,
-            lasting,
-        },
-        init: options.init,
-        hostname: options.hostname,
-        process: options.process,
-        mounts: spec::default_mounts(),
-        files,
-        masked_paths: spec::default_masked_paths(),
-        readonly_paths: spec::default_readonly_paths(),
-        cgroup: cgroup.map(|group| group.path().to_owned()),
-        devices_filtered: cgroup.is_some_and(|group| device_filter::attach(group.path()).is_ok()),
-    };
-    Ok((spec, options.stdin))
-}
-
-/// The files of name resolution; those of the agent's own machine hold for its containers, which
-/// share its network.
-fn write_files(dir: &Path, hostname: &str) -> Result<Vec<BoundFile>, RunError> {
-    let resolv = fs::read("/etc/resolv.conf").unwrap_or_default();
-    let hosts = format!(
-        "127.0.0.1\tlocalhost {hostname}\n\
-         ::1\tlocalhost ip6-localhost ip6-loopback\n"
-    );
-    let contents = [
-        ("resolv.conf", resolv),
-        ("hosts", hosts.into_bytes()),
-        ("hostname", format!("{hostname}\n").into_bytes()),
-    ];
-    contents
-        .into_iter()
-        .map(|(name, bytes)| {
-            let source = dir.join(name);
-            fs::write(&source, bytes)
-                .map_err(RunError::io(format!("write {}", source.display())))?;
-            Ok(BoundFile {
-                source,
-                target: format!("/etc/{name}"),
-            })
-        })
-        .collect()
+    Ok(())
 }
 
 /// `to` as seen from `base`, both absolute; a relative `to` is taken to be seen from there already.
@@ -415,7 +450,7 @@ fn hand_over(
         )?);
         file.write_all(&serde_json::to_vec(message)?)?;
         let mut fds = vec![OwnedFd::from(file)];
-        let streams = if message.spec().process.tty {
+        let streams = if message.spec().is_some_and(|spec| spec.process.tty) {
             None
         } else {
             Some(open_streams(stdin, &mut fds)?)

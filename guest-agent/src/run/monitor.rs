@@ -23,7 +23,7 @@ use rustix::{
 };
 
 use super::{
-    EXIT_NOT_CREATED, Report, RunError, join,
+    EXIT_NOT_CREATED, Report, RunError, files, join,
     report::receive_with_fds,
     sandbox::{Inherited, become_container},
     spec::InitMessage,
@@ -58,14 +58,23 @@ fn take_socket() -> std::io::Result<OwnedFd> {
 
 fn run(agent: BorrowedFd<'_>) -> Result<Report, RunError> {
     let (message, mut stdio) = receive_spec(agent)?;
-    let target =
-        match message {
-            InitMessage::Run(_) => None,
-            InitMessage::Join { .. } => Some(stdio.pop().ok_or_else(|| {
-                RunError::Setup("the agent sent no container to join".to_owned())
-            })?),
-        };
-    let spec = message.spec();
+    let joins = match &message {
+        InitMessage::Run(_) => false,
+        InitMessage::Join { .. } => true,
+        InitMessage::Files { root, .. } => root.is_none(),
+    };
+    let target = if joins { stdio.pop() } else { None };
+    if joins && target.is_none() {
+        let text = "the agent sent no container to join";
+        return Err(RunError::Setup(text.to_owned()));
+    }
+    let spec = match &message {
+        InitMessage::Run(spec) | InitMessage::Join { spec, .. } => spec,
+        InitMessage::Files { root, job } => {
+            let target = target.as_ref().map(AsFd::as_fd);
+            return files::work(agent, root.as_ref(), target, job, stdio);
+        }
+    };
     let cgroup = spec
         .cgroup
         .as_ref()
@@ -79,6 +88,7 @@ fn run(agent: BorrowedFd<'_>) -> Result<Report, RunError> {
         .try_clone_to_owned()
         .map_err(RunError::io("duplicate the agent's socket"))?;
     match &target {
+        None if !spec.isolation.own_pids => {}
         None => unshare(CloneFlags::CLONE_NEWPID).map_err(system("make a PID namespace"))?,
         Some(target) => join::enter(target.as_fd())?,
     }
@@ -95,10 +105,10 @@ fn run(agent: BorrowedFd<'_>) -> Result<Report, RunError> {
                 stdio,
             };
             let report = match &message {
-                InitMessage::Run(spec) => become_container(spec, inherited),
-                InitMessage::Join { spec, privileged } => {
+                InitMessage::Join { privileged, .. } => {
                     join::become_process(spec, *privileged, inherited)
                 }
+                _ => become_container(spec, inherited),
             };
             let text = serde_json::to_vec(&report).unwrap_or_default();
             let _ = File::from(error_out).write_all(&text);

@@ -19,7 +19,6 @@ pub mod name;
 pub mod notify;
 pub mod prompt;
 pub mod remote;
-pub mod rootfs;
 pub mod secure;
 pub mod tagging;
 pub mod transport;

@@ -9,7 +9,8 @@ use clap::{Args, Subcommand};
 pub enum ContainerCommand {
     /// Join the streams of a container that runs
     Attach(AttachArgs),
-    // CP
+    /// Copy files from and to a container
+    Cp(CpArgs),
     /// Run one more process in a container that runs
     Exec(ExecArgs),
     /// Send containers a signal, KILL unless another is named

@@ -42,6 +42,8 @@ impl Form {
     /// The rows as text. `heads` has the usual columns, each with its head.
     pub fn show(&self, rows: &[Value], heads: &[(&str, &str)]) -> Result<String> {
         let wrong = |error: vdkr_core::template::TemplateError| Error::usage(error.to_string());
+        let rows: Vec<Value> = rows.iter().map(harmless).collect();
+        let rows = &rows[..];
         let mut text = String::new();
         match self {
             Self::Table => {
@@ -87,6 +89,18 @@ impl Form {
     }
 }
 
+/// A row without anything that could drive a terminal: a machine says what it likes.
+fn harmless(row: &Value) -> Value {
+    match row {
+        Value::String(text) => Value::String(text.chars().filter(|c| !c.is_control()).collect()),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), harmless(value)))
+            .collect(),
+        other => other.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -116,6 +130,14 @@ mod tests {
             "NAMES   CONTAINER ID\nweb     1\ndb      22\n"
         );
         assert_eq!(show(Some("json")).lines().count(), 2);
+        let odd = [json!({"ID": "a\u{1b}[2Jb\nc"})];
+        assert_eq!(
+            Form::read(Some("{{.ID}}"))
+                .unwrap()
+                .show(&odd, &[])
+                .unwrap(),
+            "a[2Jbc\n"
+        );
         assert!(Form::read(Some("{{.ID")).is_err());
         assert!(
             Form::read(Some("{{.No}}"))

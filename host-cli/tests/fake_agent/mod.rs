@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::{
@@ -20,7 +23,7 @@ use vdkr_core::channel::{
     message::{
         ContainerReply, ContainerRequest, ContainerRow, ContainerState, Done, Event, Failure,
         FailureCode, GuestHello, ImageRow, Info, Message as _, Phase, Pulled, Removed, Reply,
-        Request, RunRequest,
+        Request, RunRequest, Until,
     },
 };
 
@@ -33,6 +36,8 @@ pub(crate) struct FakeAgent {
     pub(crate) cancelled: Arc<Mutex<Vec<u32>>>,
     /// What it says in its greeting.
     pub(crate) hello: GuestHello,
+    /// How many containers it says that there are.
+    pub(crate) running: Arc<AtomicU64>,
 }
 
 type Writer = Arc<AsyncMutex<OwnedWriteHalf>>;
@@ -145,6 +150,7 @@ impl FakeAgent {
             Request::Info => Ok(Reply::Info(Info {
                 software: "fake 1".into(),
                 arch: "amd64".into(),
+                containers: self.running.load(Ordering::SeqCst),
                 ..Info::default()
             })),
             Request::Shutdown => Ok(Reply::Bye),
@@ -208,6 +214,7 @@ fn images() -> Vec<ImageRow> {
         id: format!("sha256:{}", byte.repeat(32)),
         created: Some("2020-01-02T03:04:05Z".into()),
         size,
+        ..ImageRow::default()
     };
     vec![
         row(
@@ -270,6 +277,11 @@ async fn pull_image(stream: &mut Stream, reference: &str) -> Done {
 async fn run_container(stream: &mut Stream, run: &RunRequest) -> Option<Done> {
     if run.image == "missing" {
         return Some(Err(not_found("missing")));
+    }
+    if run.life.until != Until::Ended {
+        return Some(Ok(Reply::Container(ContainerReply::Created {
+            id: "c".repeat(64),
+        })));
     }
     let started = Event::Started {
         pid: 7,

@@ -53,12 +53,12 @@ pub async fn exec(agent: &Rc<Agent>, request: &ExecRequest, stream: &SharedStrea
 }
 
 /// A process in a container.
-struct Joined {
-    container: Container,
-    hub: Hub,
+pub(super) struct Joined {
+    pub(super) container: Container,
+    pub(super) hub: Hub,
 }
 
-async fn clear(joined: &Joined) {
+pub(super) async fn clear(joined: &Joined) {
     if let Some(remains) = joined.container.take_remains()
         && let Ok(Err(error)) = spawn_blocking(|| remains.clear()).await
     {
@@ -97,10 +97,10 @@ fn usage(error: &RunError) -> Failure {
 
 /// What is under way for one process; ends with it.
 #[derive(Default)]
-struct Tasks {
+pub(super) struct Tasks {
     inlet: Option<Rc<Inlet>>,
     input: Option<JoinHandle<()>>,
-    outputs: Vec<JoinHandle<()>>,
+    pub(super) outputs: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Tasks {
@@ -112,7 +112,7 @@ impl Drop for Tasks {
 }
 
 impl Tasks {
-    fn take_input(&mut self, inlet: Inlet, stream: &SharedStream, wanted: bool) {
+    pub(super) fn take_input(&mut self, inlet: Inlet, stream: &SharedStream, wanted: bool) {
         let inlet = Rc::new(inlet);
         self.inlet = Some(inlet.clone());
         let stream = stream.clone();
@@ -129,7 +129,7 @@ impl Tasks {
         });
     }
 
-    fn take_pipes(&mut self, streams: Streams, joined: &Rc<Joined>) {
+    pub(super) fn take_pipes(&mut self, streams: Streams, joined: &Rc<Joined>) {
         let Streams { stdout, stderr, .. } = streams;
         for (from, pipe) in [(stdout, Pipe::Stdout), (stderr, Pipe::Stderr)] {
             let joined = joined.clone();

@@ -7,9 +7,10 @@ use vdkr_core::channel::message::{
 };
 
 use super::Agent;
-use crate::{channel::stream::SharedStream, container::life};
+use crate::{channel::stream::SharedStream, container::life, run::spec::FilesJob};
 
 pub mod attach;
+pub mod copy;
 pub mod exec;
 pub mod inspect;
 pub mod list;
@@ -29,13 +30,32 @@ pub async fn carry_out(
     let find = |name: &str| agent.book().find(name);
     match request {
         ContainerRequest::Attach { name, stdin } => attach::join(agent, &name, stdin, stream).await,
-        ContainerRequest::Exec(request) => return exec::exec(agent, &request, stream).await,
-        ContainerRequest::Inspect { name } => return inspect::inspect(agent, &name),
+        ContainerRequest::CopyIn { name, path } => {
+            copy::files(agent, &name, FilesJob::Unpack { path }, stream).await
+        }
+        ContainerRequest::CopyOut {
+            name,
+            path,
+            entry,
+            follow,
+        } => {
+            let job = FilesJob::Pack {
+                path,
+                entry,
+                follow,
+            };
+            copy::files(agent, &name, job, stream).await
+        }
+        ContainerRequest::Path { name, path, follow } => {
+            copy::files(agent, &name, FilesJob::Look { path, follow }, stream).await
+        }
+        ContainerRequest::Exec(request) => exec::exec(agent, &request, stream).await,
+        ContainerRequest::Inspect { name } => inspect::inspect(agent, &name),
         ContainerRequest::Kill { name, signal } => {
             life::kill(&*find(&name)?, signal).map(|()| done())
         }
         ContainerRequest::List => Ok(list::list(agent)),
-        ContainerRequest::Logs(request) => return logs::logs(agent, &request, stream).await,
+        ContainerRequest::Logs(request) => logs::logs(agent, &request, stream).await,
         ContainerRequest::Pause { name } => life::freeze(&*find(&name)?, true).map(|()| done()),
         ContainerRequest::Remove { name, force } => life::remove(agent, &find(&name)?, force)
             .await

@@ -7,18 +7,18 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use vdkr_core::candidates::{RegistryPrefix, Scheme};
 use vdkr_core::emit::diff::unified;
-use vdkr_core::emit::state::{self, Action, Change, Content, Files, Plan, STATE, State};
+use vdkr_core::emit::state::{self, Action, Change, Plan};
 use vdkr_core::emit::{
-    EmitError, Logins, MAX_FILE, PASSWD, Profile, Search, Settings, Trust, parse_logins, root_home,
+    EmitError, Logins, MAX_FILE, Profile, Search, Settings, Trust, parse_logins,
 };
 use vdkr_core::loopback::DEFAULT_GATEWAY;
 use vdkr_core::reference::Host;
+use vdkr_transfer::target::{RootFs, TargetError, TargetFiles, apply, home, read_state};
 
 use crate::exit::Exit;
 use crate::out;
 use crate::registry_cli::config::{Config, Overrides};
 use crate::registry_cli::error::{WithExit as _, printable};
-use crate::registry_cli::rootfs::{RootFs, RootFsError};
 
 const PROFILES: &str = "\
 Profiles and what they write:
@@ -126,7 +126,7 @@ pub fn run(config: &Config, args: &BakeArgs) -> Result<Exit> {
         } else {
             Exit::NotFound
         })?;
-    let mut files = Tree(&root);
+    let mut files = TargetFiles(&root);
     let state = read_state(&root)?;
     let plan = if args.undo {
         state::undo(&state, &mut files)?
@@ -135,7 +135,7 @@ pub fn run(config: &Config, args: &BakeArgs) -> Result<Exit> {
         let home = home(&root)?;
         let settings = settings(config, args, home)?;
         let plan = state::bake(&profiles, &settings, &state, &mut files);
-        let is_usage = matches!(&plan, Err(TreeError::Emit(error)) if !matches!(error, EmitError::Present { .. }));
+        let is_usage = matches!(&plan, Err(TargetError::Emit(error)) if !matches!(error, EmitError::Present { .. }));
         plan.exit(if is_usage { Exit::Usage } else { Exit::Failed })?
     };
     if !args.diff {
@@ -252,117 +252,6 @@ fn read_host(path: &Path) -> Result<String> {
         ));
     }
     std::fs::read_to_string(path).with_context(|| path.display().to_string())
-}
-
-fn home(root: &RootFs) -> Result<String> {
-    let passwd = root.read(PASSWD, MAX_FILE)?;
-    let passwd = passwd.map(|found| String::from_utf8_lossy(&found.bytes).into_owned());
-    Ok(root_home(passwd.as_deref()))
-}
-
-fn read_state(root: &RootFs) -> Result<State> {
-    let Some(found) = root.read(STATE, MAX_FILE)? else {
-        return Ok(State::default());
-    };
-    let own = rustix::process::geteuid().as_raw();
-    if found.mode & 0o022 != 0 || (found.uid != own && found.uid != 0) {
-        return Err(anyhow!(
-            "{STATE} in {} could have been written by somebody else (owner {}, mode {:03o}); look at it, then remove it or set its mode to 600",
-            root.path().display(),
-            found.uid,
-            found.mode
-        ));
-    }
-    let text = String::from_utf8(found.bytes).with_context(|| format!("{STATE} is not UTF-8"))?;
-    Ok(State::parse(&text)?)
-}
-
-/// The target's files for the decisions in `core`.
-struct Tree<'r>(&'r RootFs);
-
-/// Reading failed, or what was read makes no sense.
-#[derive(Debug, thiserror::Error)]
-enum TreeError {
-    #[error(transparent)]
-    Read(#[from] RootFsError),
-    #[error(transparent)]
-    Emit(#[from] EmitError),
-    #[error("{path} in {root}: it is not UTF-8 text; mend or remove it first")]
-    Text { path: String, root: String },
-}
-
-impl Files for Tree<'_> {
-    type Error = TreeError;
-
-    fn read(&mut self, path: &str) -> Result<Option<Content>, TreeError> {
-        let Some(found) = self.0.read(path, MAX_FILE)? else {
-            return Ok(None);
-        };
-        let text = String::from_utf8(found.bytes).map_err(|_| TreeError::Text {
-            path: path.to_owned(),
-            root: self.0.path().display().to_string(),
-        })?;
-        Ok(Some(Content {
-            text,
-            mode: found.mode,
-        }))
-    }
-
-    fn drops(&mut self, directory: &str) -> Result<Vec<String>, TreeError> {
-        let mut names = self.0.names(directory)?;
-        names.retain(|name| Path::new(name).extension().is_some_and(|end| end == "conf"));
-        Ok(names)
-    }
-}
-
-/// Does what the plan says: first the memory, then the files, last the memory as it shall stay.
-fn apply(root: &RootFs, before: &State, plan: &Plan) -> Result<()> {
-    let mut interim = plan.interim.clone();
-    let written = plan.changes.iter().filter(|change| change.new.is_some());
-    let paths = written.map(|change| change.path.as_str()).chain([STATE]);
-    for path in paths.filter(|_| !plan.state.is_empty()) {
-        for directory in root.missing_directories(path)? {
-            if !interim.directories.contains(&directory) {
-                interim.directories.push(directory);
-            }
-        }
-    }
-    interim.directories.sort_unstable();
-    if interim != *before {
-        root.write(STATE, interim.to_json().as_bytes(), Some(0o600))?;
-    }
-    for change in &plan.changes {
-        match (change.action, &change.new) {
-            (Action::Create | Action::Change, Some(new)) => {
-                root.write(&change.path, new.as_bytes(), change.mode)?;
-            }
-            (Action::Remove, _) => root.remove(&change.path)?,
-            _ => {}
-        }
-    }
-    let mut last = plan.state.clone();
-    last.directories.clone_from(&interim.directories);
-    let is_gone = plan.state.is_empty();
-    if is_gone {
-        root.remove(STATE)?;
-    }
-    // Children before parents; what still holds something stays, and is remembered.
-    if is_gone
-        || plan
-            .changes
-            .iter()
-            .any(|change| change.action == Action::Remove)
-    {
-        for directory in interim.directories.iter().rev() {
-            if root.remove_directory(directory)? {
-                last.directories.retain(|kept| kept != directory);
-            }
-        }
-    }
-    if !is_gone && last != interim {
-        root.write(STATE, last.to_json().as_bytes(), Some(0o600))?;
-    }
-    Ok(())
 }
 
 fn report(args: &BakeArgs, root: &RootFs, plan: &Plan) -> Result<()> {

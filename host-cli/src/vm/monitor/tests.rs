@@ -159,6 +159,20 @@ async fn disks_and_idle_time_are_the_monitors_own() {
 }
 
 #[tokio::test]
+async fn a_container_that_runs_keeps_the_machine() {
+    use std::sync::atomic::Ordering;
+    let bench = bench(Some(Duration::from_millis(50))).await;
+    bench.agent.running.store(1, Ordering::SeqCst);
+    let asked = || bench.agent.requests.lock().unwrap().len();
+    while asked() < 3 {
+        assert!(!bench.served.is_finished());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bench.agent.running.store(0, Ordering::SeqCst);
+    assert_eq!(bench.served.await.unwrap().unwrap(), Ending::Idle);
+}
+
+#[tokio::test]
 async fn many_clients_at_once_get_their_own_output() {
     let bench = bench(None).await;
     let mut tasks = tokio::task::JoinSet::new();

@@ -21,7 +21,8 @@ pub async fn run(settings: &Settings, args: ExecArgs) -> Result<u8> {
     let text = |word: std::ffi::OsString| {
         word.into_string().map_err(|word| {
             Error::usage(format!(
-                "argument {word:?} is not valid UTF-8 text and cannot be passed on"
+                "argument {:?} is not valid UTF-8 text and cannot be passed on",
+                word.display().to_string()
             ))
         })
     };

@@ -18,6 +18,7 @@ use crate::{
 };
 
 pub mod attach;
+pub mod cp;
 
 pub mod exec;
 pub mod logs;
@@ -31,6 +32,7 @@ pub mod wait;
 pub async fn run(settings: &Settings, command: ContainerCommand) -> Result<u8> {
     match command {
         ContainerCommand::Attach(args) => attach::run(settings, &args).await,
+        ContainerCommand::Cp(args) => cp::run(settings, &args).await,
         ContainerCommand::Exec(args) => exec::run(settings, args).await,
         ContainerCommand::Kill(args) => {
             let signal = read_signal(&args.signal)?;

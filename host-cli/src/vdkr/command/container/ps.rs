@@ -43,7 +43,7 @@ pub async fn run(settings: &Settings, args: &PsArgs) -> Result<u8> {
         .collect::<Result<Vec<_>>>()?;
     let form = Form::read(args.format.as_deref())?;
     let rows = with_session(settings, "vdkr ps", async |session| list(session).await).await?;
-    let rows = wanted(rows, args, &filters)?;
+    let rows = wanted(&rows, args, &filters)?;
     if args.quiet {
         for row in &rows {
             out!("{}", id(row, args.no_trunc));
@@ -153,7 +153,7 @@ impl Filter {
 }
 
 /// Which of them are shown: of several filters with one key one has to fit, of several keys all.
-fn wanted(all: Vec<ContainerRow>, args: &PsArgs, filters: &[Filter]) -> Result<Vec<ContainerRow>> {
+fn wanted(all: &[ContainerRow], args: &PsArgs, filters: &[Filter]) -> Result<Vec<ContainerRow>> {
     let last = if args.latest { Some(1) } else { args.last };
     let by_state = filters
         .iter()
@@ -168,7 +168,7 @@ fn wanted(all: Vec<ContainerRow>, args: &PsArgs, filters: &[Filter]) -> Result<V
         kinds.entry(kind).or_default().push(filter);
     }
     let mut shown = Vec::new();
-    for row in &all {
+    for row in all {
         let mut fits = args.all
             || last.is_some()
             || by_state
@@ -177,7 +177,7 @@ fn wanted(all: Vec<ContainerRow>, args: &PsArgs, filters: &[Filter]) -> Result<V
         for alternatives in kinds.values() {
             let mut any = false;
             for filter in alternatives {
-                any |= filter.fits(row, &all)?;
+                any |= filter.fits(row, all)?;
             }
             fits &= any;
         }
@@ -299,7 +299,7 @@ mod tests {
             .iter()
             .map(|text| Filter::read(text).unwrap())
             .collect();
-        wanted(rows(), args, &filters)
+        wanted(&rows(), args, &filters)
             .unwrap()
             .into_iter()
             .map(|row| row.name)

@@ -1,0 +1,125 @@
+//! `copy_in`, `copy_out`, `path`: the files of a container, whether it runs or not.
+
+use std::rc::Rc;
+
+use vdkr_core::channel::message::{
+    ContainerReply, Done, Failure, FailureCode, PathFacts, PathKind, Reply,
+};
+
+use super::{
+    Agent, done,
+    exec::{Joined, Tasks, clear},
+};
+use crate::{
+    channel::stream::SharedStream,
+    container::{
+        Entry,
+        streams::{Hub, Inlet},
+    },
+    request::cancelled,
+    run::{
+        Container, Image, Report, RunError, Streams,
+        container::{make_directories, root_of},
+        files,
+        spec::{FilesJob, Root},
+    },
+};
+
+/// Works on the files of a container.
+pub async fn files(agent: &Rc<Agent>, name: &str, job: FilesJob, stream: &SharedStream) -> Done {
+    let entry = agent.book().find(name)?;
+    let looks = matches!(job, FilesJob::Look { .. });
+    let reads = matches!(job, FilesJob::Unpack { .. });
+    let failed = |error: RunError| Failure::new(FailureCode::Failed, error.to_string());
+    // While the overlay of a container that does not run is mounted, it cannot start.
+    let mut _gate = None;
+    let started = if let Some(live) = entry.live() {
+        Container::work_on_files(Ok(&live.container), job)
+    } else {
+        _gate = Some(entry.lock().await);
+        if entry.is_removed() {
+            let message = format!("no such container: {name}");
+            return Err(Failure::new(FailureCode::NotFound, message));
+        }
+        Container::work_on_files(Err(root(agent, &entry)?), job)
+    };
+    let (container, streams) = started.map_err(failed)?;
+    let joined = Rc::new(Joined {
+        container,
+        hub: Hub::default(),
+    });
+    let status = supervise(&joined, streams, stream, reads).await;
+    clear(&joined).await;
+    let status = status?;
+    if !looks {
+        return Ok(done());
+    }
+    let kind = match status {
+        files::NOTHING => None,
+        files::DIRECTORY => Some(PathKind::Directory),
+        files::FILE => Some(PathKind::File),
+        files::LINK => Some(PathKind::Link),
+        _ => Some(PathKind::Other),
+    };
+    Ok(Reply::Container(ContainerReply::Path(PathFacts { kind })))
+}
+
+/// The root of a container that does not run.
+fn root(agent: &Agent, entry: &Entry) -> Result<Root, Failure> {
+    let Some(stored) = &entry.image else {
+        let text = "the container's image is not in the store any more";
+        return Err(Failure::new(FailureCode::Failed, text));
+    };
+    make_directories(&entry.dir)
+        .map_err(|error| Failure::new(FailureCode::Failed, error.to_string()))?;
+    let image = Image {
+        layers_dir: agent.store()?.layers_dir().to_owned(),
+        layers: stored.layers.clone(),
+    };
+    Ok(root_of(&entry.dir, &image, false, true))
+}
+
+async fn supervise(
+    joined: &Rc<Joined>,
+    streams: Option<Streams>,
+    stream: &SharedStream,
+    reads: bool,
+) -> Result<i32, Failure> {
+    let seat = joined.hub.join(stream);
+    let mut tasks = Tasks::default();
+    if let Some(mut streams) = streams {
+        tasks.take_input(Inlet::pipe(streams.stdin.take()), stream, reads);
+        tasks.take_pipes(streams, joined);
+    }
+    let cancel = stream.cancelled().clone();
+    let status = loop {
+        tokio::select! {
+            report = joined.container.next_report() => match report {
+                Ok(Some((Report::Exited { status }, _))) => break status,
+                Ok(Some((Report::Failed { message, .. }, _))) => {
+                    return Err(Failure::new(FailureCode::Failed, message));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => {
+                    let text = "the process at the container's files died";
+                    return Err(Failure::new(FailureCode::Failed, text));
+                }
+            },
+            () = cancel.cancelled() => {
+                joined.container.kill();
+                return Err(cancelled());
+            }
+        }
+    };
+    let drained = async {
+        for output in &mut tasks.outputs {
+            let _ = output.await;
+        }
+    };
+    tokio::select! {
+        () = drained => {}
+        () = cancel.cancelled() => return Err(cancelled()),
+    }
+    drop(seat);
+    Ok(status)
+}

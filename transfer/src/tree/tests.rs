@@ -1,0 +1,234 @@
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::Path,
+};
+
+use proptest::prelude::*;
+use vdkr_core::tar::write::{END, Member, Type, header, padding};
+
+use super::*;
+
+const PLAIN: Policy = Policy {
+    owners: false,
+    follow: false,
+};
+
+fn to(target: &Path, stream: &[u8], policy: Policy) -> Result<(), TreeError> {
+    use std::os::fd::AsFd;
+    let root = fs::File::open(target).unwrap();
+    unpack(stream, root.as_fd(), policy, |name| Some(name.to_vec()))
+}
+
+fn packed(path: &Path, entry: &str, follow: bool) -> Vec<u8> {
+    let mut stream = Vec::new();
+    pack(path, entry, follow, false, &mut stream).unwrap();
+    stream
+}
+
+fn member<'a>(kind: Type, name: &'a str, link: &'a str, size: usize) -> Member<'a> {
+    Member {
+        kind,
+        name: name.as_bytes(),
+        link: link.as_bytes(),
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        size: size as u64,
+        mtime: 5,
+    }
+}
+
+/// An archive of files, links and directories by their letters.
+fn archive(members: &[(char, &str, &str)]) -> Vec<u8> {
+    let mut stream = Vec::new();
+    for (letter, name, text) in members {
+        match letter {
+            'd' => {
+                let mut member = member(Type::Directory, name, "", 0);
+                member.mode = 0o755;
+                stream.extend(header(&member));
+            }
+            'l' => stream.extend(header(&member(Type::Link, name, text, 0))),
+            'h' => {
+                let mut blocks = header(&member(Type::Link, name, text, 0));
+                let at = blocks.len() - 512;
+                blocks[at + 156] = b'1';
+                let sum = vdkr_core::tar::header::checksum(blocks[at..].try_into().unwrap());
+                blocks[at + 148..at + 156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+                stream.extend(blocks);
+            }
+            _ => {
+                stream.extend(header(&member(Type::File, name, "", text.len())));
+                stream.extend(text.as_bytes());
+                stream.extend(&END[..padding(text.len() as u64)]);
+            }
+        }
+    }
+    stream.extend(END);
+    stream
+}
+
+#[test]
+fn a_tree_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    let long = "long-".repeat(40);
+    fs::create_dir_all(from.join("sub").join(&long)).unwrap();
+    fs::write(from.join("a"), b"a\0b").unwrap();
+    fs::write(from.join("sub").join(&long).join("big"), vec![7; 300_000]).unwrap();
+    fs::write(from.join(".dot"), b"").unwrap();
+    symlink("../nowhere", from.join("sub/link")).unwrap();
+    fs::set_permissions(from.join("a"), fs::Permissions::from_mode(0o751)).unwrap();
+    fs::set_permissions(from.join("sub"), fs::Permissions::from_mode(0o555)).unwrap();
+    let target = dir.path().join("to");
+    fs::create_dir(&target).unwrap();
+    to(&target, &packed(&from, "there", false), PLAIN).unwrap();
+    let there = target.join("there");
+    assert_eq!(fs::read(there.join("a")).unwrap(), b"a\0b");
+    assert_eq!(
+        fs::metadata(there.join("a")).unwrap().mode() & 0o7777,
+        0o751
+    );
+    assert_eq!(
+        fs::metadata(there.join("sub")).unwrap().mode() & 0o7777,
+        0o555
+    );
+    assert_eq!(
+        fs::read(there.join("sub").join(&long).join("big")).unwrap(),
+        vec![7; 300_000]
+    );
+    assert_eq!(
+        fs::read_link(there.join("sub/link")).unwrap(),
+        Path::new("../nowhere")
+    );
+    assert_eq!(
+        fs::metadata(there.join("a")).unwrap().mtime(),
+        fs::metadata(from.join("a")).unwrap().mtime()
+    );
+    for name in ["from", "to/there"] {
+        fs::set_permissions(
+            dir.path().join(name).join("sub"),
+            fs::Permissions::from_mode(0o755),
+        )
+        .unwrap();
+    }
+    // Once more over what is there.
+    to(&target, &packed(&from, "there", false), PLAIN).unwrap();
+    // The content alone.
+    to(&target, &packed(&from, ".", false), PLAIN).unwrap();
+    assert!(target.join("a").is_file() && target.join(".dot").is_file());
+}
+
+#[test]
+fn a_link_at_the_end_is_followed_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), b"x").unwrap();
+    symlink("file", dir.path().join("link")).unwrap();
+    let target = dir.path().join("to");
+    fs::create_dir(&target).unwrap();
+    to(
+        &target,
+        &packed(&dir.path().join("link"), "a", false),
+        PLAIN,
+    )
+    .unwrap();
+    to(&target, &packed(&dir.path().join("link"), "b", true), PLAIN).unwrap();
+    assert!(target.join("a").is_symlink());
+    assert_eq!(fs::read(target.join("b")).unwrap(), b"x");
+    assert!(!target.join("b").is_symlink());
+}
+
+#[test]
+fn nothing_gets_outside() {
+    for members in [
+        &[('f', "../out", "x")][..],
+        &[('f', "a/../../out", "x")],
+        &[('l', "a", ".."), ('f', "a/out", "x")],
+        &[('l', "a", "/"), ('f', "a/out", "x")],
+        &[('l', "a", ".."), ('d', "a", ""), ('f', "a/out", "x")],
+        &[('h', "a", "../secret")],
+        &[('l', "a", ".."), ('h', "b", "a/secret")],
+        &[('f', "", "x")],
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("to");
+        fs::create_dir(&target).unwrap();
+        fs::write(dir.path().join("secret"), b"s").unwrap();
+        assert!(
+            to(&target, &archive(members), PLAIN).is_err(),
+            "{members:?}"
+        );
+        let left: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(left.len(), 2, "{members:?}: {left:?}");
+        assert!(fs::symlink_metadata(target.join("b")).is_err());
+    }
+    // An absolute name means one beneath the target.
+    let dir = tempfile::tempdir().unwrap();
+    to(dir.path(), &archive(&[('f', "/etc/x", "x")]), PLAIN).unwrap();
+    assert_eq!(fs::read(dir.path().join("etc/x")).unwrap(), b"x");
+}
+
+#[test]
+fn a_link_at_the_target_is_replaced_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("to");
+    fs::create_dir(&target).unwrap();
+    fs::write(dir.path().join("outside"), b"old").unwrap();
+    symlink("../outside", target.join("file")).unwrap();
+    to(&target, &archive(&[('f', "file", "new")]), PLAIN).unwrap();
+    assert_eq!(fs::read(dir.path().join("outside")).unwrap(), b"old");
+    assert_eq!(fs::read(target.join("file")).unwrap(), b"new");
+}
+
+#[test]
+fn directories_and_files_do_not_replace_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("d")).unwrap();
+    fs::write(dir.path().join("f"), b"x").unwrap();
+    assert!(to(dir.path(), &archive(&[('f', "d", "x")]), PLAIN).is_err());
+    assert!(to(dir.path(), &archive(&[('d', "f", "")]), PLAIN).is_err());
+    assert!(dir.path().join("d").is_dir() && dir.path().join("f").is_file());
+}
+
+#[test]
+fn links_on_the_way_are_followed_only_where_they_may() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("real")).unwrap();
+    symlink("real", dir.path().join("link")).unwrap();
+    let stream = archive(&[('d', "link", ""), ('f', "link/x", "x")]);
+    assert!(to(dir.path(), &stream, PLAIN).is_err());
+    let follow = Policy {
+        follow: true,
+        ..PLAIN
+    };
+    to(dir.path(), &stream, follow).unwrap();
+    assert_eq!(fs::read(dir.path().join("real/x")).unwrap(), b"x");
+    assert!(dir.path().join("link").is_symlink());
+}
+
+#[test]
+fn half_an_archive_is_an_error() {
+    let whole = archive(&[('f', "a", "some text"), ('f', "b", &"x".repeat(2000))]);
+    let dir = tempfile::tempdir().unwrap();
+    for length in [1, 511, 513, 1023, 1024 + 7, 1536 + 300, 1536 + 2047] {
+        assert!(to(dir.path(), &whole[..length], PLAIN).is_err(), "{length}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_stream_is_read_to_an_end(bytes in proptest::collection::vec(any::<u8>(), 0..2000), at in 0..3000_usize, byte in any::<u8>()) {
+        let dir = tempfile::tempdir().unwrap();
+        let _ = to(dir.path(), &bytes, PLAIN);
+        let mut stream = archive(&[('d', "d", ""), ('f', "d/a", "some text"), ('l', "l", "d/a")]);
+        let length = stream.len();
+        stream[at % length] = byte;
+        let target = dir.path().join("to");
+        fs::create_dir_all(&target).unwrap();
+        let _ = to(&target, &stream, PLAIN);
+    }
+}
