@@ -25,6 +25,7 @@ pub mod manifest;
 pub mod platform;
 pub mod reference;
 pub mod retention;
+pub mod seccomp;
 pub mod tags;
 pub mod tar;
 pub mod template;

@@ -13,22 +13,26 @@ use crate::credentials::Secret;
 
 mod container;
 mod layers;
+mod ports;
 mod reply;
 mod request;
+mod sandbox;
 
 pub use container::{
     ContainerReply, ContainerRequest, ContainerRow, ContainerState, ExecRequest, Life, LogsRequest,
     PathFacts, PathKind, Sample, Until,
 };
 pub use layers::{AdmitRequest, KeptLayer, LayerDisk, NeededLayers};
+pub use ports::{Publication, PublishRequest};
 pub use reply::{
-    Done, Event, Failure, FailureCode, ImageRow, Info, LogLevel, MachineState, Phase, Pulled,
-    Removed, Reply,
+    Done, Event, ExportedImage, ExportedLayer, Failure, FailureCode, ImageRow, Info, LogLevel,
+    MachineState, Phase, Pulled, Removed, Reply, Usage,
 };
 pub use request::{
-    DiskRequest, HostCredential, Mirror, PullPolicy, PullRequest, RegistrySettings, Request,
-    RunRequest,
+    AddImage, DiskRequest, HostCredential, Mirror, PruneRequest, PullPolicy, PullRequest,
+    RegistrySettings, Request, RunRequest,
 };
+pub use sandbox::{HostEntry, Network, Sandbox, Seccomp};
 
 /// The version of the protocol that this crate speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -295,6 +299,7 @@ mod tests {
                 },
             )],
             gateway: "10.0.2.2".into(),
+            timeout: Some(60),
         }
     }
 

@@ -4,6 +4,7 @@
 //! ([`ParsedManifest::raw`]) and are what is stored and sent on. Parsing only answers questions
 //! about them, and refuses what two programs could read in two ways.
 
+pub mod change;
 mod config;
 mod descriptor;
 pub mod media_type;

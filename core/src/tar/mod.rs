@@ -2,4 +2,5 @@
 
 pub mod header;
 pub mod pax;
+pub mod recipe;
 pub mod write;

@@ -16,12 +16,22 @@ const RTM_NEWROUTE: u16 = 24;
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
+const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_CREATE: u16 = 0x400;
 const AF_INET: u8 = 2;
 const IFF_UP: u32 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const MACVLAN_MODE_BRIDGE: u32 = 4;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RT_TABLE_MAIN: u8 = 254;
@@ -44,6 +54,43 @@ impl Request {
         body.extend(index.to_ne_bytes());
         body.extend(IFF_UP.to_ne_bytes());
         body.extend(IFF_UP.to_ne_bytes());
+        Self {
+            kind: RTM_NEWLINK,
+            flags: 0,
+            body,
+        }
+    }
+
+    /// Makes an interface on another one, `link`, in the network that the descriptor `target` is.
+    pub fn macvlan(link: u32, name: &str, hardware: [u8; 6], target: u32) -> Self {
+        let mut data = Vec::new();
+        attribute(
+            &mut data,
+            IFLA_MACVLAN_MODE,
+            &MACVLAN_MODE_BRIDGE.to_ne_bytes(),
+        );
+        let mut info = Vec::new();
+        attribute(&mut info, IFLA_INFO_KIND, b"macvlan");
+        attribute(&mut info, IFLA_INFO_DATA, &data);
+        let mut body = vec![0; 16];
+        attribute(&mut body, IFLA_LINK, &link.to_ne_bytes());
+        attribute(&mut body, IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
+        attribute(&mut body, IFLA_ADDRESS, &hardware);
+        attribute(&mut body, IFLA_NET_NS_FD, &target.to_ne_bytes());
+        attribute(&mut body, IFLA_LINKINFO, &info);
+        Self {
+            kind: RTM_NEWLINK,
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+            body,
+        }
+    }
+
+    /// Gives an interface that is off another name.
+    pub fn rename(index: u32, name: &str) -> Self {
+        let mut body = vec![0; 4];
+        body.extend(index.to_ne_bytes());
+        body.extend([0; 8]);
+        attribute(&mut body, IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
         Self {
             kind: RTM_NEWLINK,
             flags: 0,
@@ -103,12 +150,13 @@ impl Request {
     }
 }
 
-/// Appends an attribute; all of them here have a length that is a multiple of four.
+/// Appends an attribute, filled up to a multiple of four.
 fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = (4 + value.len()) as u16;
     body.extend(length.to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
 }
 
 /// A connection to the kernel's routing tables.
@@ -186,6 +234,19 @@ mod tests {
             expected.extend([10, 0, 2, 15]);
         }
         assert_eq!(message, expected);
+    }
+
+    #[test]
+    fn attributes_are_filled_up_but_tell_their_length() {
+        let request = Request::macvlan(2, "eth0", [2, 0x76, 10, 0, 2, 16], 9);
+        assert_eq!(request.body.len() % 4, 0);
+        // Behind the header: the link (8 bytes), then the name with its end, five bytes long.
+        let name = &request.body[24..36];
+        assert_eq!(
+            name[..4],
+            [9_u16.to_ne_bytes(), 3_u16.to_ne_bytes()].concat()
+        );
+        assert_eq!(&name[4..], b"eth0\0\0\0\0");
     }
 
     #[test]

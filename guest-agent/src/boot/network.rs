@@ -5,9 +5,11 @@ use std::{fs, io, net::Ipv4Addr};
 use super::netlink::{Netlink, Request};
 
 /// The guest's address, that of the host, and that of its name server in QEMU's user network.
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-const PREFIX: u8 = 24;
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+const ADDRESS: Ipv4Addr = vdkr_core::container::ports::MACHINE_ADDRESS;
+/// Length of the network's part of an address.
+pub const PREFIX: u8 = 24;
+/// The host.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 
 /// Brings up `lo` and the first interface that a device is behind. A machine without one is fine.
@@ -23,7 +25,8 @@ pub fn configure() -> io::Result<()> {
     fs::write("/etc/resolv.conf", format!("nameserver {NAME_SERVER}\n"))
 }
 
-fn first_device() -> io::Result<Option<u32>> {
+/// Index of the first interface that a device is behind.
+pub fn first_device() -> io::Result<Option<u32>> {
     let mut found = None;
     for entry in fs::read_dir("/sys/class/net")?.flatten() {
         if entry.path().join("device").exists()

@@ -17,7 +17,7 @@ use vdkr_core::{
     channel::{
         Pipe,
         frame::Resize,
-        message::{ContainerState, Failure, FailureCode},
+        message::{self, ContainerState, Failure, FailureCode, Sandbox},
     },
     container::{restart::pause_ms, signal},
 };
@@ -29,7 +29,9 @@ use super::{
 };
 use crate::{
     request::{Agent, run},
-    run::{Container, EXIT_NOT_CREATED, Image, Remains, Report, RunError, Streams},
+    run::{
+        Container, EXIT_NOT_CREATED, Image, Remains, Report, RunError, Streams, networks::Place,
+    },
 };
 
 /// How long containers have to stop when the machine goes down.
@@ -39,14 +41,17 @@ const LAST_ORDERS: Duration = Duration::from_secs(5);
 pub struct Live {
     /// The process and what is around it.
     pub container: Container,
+    /// Its place among the networks.
+    pub place: Place,
     pid: Cell<u32>,
     input: RefCell<Rc<Inlet>>,
 }
 
 impl Live {
-    fn new(container: Container, input: Inlet) -> Self {
+    fn new(container: Container, place: Place, input: Inlet) -> Self {
         Self {
             container,
+            place,
             pid: Cell::new(0),
             input: RefCell::new(Rc::new(input)),
         }
@@ -278,6 +283,8 @@ async fn incarnation(
                     outputs.extend(take_terminal(entry, &live, master));
                 }
                 Ok(Some((Report::Started, _))) => {
+                    // Its network is whole by now.
+                    live.place.started(live.pid());
                     entry.update(|now| {
                         now.state = ContainerState::Running;
                         now.started_ms = Some(now_ms());
@@ -357,7 +364,9 @@ fn begin(agent: &Rc<Agent>, entry: &Rc<Entry>) -> Result<(Live, Option<Outputs>)
         })?
         .layers_dir()
         .to_owned();
-    let options = run::options(&record.request, &run::defaults(&record.config), &entry.id)
+    let place = place(agent, entry, &record.request.sandbox)?;
+    let defaults = run::defaults(&record.config);
+    let options = run::options(&record.request, &defaults, &entry.id, Some(&place))
         .map_err(|error| NotStarted::from(&error))?;
     let image = Image {
         layers_dir,
@@ -372,11 +381,31 @@ fn begin(agent: &Rc<Agent>, entry: &Rc<Entry>) -> Result<(Live, Option<Outputs>)
             stdout,
             stderr,
         }) => (
-            Live::new(container, Inlet::pipe(stdin)),
+            Live::new(container, place, Inlet::pipe(stdin)),
             Some((stdout, stderr)),
         ),
-        None => (Live::new(container, Inlet::None), None),
+        None => (Live::new(container, place, Inlet::None), None),
     })
+}
+
+/// Where the container is among the networks, as the request has it.
+fn place(agent: &Rc<Agent>, entry: &Entry, sandbox: &Sandbox) -> Result<Place, NotStarted> {
+    let other = match &sandbox.network {
+        message::Network::Container(wanted) => {
+            let found = agent.book().find(wanted).map_err(|failure| NotStarted {
+                status: EXIT_NOT_CREATED,
+                message: failure.message,
+                usage: true,
+            })?;
+            Some(found.id.clone())
+        }
+        _ => None,
+    };
+    let bridge = agent.bridge();
+    agent
+        .networks()
+        .enter(&entry.id, &entry.dir, sandbox, bridge, other.as_deref())
+        .map_err(|error| NotStarted::from(&error))
 }
 
 fn drain(entry: &Rc<Entry>, from: tokio::net::unix::pipe::Receiver, pipe: Pipe) -> JoinHandle<()> {

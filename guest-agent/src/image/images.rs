@@ -1,6 +1,6 @@
 //! `images`: the list of the store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use vdkr_core::{
     channel::message::{ImageRow, Reply},
@@ -18,10 +18,17 @@ const NONE: &str = "<none>";
 
 /// Lists every name, and images that have none; the newest first.
 pub fn images(store: &Store) -> Result<Reply, ImageError> {
+    let known: Vec<Digest> = store.view(|state| state.images.keys().cloned().collect());
+    let labels: BTreeMap<Digest, BTreeMap<String, String>> = known
+        .into_iter()
+        // One that is damaged, or was removed meanwhile, has none.
+        .filter_map(|id| Some((id.clone(), store.config(&id).ok()?.config.labels)))
+        .collect();
+    let none = BTreeMap::new();
     let mut rows = store.view(|state| {
         let images = state.images.iter();
         images
-            .flat_map(|(id, image)| rows(state, id, image))
+            .flat_map(|(id, image)| rows(state, id, image, labels.get(id).unwrap_or(&none)))
             .collect::<Vec<_>>()
     });
     rows.sort_by(|a, b| {
@@ -31,7 +38,12 @@ pub fn images(store: &Store) -> Result<Reply, ImageError> {
     Ok(Reply::Images { images: rows })
 }
 
-fn rows(state: &State, id: &Digest, image: &ImageRecord) -> Vec<ImageRow> {
+fn rows(
+    state: &State,
+    id: &Digest,
+    image: &ImageRecord,
+    labels: &BTreeMap<String, String>,
+) -> Vec<ImageRow> {
     let row = |name: String, tag: Option<&str>, digest: Option<&str>| ImageRow {
         name,
         tag: tag.map(ToOwned::to_owned),
@@ -39,6 +51,7 @@ fn rows(state: &State, id: &Digest, image: &ImageRecord) -> Vec<ImageRow> {
         id: id.to_string(),
         created: image.created.clone(),
         size: state.size_of(image),
+        labels: labels.clone(),
     };
     let mut rows = Vec::new();
     let mut repositories = BTreeSet::new();

@@ -18,7 +18,7 @@ pub fn inspect(store: &Store, names: &[String]) -> Result<Reply, ImageError> {
         .iter()
         .map(|name| {
             let (id, image, tags, size) = store.view(|state| {
-                let id = state.find(name, None)?.image().clone();
+                let id = state.find_either(name, None)?.image().clone();
                 let image = state.images[&id].clone();
                 let tags: Vec<String> = state
                     .names_of(&id)

@@ -1,5 +1,6 @@
 //! What is asked about images that are here: one file a question.
 
+mod add;
 mod images;
 mod inspect;
 mod remove;
@@ -8,6 +9,7 @@ mod tag;
 #[cfg(test)]
 mod tests;
 
+pub use add::{add_image, add_layer};
 pub use images::images;
 pub use inspect::inspect;
 pub use remove::remove;

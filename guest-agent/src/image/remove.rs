@@ -8,7 +8,12 @@ use crate::store::{ImageError, Store};
 /// container stay until it ends.
 pub fn remove(store: &Store, names: &[String], force: bool) -> Result<Reply, ImageError> {
     let removed = store.remove(
-        |state| names.iter().map(|name| state.find(name, None)).collect(),
+        |state| {
+            names
+                .iter()
+                .map(|name| state.find_either(name, None))
+                .collect()
+        },
         force,
     )?;
     Ok(Reply::Removed { removed })

@@ -23,7 +23,8 @@ pub fn tag(store: &Store, source: &str, target: &str) -> Result<Reply, ImageErro
     if reference.digest().is_some() {
         return Err(unfit("a name with a digest can only come from a registry"));
     }
-    let find = |state: &crate::store::state::State| Ok(state.find(source, None)?.image().clone());
+    let find =
+        |state: &crate::store::state::State| Ok(state.find_either(source, None)?.image().clone());
     store.name(find, &reference.or_latest())?;
     Ok(Reply::Tagged)
 }

@@ -114,6 +114,18 @@ fn tags() {
     }
     let error = tag(&place.store, "none", "x").unwrap_err();
     assert_eq!(error.code(), FailureCode::NotFound);
+    // This computer and the machine call one registry by two names.
+    tag(
+        &place.store,
+        "localhost:5000/yocto/app:1",
+        "localhost:6000/x:1",
+    )
+    .unwrap();
+    tag(&place.store, "10.0.2.2:6000/x:1", "found").unwrap();
+    for missing in ["localhost:5001/yocto/app:1", "10.0.2.2:6000/y:1"] {
+        let error = tag(&place.store, missing, "x").unwrap_err();
+        assert!(error.to_string().contains(missing), "{error}");
+    }
     // A name given away names the other image from then on.
     tag(&place.store, "alpine", "mine").unwrap();
     let image = place
@@ -206,4 +218,83 @@ fn images_are_described_as_docker_does() {
     assert_eq!(app["RootFS"]["Layers"][0], alpine["RootFS"]["Layers"][0]);
     let missing = inspect(&place.store, &["alpine".into(), "none".into()]).unwrap_err();
     assert_eq!(missing.code(), FailureCode::NotFound);
+}
+
+/// Documents of an image with these layers.
+fn documents(layers: &[Vec<u8>]) -> (Vec<u8>, Vec<u8>) {
+    use vdkr_core::manifest::{
+        Descriptor, ImageManifest,
+        media_type::{OCI_CONFIG, OCI_LAYER},
+    };
+    let config = crate::store::fixture::config(layers, "2026-01-12T14:30:22Z");
+    let blob = |media_type: &str, bytes: &[u8]| {
+        Descriptor::new(media_type, Digest::sha256(bytes), bytes.len() as u64)
+    };
+    let manifest = ImageManifest {
+        artifact_type: None,
+        config: blob(OCI_CONFIG, &config),
+        layers: layers.iter().map(|layer| blob(OCI_LAYER, layer)).collect(),
+        subject: None,
+        annotations: std::collections::BTreeMap::default(),
+    };
+    (config, manifest.to_json().unwrap())
+}
+
+#[test]
+fn an_image_is_brought_by_the_host() {
+    use vdkr_core::manifest::media_type::OCI_MANIFEST;
+    let place = Place::new();
+    let layers = [layer("base", "12345"), layer("mine", "1")];
+    let (config, manifest) = documents(&layers);
+    let add = |name| add_image(&place.store, name, OCI_MANIFEST, &config, &manifest);
+    // Not before all of its layers are there.
+    assert_eq!(add(Some("mine")).unwrap_err().code(), FailureCode::NotFound);
+    assert_eq!(place.shown().len(), 2);
+    let diff_id = Digest::sha256(&layers[1]);
+    let added = add_layer(&place.store, layers[1].as_slice(), &diff_id, &|| false);
+    assert_eq!(added.unwrap(), Reply::LayerAdded { present: false });
+    let id = Digest::sha256(&config);
+    let replaced = None;
+    let reply = Reply::Added {
+        id: id.clone(),
+        replaced,
+    };
+    assert_eq!(add(Some("mine")).unwrap(), reply);
+    assert_eq!(add(None).unwrap(), reply);
+    assert!(place.shown().contains(&"mine latest".to_owned()));
+    let image = place
+        .store
+        .resolve("mine", &RegistrySettings::default())
+        .unwrap();
+    assert_eq!((image.id, image.layers.len()), (id.clone(), 2));
+    drop(image.config);
+    // A name that is taken over tells whose it was.
+    let replaced = Some(place.base.clone());
+    assert_eq!(
+        add(Some("alpine:latest")).unwrap(),
+        Reply::Added { id, replaced }
+    );
+}
+
+#[test]
+fn documents_that_do_not_fit_are_refused() {
+    use vdkr_core::manifest::media_type::{OCI_INDEX, OCI_MANIFEST};
+    let place = Place::new();
+    let layers = [layer("base", "12345")];
+    let (config, manifest) = documents(&layers);
+    let (other, _) = documents(&[]);
+    for (name, media_type, config, manifest) in [
+        (Some("a//b"), OCI_MANIFEST, &config, &manifest),
+        (Some("x@sha256:00"), OCI_MANIFEST, &config, &manifest),
+        (None, OCI_MANIFEST, &other, &manifest),
+        (None, OCI_MANIFEST, &config, &config),
+        (None, OCI_INDEX, &config, &manifest),
+        (None, OCI_MANIFEST, &b"{".to_vec(), &manifest),
+    ] {
+        let added = add_image(&place.store, name, media_type, config, manifest);
+        assert!(added.is_err(), "{name:?} {media_type}");
+    }
+    let wrong = add_layer(&place.store, &b"x"[..], &Digest::sha256(b"y"), &|| false);
+    assert!(wrong.is_err());
+    assert_eq!(place.shown().len(), 2);
 }

@@ -1,6 +1,6 @@
 //! `info`: the agent and its machine.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use vdkr_core::channel::message::{Done, Info, Reply};
 
@@ -11,11 +11,7 @@ use crate::machine;
 pub fn info(agent: &Agent) -> Done {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let (memory_total, memory_available) = machine::parse_meminfo(&meminfo);
-    let disk = rustix::fs::statvfs(agent.state_dir()).ok();
-    let (state_total, state_available) = disk.map_or((0, 0), |disk| {
-        let bytes = |blocks: u64| disk.f_frsize.saturating_mul(blocks);
-        (bytes(disk.f_blocks), bytes(disk.f_bavail))
-    });
+    let (state_total, state_available) = space(agent.state_dir());
     let images = match super::images::images(agent) {
         Ok(Reply::Images { images }) => images.len() as u64,
         _ => 0,
@@ -38,4 +34,13 @@ pub fn info(agent: &Agent) -> Done {
         containers: agent.book().running(),
         disks: crate::boot::disks::serials(),
     }))
+}
+
+/// Bytes of the file system that a directory is on, in all and left.
+pub(super) fn space(path: &Path) -> (u64, u64) {
+    let disk = rustix::fs::statvfs(path).ok();
+    disk.map_or((0, 0), |disk| {
+        let bytes = |blocks: u64| disk.f_frsize.saturating_mul(blocks);
+        (bytes(disk.f_blocks), bytes(disk.f_bavail))
+    })
 }

@@ -28,20 +28,25 @@ use crate::{
     channel::{Address, LocalFuture, Service, listen, stream::SharedStream},
     container::Book,
     machine::{self, BootReport},
+    run::networks::{Bridge, Networks},
     store::Store,
 };
 
+pub mod add;
 pub mod admit;
 pub mod container;
+pub mod export;
 pub mod images;
 pub mod info;
 pub mod inspect;
 pub mod layers;
+pub mod prune;
 pub mod pull;
 pub mod remove;
 pub mod run;
 pub mod shutdown;
 pub mod tag;
+pub mod usage;
 
 /// How long requests may take to end once the agent is told to stop.
 const STOP_TIME: Duration = Duration::from_secs(10);
@@ -67,6 +72,8 @@ pub struct Agent {
     book: OnceCell<Book>,
     /// One greeting at a time: the first one makes the machine ready.
     greeting: tokio::sync::Mutex<()>,
+    /// Their networks.
+    networks: Rc<Networks>,
 }
 
 /// Serves hosts until one asks for the end, or a signal does.
@@ -142,6 +149,7 @@ impl Agent {
             tasks: TaskTracker::new(),
             book: OnceCell::new(),
             greeting: tokio::sync::Mutex::new(()),
+            networks: Rc::default(),
         };
         if !agent.own_machine {
             agent.open_store();
@@ -226,6 +234,16 @@ impl Agent {
         Ok(())
     }
 
+    /// The containers' networks.
+    pub fn networks(&self) -> &Rc<Networks> {
+        &self.networks
+    }
+
+    /// Whether containers can have addresses of their own.
+    pub fn bridge(&self) -> Bridge {
+        Bridge::find(self.own_machine)
+    }
+
     /// The images, or the failure that the host gets.
     pub fn store(&self) -> Result<&Store, Failure> {
         match self.store.get() {
@@ -294,13 +312,22 @@ impl Agent {
             Request::Remove { names, force } => remove::remove(&self, &names, force).await,
             Request::Tag { source, target } => tag::tag(&self, &source, &target),
             Request::Info => info::info(&self),
+            Request::AddImage(request) => add::image(&self, request, &stream).await,
+            Request::AddLayer { diff_id } => add::layer(&self, diff_id, &stream).await,
+            Request::Export { names } => export::export(&self, names).await,
+            Request::ReadBlob { digest } => export::read_blob(&self, &digest, &stream).await,
+            Request::Prune(request) => prune::prune(&self, request).await,
+            Request::Usage => usage::usage(&self),
             Request::Shutdown => shutdown::shutdown(&self).await,
-            Request::AttachDisk(_) | Request::DetachDisk { .. } | Request::Machine => {
-                Err(Failure::new(
-                    FailureCode::Unsupported,
-                    "only the monitor of a kept machine does this",
-                ))
-            }
+            Request::AttachDisk(_)
+            | Request::DetachDisk { .. }
+            | Request::Machine
+            | Request::AdoptPorts { .. }
+            | Request::Publish(_)
+            | Request::Published => Err(Failure::new(
+                FailureCode::Unsupported,
+                "only the monitor of a kept machine does this",
+            )),
             Request::Unknown => Err(Failure::new(
                 FailureCode::Unsupported,
                 "the agent does not know this request",

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use vdkr_core::{
     channel::message::{
-        ContainerReply, Done, Event, Failure, FailureCode, LogLevel, PullPolicy, PullRequest,
+        self, ContainerReply, Done, Event, Failure, FailureCode, LogLevel, PullPolicy, PullRequest,
         Reply, RunRequest, Until,
     },
     manifest::ImageConfig,
@@ -18,9 +18,10 @@ use crate::{
     channel::stream::SharedStream,
     container::life::start,
     run::{
-        EXIT_NOT_CREATED, Options, RunError,
+        EXIT_NOT_CREATED, Options, RunError, isolation,
+        networks::Place,
         process::{self, ImageDefaults},
-        spec::Process,
+        spec::{Network, Process},
     },
     store::StoredImage,
 };
@@ -32,7 +33,14 @@ const SHORT_ID: usize = 12;
 pub async fn run(agent: &Rc<Agent>, request: &RunRequest, stream: &SharedStream) -> Done {
     let stored = find_image(agent, request, stream).await?;
     // What is wrong with the request shows before there is anything.
-    options(request, &defaults(&stored.config), &"0".repeat(64)).map_err(|error| usage(&error))?;
+    let shared = matches!(
+        request.sandbox.network,
+        message::Network::Host | message::Network::Container(_)
+    );
+    let network = if shared { Network::Host } else { Network::None };
+    options(request, &defaults(&stored.config), &"0".repeat(64), None)
+        .and_then(|options| isolation::resolve(&options.sandbox, network))
+        .map_err(|error| usage(&error))?;
     let entry = agent.book().add(stored, request)?;
     let created = Ok(Reply::Container(ContainerReply::Created {
         id: entry.id.clone(),
@@ -121,10 +129,23 @@ pub fn defaults(config: &ImageConfig) -> ImageDefaults {
     }
 }
 
-/// What a container is made of, from the request and the image.
-pub fn options(request: &RunRequest, image: &ImageDefaults, id: &str) -> Result<Options, RunError> {
+/// What a container is made of, from the request and the image; without a place among the networks
+/// it has the machine's.
+pub fn options(
+    request: &RunRequest,
+    image: &ImageDefaults,
+    id: &str,
+    place: Option<&Place>,
+) -> Result<Options, RunError> {
     let short = id.get(..SHORT_ID).unwrap_or(id);
-    let hostname = request.hostname.as_deref().unwrap_or(short).to_owned();
+    let hostname = match &request.hostname {
+        Some(name) => name.clone(),
+        None if request.sandbox.uts_host => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        None => short.to_owned(),
+    };
     let process = Process {
         args: process::argv(image, request.entrypoint.as_deref(), &request.args)?,
         env: process::environment(&image.env, &request.env, &hostname, request.tty)?,
@@ -138,6 +159,9 @@ pub fn options(request: &RunRequest, image: &ImageDefaults, id: &str) -> Result<
         read_only: request.read_only,
         stdin: request.stdin,
         init: request.life.init,
+        sandbox: request.sandbox.clone(),
+        network: place.map_or(Network::Host, |place| place.network.clone()),
+        shared_files: place.and_then(|place| place.shared_files.clone()),
     })
 }
 

@@ -5,22 +5,6 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities,
 };
 
-/// Docker's default capabilities.
-pub const DEFAULT: CapabilitySet = CapabilitySet::CHOWN
-    .union(CapabilitySet::DAC_OVERRIDE)
-    .union(CapabilitySet::FSETID)
-    .union(CapabilitySet::FOWNER)
-    .union(CapabilitySet::MKNOD)
-    .union(CapabilitySet::NET_RAW)
-    .union(CapabilitySet::SETGID)
-    .union(CapabilitySet::SETUID)
-    .union(CapabilitySet::SETFCAP)
-    .union(CapabilitySet::SETPCAP)
-    .union(CapabilitySet::NET_BIND_SERVICE)
-    .union(CapabilitySet::SYS_CHROOT)
-    .union(CapabilitySet::KILL)
-    .union(CapabilitySet::AUDIT_WRITE);
-
 /// Takes everything but `kept` away from this process and what it will execute: bounding,
 /// permitted and effective sets; inheritable and ambient sets become empty.
 ///
@@ -53,15 +37,4 @@ fn last_capability() -> u32 {
         .and_then(|text| text.trim().parse().ok())
         .filter(|&last| last < 64)
         .unwrap_or(CHECKPOINT_RESTORE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_set_is_dockers() {
-        // The value of CapEff in a container of docker.
-        assert_eq!(DEFAULT.bits(), 0x0000_0000_a804_25fb);
-    }
 }

@@ -1,4 +1,4 @@
-//! One cgroup (version 2) per container: to know and to kill what belongs to it. No limits.
+//! One cgroup (version 2) per container: to know, to limit and to kill what belongs to it.
 
 use std::{
     fs, io,
@@ -6,6 +6,8 @@ use std::{
     thread,
     time::Duration,
 };
+
+use vdkr_core::container::limits::{Limits, PERIOD};
 
 /// Group under which the containers' groups live.
 const PARENT: &str = "vdkr";
@@ -34,6 +36,33 @@ impl Cgroup {
         &self.path
     }
 
+    /// Sets limits. The controllers for them are switched on at the first use.
+    pub fn limit(&self, limits: &Limits) -> io::Result<()> {
+        let settings = settings(limits);
+        if settings.is_empty() {
+            return Ok(());
+        }
+        let named = |path: &Path, error: io::Error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        };
+        let parents: Vec<_> = self.path.ancestors().skip(1).take(2).collect();
+        for (file, value) in settings {
+            let controller = file.split('.').next().unwrap_or_default();
+            for parent in parents.iter().rev() {
+                let control = parent.join("cgroup.subtree_control");
+                fs::write(&control, format!("+{controller}"))
+                    .map_err(|error| named(&control, error))?;
+            }
+            let path = self.path.join(file);
+            match fs::write(&path, value) {
+                // A kernel without swap has nothing to limit.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && file == SWAP => {}
+                result => result.map_err(|error| named(&path, error))?,
+            }
+        }
+        Ok(())
+    }
+
     /// Removes it and the groups that the container made inside. Its processes must be dead; one
     /// that is still being buried is waited for, half a second at most.
     pub fn remove(self) -> io::Result<()> {
@@ -59,6 +88,31 @@ pub fn kill(group: &Path) -> io::Result<()> {
 /// Stops or continues every process of a group.
 pub fn freeze(group: &Path, frozen: bool) -> io::Result<()> {
     fs::write(group.join("cgroup.freeze"), if frozen { "1" } else { "0" })
+}
+
+const SWAP: &str = "memory.swap.max";
+
+/// The files of a cgroup that hold limits, and what is written to them.
+fn settings(limits: &Limits) -> Vec<(&'static str, String)> {
+    let mut settings = Vec::new();
+    let mut set = |file, value: Option<String>| settings.extend(value.map(|value| (file, value)));
+    let number = |value: Option<u64>| value.map(|value| value.to_string());
+    set("memory.max", number(limits.memory));
+    if limits.memory.is_some() {
+        let swap = number(limits.swap()).unwrap_or_else(|| "max".to_owned());
+        set(SWAP, Some(swap));
+    }
+    set("memory.low", number(limits.memory_reservation));
+    if limits.cpu_quota.is_some() || limits.cpu_period.is_some() {
+        let quota = number(limits.cpu_quota).unwrap_or_else(|| "max".to_owned());
+        let period = limits.cpu_period.unwrap_or(PERIOD);
+        set("cpu.max", Some(format!("{quota} {period}")));
+    }
+    set("cpu.weight", number(limits.cpu_weight()));
+    set("cpuset.cpus", limits.cpuset_cpus.clone());
+    set("cpuset.mems", limits.cpuset_mems.clone());
+    set("pids.max", number(limits.pids));
+    settings
 }
 
 /// Removes groups bottom-up; their control files go with them.
@@ -89,6 +143,31 @@ pub fn mount_point(mountinfo: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_become_files() {
+        let limits = Limits {
+            memory: Some(64 << 20),
+            memory_swap: Some(96 << 20),
+            cpu_quota: Some(150_000),
+            cpu_shares: Some(262_144),
+            cpuset_cpus: Some("0".into()),
+            pids: Some(10),
+            ..Limits::default()
+        };
+        let expected = [
+            ("memory.max", "67108864"),
+            ("memory.swap.max", "33554432"),
+            ("cpu.max", "150000 100000"),
+            ("cpu.weight", "10000"),
+            ("cpuset.cpus", "0"),
+            ("pids.max", "10"),
+        ];
+        let settings = settings(&limits);
+        let got: Vec<_> = settings.iter().map(|(f, v)| (*f, v.as_str())).collect();
+        assert_eq!(got, expected);
+        assert!(super::settings(&Limits::default()).is_empty());
+    }
 
     #[test]
     fn finds_the_second_version_among_others() {

@@ -23,13 +23,14 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     net::unix::pipe,
 };
+use vdkr_core::channel::message::Sandbox;
 
 use super::{
     ContainerSpec, Report, RunError,
     cgroup::{self, Cgroup},
-    device_filter,
+    device_filter, isolation, names,
     report::{borrow, send_with_fds},
-    spec::{self, BoundFile, FilesJob, InitMessage, Process, Root},
+    spec::{self, BoundFile, FilesJob, InitMessage, Network, Process, Root},
 };
 use crate::watch::watch;
 
@@ -61,6 +62,12 @@ pub struct Options {
     pub stdin: bool,
     /// Whether a small first process of the agent's stands before the command.
     pub init: bool,
+    /// What it may do and use.
+    pub sandbox: Sandbox,
+    /// Its network.
+    pub network: Network,
+    /// Directory of the container whose files of name resolution hold here too.
+    pub shared_files: Option<PathBuf>,
 }
 
 /// The agent's ends of a container's streams; a terminal comes later, by [`Report::Terminal`].
@@ -299,19 +306,49 @@ fn prepare(
     lasting: bool,
 ) -> Result<(ContainerSpec, bool), RunError> {
     check_hostname(&options.hostname)?;
+    let sandbox = &options.sandbox;
+    let (isolation, devices) = isolation::resolve(sandbox, options.network.clone())?;
+    let shm_size = sandbox.shm_size.unwrap_or(spec::SHM_SIZE);
+    let mut mounts = spec::default_mounts(shm_size, sandbox.privileged);
+    mounts.extend(isolation::tmpfs_mounts(sandbox)?);
+    match cgroup {
+        Some(group) => group
+            .limit(&sandbox.limits)
+            .map_err(RunError::io("limit the container"))?,
+        None if sandbox.limits.is_empty() => {}
+        None => {
+            let text = "limits need cgroups of version 2, which this machine does not have";
+            return Err(RunError::Refused(text.to_owned()));
+        }
+    }
     make_directories(dir)?;
-    let files = write_files(dir, &options.hostname)?;
+    let mut files = match &options.shared_files {
+        Some(other) => names::bound_files(other),
+        None => names::write_files(dir, &options.hostname, sandbox, &options.network)?,
+    };
+    if sandbox.ipc_host {
+        files.push(BoundFile {
+            source: "/dev/shm".into(),
+            target: "/dev/shm".to_owned(),
+        });
+    }
+    let bare = sandbox.privileged || sandbox.unmasked;
+    let paths = |paths: Vec<String>| if bare { Vec::new() } else { paths };
+    let filtered = |group: &Cgroup| {
+        sandbox.privileged || device_filter::attach(group.path(), &devices).is_ok()
+    };
     let spec = ContainerSpec {
         root: root_of(dir, image, options.read_only, lasting),
         init: options.init,
         hostname: options.hostname,
         process: options.process,
-        mounts: spec::default_mounts(),
+        mounts,
         files,
-        masked_paths: spec::default_masked_paths(),
-        readonly_paths: spec::default_readonly_paths(),
+        masked_paths: paths(spec::default_masked_paths()),
+        readonly_paths: paths(spec::default_readonly_paths()),
         cgroup: cgroup.map(|group| group.path().to_owned()),
-        devices_filtered: cgroup.is_some_and(|group| device_filter::attach(group.path()).is_ok()),
+        devices_filtered: cgroup.is_some_and(filtered),
+        isolation,
     };
     Ok((spec, options.stdin))
 }
@@ -355,33 +392,6 @@ pub fn make_directories(dir: &Path) -> Result<(), RunError> {
         make(&dir.join(name), 0o755)?;
     }
     Ok(())
-}
-
-/// The files of name resolution; those of the agent's own machine hold for its containers, which
-/// share its network.
-fn write_files(dir: &Path, hostname: &str) -> Result<Vec<BoundFile>, RunError> {
-    let resolv = fs::read("/etc/resolv.conf").unwrap_or_default();
-    let hosts = format!(
-        "127.0.0.1\tlocalhost {hostname}\n\
-         ::1\tlocalhost ip6-localhost ip6-loopback\n"
-    );
-    let contents = [
-        ("resolv.conf", resolv),
-        ("hosts", hosts.into_bytes()),
-        ("hostname", format!("{hostname}\n").into_bytes()),
-    ];
-    contents
-        .into_iter()
-        .map(|(name, bytes)| {
-            let source = dir.join(name);
-            fs::write(&source, bytes)
-                .map_err(RunError::io(format!("write {}", source.display())))?;
-            Ok(BoundFile {
-                source,
-                target: format!("/etc/{name}"),
-            })
-        })
-        .collect()
 }
 
 /// `to` as seen from `base`, both absolute; a relative `to` is taken to be seen from there already.

@@ -36,6 +36,9 @@ const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
 const BPF_F_ALLOW_MULTI: u32 = 2;
 const ACCESS_MKNOD: i32 = 1;
+const ACCESS_READ: i32 = 2;
+const ACCESS_WRITE: i32 = 4;
+const DEVICE_BLOCK: i32 = 1;
 const DEVICE_CHAR: i32 = 2;
 
 /// One instruction: operation, registers, jump, constant.
@@ -74,8 +77,23 @@ fn instruction(code: u8, to: u8, from: u8, offset: i16, constant: i32) -> Instru
     }
 }
 
+/// One more device that a container may open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extra {
+    /// Whether it is a block device.
+    pub block: bool,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Whether it may be read from.
+    pub read: bool,
+    /// Whether it may be written to.
+    pub write: bool,
+}
+
 /// The program. Its context is `struct bpf_cgroup_dev_ctx`: access << 16 | kind, major, minor.
-fn program() -> Vec<Instruction> {
+fn program(extra: &[Extra]) -> Vec<Instruction> {
     let allow = [
         instruction(MOVE, RESULT, 0, 0, 1),
         instruction(EXIT, 0, 0, 0, 0),
@@ -91,6 +109,24 @@ fn program() -> Vec<Instruction> {
         instruction(JUMP_NOT_EQUAL, ACCESS, 0, 2, ACCESS_MKNOD),
     ];
     code.extend(allow);
+    for device in extra {
+        let refused =
+            if device.read { 0 } else { ACCESS_READ } | if device.write { 0 } else { ACCESS_WRITE };
+        let kind = if device.block {
+            DEVICE_BLOCK
+        } else {
+            DEVICE_CHAR
+        };
+        code.extend([
+            instruction(JUMP_NOT_EQUAL, KIND, 0, 7, kind),
+            instruction(JUMP_NOT_EQUAL, MAJOR, 0, 6, device.major.cast_signed()),
+            instruction(JUMP_NOT_EQUAL, MINOR, 0, 5, device.minor.cast_signed()),
+            instruction(MOVE_REGISTER, RESULT, ACCESS, 0, 0),
+            instruction(AND_32, RESULT, 0, 0, refused),
+            instruction(JUMP_NOT_EQUAL, RESULT, 0, 2, 0),
+        ]);
+        code.extend(allow);
+    }
     // Over "deny", to the first device.
     code.push(instruction(JUMP_EQUAL, KIND, 0, 2, DEVICE_CHAR));
     let deny = [
@@ -135,24 +171,35 @@ struct AttachAttributes {
 
 /// Puts the filter on a cgroup. Fails where the kernel has no BPF for cgroups, or the agent not the
 /// right to use it.
-pub fn attach(cgroup: &Path) -> io::Result<()> {
+pub fn attach(cgroup: &Path, extra: &[Extra]) -> io::Result<()> {
     let group = File::open(cgroup)?;
+    let own_program;
+    let program = if extra.is_empty() {
+        loaded()?
+    } else {
+        own_program = load(&program(extra))?;
+        &own_program
+    };
     let attributes = AttachAttributes {
         target: group.as_raw_fd().cast_unsigned(),
-        program: loaded()?.as_raw_fd().cast_unsigned(),
+        program: program.as_raw_fd().cast_unsigned(),
         kind: BPF_CGROUP_DEVICE,
         flags: BPF_F_ALLOW_MULTI,
     };
     bpf(BPF_PROG_ATTACH, &attributes).map(drop)
 }
 
-/// The program in the kernel; loaded once, for every container.
+/// The program in the kernel; loaded once, for every container without devices of its own.
 fn loaded() -> io::Result<&'static OwnedFd> {
     static LOADED: OnceLock<OwnedFd> = OnceLock::new();
     if let Some(program) = LOADED.get() {
         return Ok(program);
     }
-    let code = program();
+    let fd = load(&program(&[]))?;
+    Ok(LOADED.get_or_init(|| fd))
+}
+
+fn load(code: &[Instruction]) -> io::Result<OwnedFd> {
     let license = c"Apache-2.0";
     let attributes = LoadAttributes {
         kind: BPF_PROG_TYPE_CGROUP_DEVICE,
@@ -163,8 +210,7 @@ fn loaded() -> io::Result<&'static OwnedFd> {
         log_size: 0,
         log: 0,
     };
-    let fd = bpf(BPF_PROG_LOAD, &attributes)?;
-    Ok(LOADED.get_or_init(|| own(fd)))
+    bpf(BPF_PROG_LOAD, &attributes).map(own)
 }
 
 #[allow(unsafe_code, reason = "bpf has no safe wrapper")]
@@ -196,8 +242,11 @@ mod tests {
 
     /// Executes the program as the kernel would.
     fn allows(kind: i64, access: i64, major: i64, minor: i64) -> bool {
+        execute(&program(&[]), kind, access, major, minor)
+    }
+
+    fn execute(code: &[Instruction], kind: i64, access: i64, major: i64, minor: i64) -> bool {
         let context = [access << 16 | kind, major, minor];
-        let code = program();
         let mut registers = [0_i64; 6];
         let mut at = 0;
         loop {
@@ -259,5 +308,24 @@ mod tests {
         assert!(allows(BLOCK, mknod, 254, 0));
         assert!(allows(CHAR, mknod, 1, 1));
         assert!(!allows(BLOCK, mknod | READ, 254, 0));
+    }
+
+    #[test]
+    fn more_devices_with_their_permissions() {
+        let extra = |block, major, minor, write| Extra {
+            block,
+            major,
+            minor,
+            read: true,
+            write,
+        };
+        let code = program(&[extra(true, 254, 0, false), extra(false, 10, 232, true)]);
+        let may = |kind, access, major, minor| execute(&code, kind, access, major, minor);
+        assert!(may(BLOCK, READ, 254, 0) && !may(BLOCK, WRITE, 254, 0));
+        assert!(!may(BLOCK, READ | WRITE, 254, 0) && !may(BLOCK, READ, 254, 1));
+        assert!(!may(CHAR, READ, 254, 0));
+        assert!(may(CHAR, READ | WRITE, 10, 232) && !may(CHAR, READ, 10, 233));
+        // The ordinary ones still work.
+        assert!(may(CHAR, READ | WRITE, 1, 3) && !may(CHAR, READ, 1, 1));
     }
 }

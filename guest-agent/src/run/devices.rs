@@ -1,6 +1,6 @@
 //! Device nodes and links in the container's `/dev`.
 
-use std::{io, os::fd::OwnedFd, os::unix::fs::symlink};
+use std::{io, os::fd::OwnedFd, os::unix::fs::symlink, path::Path};
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
 use rustix::{
@@ -8,7 +8,7 @@ use rustix::{
     pty::OpenptFlags,
 };
 
-use super::{RunError, mounts::bind};
+use super::{RunError, mounts::bind, spec::DeviceNode};
 
 /// Name, major and minor number of the character devices that every container has (OCI runtime
 /// specification, "Default Devices").
@@ -32,16 +32,10 @@ const LINKS: [(&str, &str); 6] = [
 /// Group `tty`, as in every distribution.
 const TTY_GROUP: u32 = 5;
 
-/// Fills the fresh `/dev`.
-pub fn populate() -> Result<(), RunError> {
+/// Fills the fresh `/dev`; more devices are put where the request wants them.
+pub fn populate(more: &[DeviceNode]) -> Result<(), RunError> {
     let old = umask(Mode::empty());
-    let made = NODES.iter().try_for_each(|&(name, major, minor)| {
-        let path = format!("/dev/{name}");
-        let mode = Mode::from_bits_truncate(0o666);
-        mknod(path.as_str(), SFlag::S_IFCHR, mode, makedev(major, minor))
-            .map_err(io::Error::from)
-            .map_err(RunError::io(format!("make {path}")))
-    });
+    let made = make_nodes().and_then(|()| more.iter().try_for_each(make_node));
     umask(old);
     made?;
     for (name, target) in LINKS {
@@ -49,6 +43,46 @@ pub fn populate() -> Result<(), RunError> {
         symlink(target, &path).map_err(RunError::io(format!("make {path}")))?;
     }
     Ok(())
+}
+
+fn make_nodes() -> Result<(), RunError> {
+    NODES.iter().try_for_each(|&(name, major, minor)| {
+        let path = format!("/dev/{name}");
+        let mode = Mode::from_bits_truncate(0o666);
+        mknod(path.as_str(), SFlag::S_IFCHR, mode, makedev(major, minor))
+            .map_err(io::Error::from)
+            .map_err(RunError::io(format!("make {path}")))
+    })
+}
+
+/// A node that is there already is one of the usual ones, or the image's own and in the way.
+fn make_node(device: &DeviceNode) -> Result<(), RunError> {
+    let path = device.path.as_str();
+    if LINKS.iter().any(|(name, _)| path == format!("/dev/{name}"))
+        || NODES
+            .iter()
+            .any(|(name, ..)| path == format!("/dev/{name}"))
+    {
+        return Ok(());
+    }
+    let kind = if device.block {
+        SFlag::S_IFBLK
+    } else {
+        SFlag::S_IFCHR
+    };
+    let number = makedev(device.major.into(), device.minor.into());
+    let make = || -> io::Result<()> {
+        if let Some(parent) = Path::new(path).parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        Ok(mknod(
+            path,
+            kind,
+            Mode::from_bits_truncate(device.mode),
+            number,
+        )?)
+    };
+    make().map_err(RunError::io(format!("make {path}")))
 }
 
 /// A terminal of the container's own `devpts`.

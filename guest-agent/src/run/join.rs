@@ -53,7 +53,7 @@ fn prepare(
         stdio,
     } = inherited;
     sandbox::join_cgroup(cgroup)?;
-    let identity = user::resolve_here(&spec.process.user)
+    let identity = user::resolve_here(&spec.process.user, &spec.isolation.groups)
         .map_err(|error| RunError::Setup(error.to_string()))?;
     let _ = nix::unistd::setsid();
     sandbox::attach_streams(spec, &agent, &stdio, identity.uid, false)?;

@@ -14,13 +14,18 @@ pub mod devices;
 pub mod exec;
 pub mod files;
 pub mod init;
+pub mod isolation;
 pub mod join;
 pub mod monitor;
 pub mod mounts;
+pub mod names;
+pub mod network;
+pub mod networks;
 pub mod process;
 pub mod report;
 pub mod rootfs;
 pub mod sandbox;
+pub mod seccomp;
 pub mod spec;
 pub mod stdio;
 pub mod user;
@@ -56,6 +61,9 @@ pub enum RunError {
         "host name {0:?} is empty, longer than 63 characters or not made of letters, digits, '-' and '.'"
     )]
     BadHostname(String),
+    /// The request asks for what cannot be had; the text says what and why.
+    #[error("{0}")]
+    Refused(String),
     /// A step of the set-up failed; the text names it.
     #[error("{0}")]
     Setup(String),
@@ -79,6 +87,7 @@ impl RunError {
                 | Self::BadEnvironment(_)
                 | Self::RelativeWorkdir(_)
                 | Self::BadHostname(_)
+                | Self::Refused(_)
         )
     }
 

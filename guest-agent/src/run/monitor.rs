@@ -88,6 +88,7 @@ fn run(agent: BorrowedFd<'_>) -> Result<Report, RunError> {
         .try_clone_to_owned()
         .map_err(RunError::io("duplicate the agent's socket"))?;
     match &target {
+        None if !spec.isolation.own_pids => {}
         None => unshare(CloneFlags::CLONE_NEWPID).map_err(system("make a PID namespace"))?,
         Some(target) => join::enter(target.as_fd())?,
     }

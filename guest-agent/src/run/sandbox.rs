@@ -2,6 +2,7 @@
 //! one thread, already PID 1 of a new PID namespace.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -21,13 +22,17 @@ use rustix::{
     process::{Resource, Rlimit, setrlimit},
     thread::CapabilitySet,
 };
+use vdkr_core::{
+    container::capability::{self, Capabilities},
+    seccomp::Instruction,
+};
 
 use super::{
     EXIT_NOT_CREATED, Report, RunError, capabilities, devices,
     exec::execute,
-    init, mounts,
+    init, mounts, network,
     report::borrow,
-    rootfs,
+    rootfs, seccomp,
     spec::ContainerSpec,
     user::{self, Identity},
 };
@@ -82,25 +87,31 @@ fn prepare(spec: &ContainerSpec, inherited: Inherited) -> Result<Vec<String>, Ru
         stdio,
     } = inherited;
     join_cgroup(cgroup)?;
+    let isolation = &spec.isolation;
+    network::enter(&isolation.network)?;
     // The group first: it becomes the root of the new cgroup namespace.
-    unshare(
-        CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS
-            | CloneFlags::CLONE_NEWCGROUP,
-    )
-    .map_err(step("make namespaces"))?;
-    sethostname(&spec.hostname).map_err(step("set the host name"))?;
+    let mut namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP;
+    namespaces.set(CloneFlags::CLONE_NEWIPC, isolation.own_ipc);
+    namespaces.set(CloneFlags::CLONE_NEWUTS, isolation.own_uts);
+    unshare(namespaces).map_err(step("make namespaces"))?;
+    if isolation.own_uts {
+        sethostname(&spec.hostname).map_err(step("set the host name"))?;
+        if let Some(domain) = &isolation.domainname {
+            std::fs::write("/proc/sys/kernel/domainname", domain)
+                .map_err(RunError::io("set the domain name"))?;
+        }
+    }
 
     let files = rootfs::take_files(&spec.files)?;
     rootfs::mount_overlay(&spec.root, spec.devices_filtered)?;
     rootfs::enter(&spec.root.merged)?;
     umask(Mode::from_bits_truncate(0o022));
     mounts::mount_all(&spec.mounts)?;
-    devices::populate()?;
+    devices::populate(&isolation.devices)?;
     rootfs::attach_files(files)?;
+    set_parameters(&isolation.sysctls)?;
 
-    let identity = user::resolve_here(&spec.process.user)
+    let identity = user::resolve_here(&spec.process.user, &isolation.groups)
         .map_err(|error| RunError::Setup(error.to_string()))?;
     let _ = setsid();
     attach_streams(spec, &agent, &stdio, identity.uid, true)?;
@@ -147,18 +158,35 @@ pub(super) fn take_on(
     identity: &Identity,
     privileged: bool,
 ) -> Result<Vec<String>, RunError> {
+    let isolation = &spec.isolation;
     let cwd = spec.process.cwd.as_str();
     chdir(cwd).map_err(step(&format!("enter working directory {cwd}")))?;
-    limit_resources()?;
+    limit_resources(&isolation.rlimits)?;
+    if let Some(value) = isolation.oom_score_adj {
+        std::fs::write("/proc/self/oom_score_adj", value.to_string()).map_err(RunError::io(
+            "set the readiness to be killed when memory is short",
+        ))?;
+    }
     reset_signals()?;
-    let mut kept = capabilities::DEFAULT;
+    let mut kept = CapabilitySet::from_bits_retain(isolation.capabilities);
     if !spec.devices_filtered {
         kept.remove(CapabilitySet::MKNOD);
     }
     if privileged {
-        kept = CapabilitySet::all();
+        kept = CapabilitySet::from_bits_retain(capability::ALL.0);
     }
-    become_user(identity, kept)?;
+    let filter = seccomp::filter(&isolation.seccomp, Capabilities(kept.bits()))?;
+    if isolation.no_new_privileges {
+        rustix::thread::set_no_new_privs(true)
+            .map_err(io::Error::from)
+            .map_err(RunError::io("give up new privileges"))?;
+    }
+    become_user(
+        identity,
+        kept,
+        filter.as_deref(),
+        isolation.no_new_privileges,
+    )?;
 
     let mut env = spec.process.env.clone();
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
@@ -212,9 +240,38 @@ fn dup_stdio(
         .map_err(RunError::io("set up the standard streams"))
 }
 
-/// Limits as a fresh system has them, whatever the agent's own are. The soft limit of open files
-/// stays low because old programs close every number below it.
-fn limit_resources() -> Result<(), RunError> {
+/// Sets kernel parameters of the container's own namespaces.
+fn set_parameters(parameters: &BTreeMap<String, String>) -> Result<(), RunError> {
+    for (name, value) in parameters {
+        std::fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value)
+            .map_err(RunError::io(format!("set the kernel parameter {name}")))?;
+    }
+    Ok(())
+}
+
+/// Every limit of a process, by the kernel's number.
+const RESOURCES: [Resource; 16] = [
+    Resource::Cpu,
+    Resource::Fsize,
+    Resource::Data,
+    Resource::Stack,
+    Resource::Core,
+    Resource::Rss,
+    Resource::Nproc,
+    Resource::Nofile,
+    Resource::Memlock,
+    Resource::As,
+    Resource::Locks,
+    Resource::Sigpending,
+    Resource::Msgqueue,
+    Resource::Nice,
+    Resource::Rtprio,
+    Resource::Rttime,
+];
+
+/// Limits as a fresh system has them, whatever the agent's own are, and those asked for. The soft
+/// limit of open files stays low because old programs close every number below it.
+fn limit_resources(asked: &[(u32, Option<u64>, Option<u64>)]) -> Result<(), RunError> {
     let limits = [
         (Resource::Nofile, Some(1024), Some(524_288)),
         (Resource::Core, Some(0), None),
@@ -227,6 +284,17 @@ fn limit_resources() -> Result<(), RunError> {
             continue;
         }
         raised
+            .map_err(io::Error::from)
+            .map_err(RunError::io(format!("set the limit {resource:?}")))?;
+    }
+    for &(number, current, maximum) in asked {
+        let resource = usize::try_from(number)
+            .ok()
+            .and_then(|at| RESOURCES.get(at));
+        let resource = *resource.ok_or_else(|| {
+            RunError::Refused(format!("there is no process limit of number {number}"))
+        })?;
+        setrlimit(resource, Rlimit { current, maximum })
             .map_err(io::Error::from)
             .map_err(RunError::io(format!("set the limit {resource:?}")))?;
     }
@@ -249,8 +317,14 @@ fn reset_signals() -> Result<(), RunError> {
 }
 
 /// Gives up what the container's user shall not have. The order matters: groups and capabilities
-/// can only be changed while this is still root.
-fn become_user(identity: &Identity, kept: CapabilitySet) -> Result<(), RunError> {
+/// can only be changed while this is still root, and so can the filter of system calls be set unless
+/// new privileges are given up; then it comes last and need not let through what is done here.
+fn become_user(
+    identity: &Identity,
+    kept: CapabilitySet,
+    filter: Option<&[Instruction]>,
+    no_new_privileges: bool,
+) -> Result<(), RunError> {
     let groups: Vec<_> = identity
         .groups
         .iter()
@@ -259,6 +333,9 @@ fn become_user(identity: &Identity, kept: CapabilitySet) -> Result<(), RunError>
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     setgroups(&groups).map_err(step("set supplementary groups"))?;
     setresgid(gid, gid, gid).map_err(step("set the group"))?;
+    if let Some(filter) = filter.filter(|_| !no_new_privileges) {
+        seccomp::install(filter)?;
+    }
     capabilities::restrict(kept)
         .map_err(io::Error::from)
         .map_err(RunError::io("restrict capabilities"))?;
@@ -267,5 +344,9 @@ fn become_user(identity: &Identity, kept: CapabilitySet) -> Result<(), RunError>
     let kill = Some(rustix::process::Signal::KILL);
     rustix::process::set_parent_process_death_signal(kill)
         .map_err(io::Error::from)
-        .map_err(RunError::io("tie the container to its monitor"))
+        .map_err(RunError::io("tie the container to its monitor"))?;
+    match filter.filter(|_| no_new_privileges) {
+        Some(filter) => seccomp::install(filter),
+        None => Ok(()),
+    }
 }

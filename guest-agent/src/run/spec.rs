@@ -3,9 +3,10 @@
 //! The terms are those of the OCI runtime specification (`process`, `root`, `mounts`,
 //! `maskedPaths`, `readonlyPaths`); the values are docker's defaults.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
+use vdkr_core::channel::message::Seccomp;
 
 /// Everything that `container-init` needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,73 @@ pub struct ContainerSpec {
     /// Whether a small first process of the agent's stands before the command.
     #[serde(default)]
     pub init: bool,
+    /// What its processes may do.
+    pub isolation: Isolation,
+}
+
+/// What a container's processes may do and use.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Isolation {
+    /// Capabilities of its root, bit by number.
+    pub capabilities: u64,
+    /// The filter of system calls.
+    pub seccomp: Seccomp,
+    /// Whether executing a program never gives rights.
+    pub no_new_privileges: bool,
+    /// Whether its IPC objects are its own.
+    pub own_ipc: bool,
+    /// Whether its processes are in a numbering of their own.
+    pub own_pids: bool,
+    /// Whether its host name is its own.
+    pub own_uts: bool,
+    /// The network.
+    pub network: Network,
+    /// More groups of its user.
+    pub groups: Vec<String>,
+    /// The NIS domain name.
+    pub domainname: Option<String>,
+    /// More devices.
+    pub devices: Vec<DeviceNode>,
+    /// Kernel parameters of its namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Limits of each process: number, soft and hard value.
+    pub rlimits: Vec<(u32, Option<u64>, Option<u64>)>,
+    /// How ready the kernel is to kill it when memory is short.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// A device node in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNode {
+    /// Absolute path inside.
+    pub path: String,
+    /// Whether it is a block device.
+    pub block: bool,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permissions.
+    pub mode: u32,
+}
+
+/// Where a container's network is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// The machine's.
+    Host,
+    /// Only `lo`.
+    None,
+    /// An interface of its own beside the machine's.
+    Bridge {
+        /// Index of the machine's interface.
+        link: u32,
+        /// Its address.
+        address: Ipv4Addr,
+    },
+    /// That of a process.
+    Process(u32),
 }
 
 /// What `container-init` is to do.
@@ -158,8 +226,13 @@ fn mount(kind: &str, target: &str, options: &[&str]) -> Mount {
     }
 }
 
-/// The file systems that every container gets.
-pub fn default_mounts() -> Vec<Mount> {
+/// Bytes of `/dev/shm` unless the request names a size.
+pub const SHM_SIZE: u64 = 64 * 1024 * 1024;
+
+/// The file systems that every container gets; those of the kernel can be written to when
+/// `writable`.
+pub fn default_mounts(shm_size: u64, writable: bool) -> Vec<Mount> {
+    let access = if writable { "rw" } else { "ro" };
     vec![
         mount("proc", "/proc", &["nosuid", "noexec", "nodev"]),
         mount(
@@ -179,17 +252,23 @@ pub fn default_mounts() -> Vec<Mount> {
                 "gid=5",
             ],
         ),
-        mount("sysfs", "/sys", &["nosuid", "noexec", "nodev", "ro"]),
+        mount("sysfs", "/sys", &["nosuid", "noexec", "nodev", access]),
         mount(
             "cgroup2",
             "/sys/fs/cgroup",
-            &["nosuid", "noexec", "nodev", "relatime", "ro"],
+            &["nosuid", "noexec", "nodev", "relatime", access],
         ),
         mount("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
         mount(
             "tmpfs",
             "/dev/shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+            &[
+                "nosuid",
+                "noexec",
+                "nodev",
+                "mode=1777",
+                &format!("size={shm_size}"),
+            ],
         ),
     ]
 }

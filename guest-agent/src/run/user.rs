@@ -147,9 +147,27 @@ fn parse_id(text: &str) -> Option<u32> {
         .filter(|&id| id < u32::MAX && text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Resolves `user` against `/etc/passwd` and `/etc/group` of the current root.
-pub fn resolve_here(user: &str) -> Result<Identity, UserError> {
-    resolve(user, &read_plain("/etc/passwd"), &read_plain("/etc/group"))
+/// Adds groups, each a name or a number, to the supplementary ones.
+fn add_groups(identity: &mut Identity, more: &[String], group: &str) -> Result<(), UserError> {
+    for wanted in more {
+        let gid = groups(group)
+            .find(|group| group.name == wanted)
+            .map(|group| group.gid)
+            .or_else(|| parse_id(wanted))
+            .ok_or_else(|| UserError::NoGroup(wanted.clone()))?;
+        if !identity.groups.contains(&gid) {
+            identity.groups.push(gid);
+        }
+    }
+    Ok(())
+}
+
+/// Resolves `user` and more groups against `/etc/passwd` and `/etc/group` of the current root.
+pub fn resolve_here(user: &str, more: &[String]) -> Result<Identity, UserError> {
+    let group = read_plain("/etc/group");
+    let mut identity = resolve(user, &read_plain("/etc/passwd"), &group)?;
+    add_groups(&mut identity, more, &group)?;
+    Ok(identity)
 }
 
 /// The text of a plain file; empty when it is missing, special or too long.
@@ -234,6 +252,16 @@ mod tests {
         assert!(id("+1").is_err());
         assert!(id("4294967295").is_err());
         assert_eq!(resolve("0", "", "").unwrap().uid, 0);
+    }
+
+    #[test]
+    fn more_groups_by_name_or_number() {
+        let mut app = id("app:video").unwrap();
+        let more = ["wheel", "77", "wheel"].map(str::to_owned);
+        add_groups(&mut app, &more, GROUP).unwrap();
+        assert_eq!((app.gid, app.groups.clone()), (44, vec![10, 77]));
+        let error = add_groups(&mut app, &["none".to_owned()], GROUP);
+        assert_eq!(error, Err(UserError::NoGroup("none".into())));
     }
 
     proptest! {

@@ -1,7 +1,6 @@
 //! A layer on its way into the store.
 
 use std::{
-    ffi::OsStr,
     fmt, fs,
     io::Read,
     path::{Path, PathBuf},
@@ -12,7 +11,7 @@ use vdkr_core::digest::Digest;
 use vdkr_transfer::pull::LayerStore;
 
 use super::{ImageError, Inner, Store, state::LayerRecord};
-use crate::unpack::{UnpackError, Unpacked, root::Root, unpack};
+use crate::unpack::{UnpackError, Unpacked, recipe::Recorder, root::Root, unpack_recorded};
 
 /// Digits of a layer's name, unless another layer has the same: short, because the kernel takes the
 /// names of all layers of an overlay in one page.
@@ -56,8 +55,22 @@ impl Store {
         let layer = self.new_layer()?;
         let path = layer.path();
         let root = Root::open(&path).map_err(ImageError::io("open", path))?;
-        match unpack(source, &root, diff_id, options, cancelled) {
+        let recipe = layer.recipe_path();
+        // Without a recipe the layer can be run, but not saved.
+        let _ = fs::remove_file(&recipe);
+        let mut recorder = Recorder::create(&recipe).ok();
+        match unpack_recorded(
+            source,
+            &root,
+            diff_id,
+            options,
+            cancelled,
+            recorder.as_mut(),
+        ) {
             Ok(unpacked) => {
+                if !recorder.is_some_and(|recorder| recorder.finish(unpacked.plain)) {
+                    let _ = fs::remove_file(&recipe);
+                }
                 layer.publish(diff_id, &unpacked)?;
                 Ok(Ok(unpacked))
             }
@@ -91,6 +104,10 @@ impl NewLayer {
         self.inner.layers_dir.join(self.name())
     }
 
+    fn recipe_path(&self) -> PathBuf {
+        self.inner.recipes_dir.join(self.name())
+    }
+
     fn name(&self) -> &str {
         self.name.as_deref().unwrap_or_default()
     }
@@ -105,6 +122,7 @@ impl NewLayer {
         }
         let name = free_name(&inner.layers_dir, diff_id);
         let path = inner.layers_dir.join(&name);
+        let _ = fs::rename(self.recipe_path(), inner.recipes_dir.join(&name));
         fs::rename(self.path(), &path).map_err(ImageError::io("make", path))?;
         self.name = None;
         live.unsynced.insert(diff_id.clone());
@@ -132,7 +150,7 @@ pub(super) fn free_name(directory: &Path, diff_id: &Digest) -> String {
 impl Drop for NewLayer {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
-            self.inner.sweeper.discard(OsStr::new(name));
+            self.inner.discard_layer(name);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! layers/<name>/           unpacked layers, lower directories of overlays
 //! layers/new-<n>/          a layer under way
 //! layers/gone-<n>/         a layer on its way out
+//! recipes/<name>           how that layer becomes its archive again
 //! ```
 //!
 //! The document says what there is. It is replaced as a whole, and only after everything that it
@@ -33,8 +34,10 @@ use vdkr_core::{
 use crate::unpack::{self, root::Root};
 
 mod disk;
+mod export;
 mod kept;
 mod layer;
+mod prune;
 pub mod state;
 mod sweep;
 
@@ -43,6 +46,7 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
+pub use export::Part;
 pub use layer::NewLayer;
 pub use vdkr_transfer::pull::ImageError;
 pub(crate) use vdkr_transfer::pull::{registry, translated};
@@ -64,6 +68,7 @@ struct Inner {
     disk: Disk,
     blobs_dir: PathBuf,
     layers_dir: PathBuf,
+    recipes_dir: PathBuf,
     serial: AtomicU64,
     unpacking: OnceLock<unpack::Options>,
     live: Mutex<Live>,
@@ -131,6 +136,8 @@ impl Store {
         let blobs_dir = root.join("blobs");
         disk::make_private(&layers_dir)?;
         disk::make_private(&blobs_dir)?;
+        let recipes_dir = root.join("recipes");
+        disk::make_private(&recipes_dir)?;
         let state = disk.load()?;
         let store = Self {
             inner: Arc::new(Inner {
@@ -138,6 +145,7 @@ impl Store {
                 blobs_dir,
                 sweeper: Sweeper::new(layers_dir.clone()),
                 layers_dir,
+                recipes_dir,
                 serial: AtomicU64::new(0),
                 unpacking: OnceLock::new(),
                 live: Mutex::new(Live {
@@ -165,7 +173,12 @@ impl Store {
         let registry = registry(settings)?;
         let name = translated(name, settings)?;
         let mut live = self.inner.lock();
-        let id = live.state.find(&name, registry.as_ref())?.image().clone();
+        let found = match settings.gateway.as_str() {
+            "" => live.state.find(&name, registry.as_ref())?,
+            // Where there is a gateway, a registry of the host has two names.
+            _ => live.state.find_either(&name, registry.as_ref())?,
+        };
+        let id = found.image().clone();
         let image = live.state.images[&id].clone();
         let config = self.inner.config(&id)?;
         let mut layers = Vec::new();
@@ -268,10 +281,21 @@ impl Store {
     }
 
     /// Adds an image whose layers are kept by a lease. When this returns, it stays. Blocks while the
-    /// disk writes.
-    pub fn add(&self, image: NewImage<'_>) -> Result<(), ImageError> {
+    /// disk writes. Gives the image that had the name before, when it was another one.
+    pub fn add(&self, image: NewImage<'_>) -> Result<Option<Digest>, ImageError> {
         self.checkpoint()?;
         let mut live = self.inner.lock();
+        let missing = image.record.layers.iter();
+        let mut missing = missing.filter(|layer| !live.state.layers.contains_key(*layer));
+        if let Some(layer) = missing.next() {
+            return Err(ImageError::NoLayer(layer.clone()));
+        }
+        let before = image
+            .name
+            .as_ref()
+            .and_then(|(name, _)| live.state.names.get(name));
+        let replaced = before.map(|record| record.image.clone());
+        let replaced = replaced.filter(|before| before != image.id);
         for (digest, content) in [
             (image.id, image.config),
             (&image.record.manifest.digest, image.manifest),
@@ -294,7 +318,7 @@ impl Store {
             state.names.extend(image.name);
             Ok(())
         })?;
-        Ok(())
+        Ok(replaced)
     }
 
     /// How layers are unpacked here.
@@ -344,6 +368,11 @@ impl Store {
             .filter(|name| !known.contains(name.as_os_str()))
         {
             inner.sweeper.discard(name);
+        }
+        for recipe in disk::names(&inner.recipes_dir)? {
+            if !known.contains(recipe.as_os_str()) {
+                let _ = fs::remove_file(inner.recipes_dir.join(recipe));
+            }
         }
         let used = state.used_blobs();
         let used: BTreeSet<PathBuf> = used.iter().map(|digest| inner.blob_path(digest)).collect();
@@ -443,7 +472,13 @@ impl Inner {
         if layer.kept_by_host {
             kept::let_go(&self.layers_dir.join(&layer.name));
         }
-        self.sweeper.discard(OsStr::new(&layer.name));
+        self.discard_layer(&layer.name);
+    }
+
+    /// Takes a layer's directory and its recipe out of sight.
+    fn discard_layer(&self, name: &str) {
+        self.sweeper.discard(OsStr::new(name));
+        let _ = fs::remove_file(self.recipes_dir.join(name));
     }
 
     /// Names for layers under way.

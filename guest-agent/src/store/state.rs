@@ -8,8 +8,9 @@ use vdkr_core::{
     candidates::{LocalMatch, RegistryPrefix, resolve_local},
     channel::message::Removed,
     digest::Digest,
+    loopback::{DEFAULT_GATEWAY, translate_host},
     manifest::Descriptor,
-    reference::Reference,
+    reference::{Host, Reference},
 };
 
 use super::ImageError;
@@ -158,6 +159,21 @@ impl State {
         }
     }
 
+    /// As [`State::find`], where a registry of the host may be called by either of its names.
+    pub fn find_either(
+        &self,
+        text: &str,
+        registry: Option<&RegistryPrefix>,
+    ) -> Result<Target, ImageError> {
+        let error = match self.find(text, registry) {
+            Err(error @ ImageError::NoImage(_)) => error,
+            other => return other,
+        };
+        // Found or not, errors name what the user wrote.
+        let other = other_side(text).and_then(|other| self.find(&other, registry).ok());
+        other.ok_or(error)
+    }
+
     fn find_id(&self, text: &str) -> Result<Digest, ImageError> {
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         let mut found = self.images.keys().filter(|id| id.hex().starts_with(hex));
@@ -290,6 +306,26 @@ impl State {
         self.names
             .retain(|_, record| self.images.contains_key(&record.image));
     }
+}
+
+/// The same registry as the other side of the machine's network calls it: what is pulled from
+/// `localhost` is stored under the gateway, and a name that was given here may say either.
+fn other_side(text: &str) -> Option<String> {
+    let reference = Reference::parse(text).ok()?;
+    let host = reference.host();
+    if !reference.has_explicit_host() {
+        return None;
+    }
+    let host = if host.is_loopback() {
+        translate_host(host, DEFAULT_GATEWAY)
+    } else if host.name() == DEFAULT_GATEWAY {
+        Host::parse("localhost").ok()?.with_port(host.port())
+    } else {
+        return None;
+    };
+    let digest = reference.digest().cloned();
+    let other = Reference::from_parts(host, reference.repository(), reference.tag(), digest);
+    Some(other.ok()?.to_string())
 }
 
 /// Host and repository of a canonical reference.

@@ -9,10 +9,11 @@
 use std::io::Read;
 
 use vdkr_core::digest::Digest;
-use vdkr_transfer::layer::read_layer;
+use vdkr_transfer::layer::read_layer_recorded;
 
 mod apply;
 pub mod overlay;
+pub mod recipe;
 pub mod remove;
 pub mod root;
 
@@ -27,6 +28,7 @@ pub use vdkr_transfer::layer::{
 
 use apply::Writer;
 use overlay::Marks;
+use recipe::Recorder;
 use root::Root;
 
 /// How layers are unpacked.
@@ -90,9 +92,21 @@ pub fn unpack(
     options: &Options,
     cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<Unpacked, UnpackError> {
+    unpack_recorded(source, root, diff_id, options, cancelled, None)
+}
+
+/// As [`unpack`], and notes down how the archive can be made again.
+pub fn unpack_recorded(
+    source: impl Read + Send,
+    root: &Root,
+    diff_id: &Digest,
+    options: &Options,
+    cancelled: &(dyn Fn() -> bool + Sync),
+    recorder: Option<&mut Recorder>,
+) -> Result<Unpacked, UnpackError> {
     let limits = options.limits.clone().within_free(root.fd());
     let mut writer = Writer::new(root, options, limits.total);
-    let read = read_layer(source, diff_id, limits, cancelled, &mut writer)?;
+    let read = read_layer_recorded(source, diff_id, limits, cancelled, &mut writer, recorder)?;
     Ok(Unpacked {
         plain: read.plain,
         compressed: read.compressed,

@@ -188,6 +188,15 @@ pub fn stored(host: &Host) -> Sources {
     }
 }
 
+/// The source for a registry in a file that the user named and that was read already.
+pub fn in_file(host: &Host, namespace: &str, path: &Path, file: DockerConfig) -> Sources {
+    Sources {
+        registry: host.clone(),
+        namespace: namespace.to_owned(),
+        given: Given::File(path.to_owned(), file),
+    }
+}
+
 impl CredentialSource for Sources {
     fn credential(&self, host: &Host) -> Result<Credential, String> {
         self.walk(host, &mut |_| {})

@@ -2,10 +2,17 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use super::container_args::ContainerCommand;
+use super::image_args::{
+    HistoryArgs, ImageCommand, ImagesArgs, ImportArgs, InfoArgs, InspectArgs, LoadArgs, LoginArgs,
+    LogoutArgs, PullArgs, PushArgs, RemoveArgs, SaveArgs, SystemCommand, TagArgs, VersionArgs,
+    VimportArgs,
+};
+use super::nearest::nearest;
 use crate::progress::Mode;
+use vdkr_core::credentials::Secret;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,7 +72,7 @@ pub struct Global {
     /// Architecture of the target: x86_64 or aarch64 [env: VDKR_ARCH]
     #[arg(short, long, value_name = "ARCH")]
     pub arch: Option<String>,
-    /// Registry that is asked first for names without a host [env: VDKR_REGISTRY]
+    /// Registry that is asked first for names without a host; none for none [env: VDKR_REGISTRY]
     #[arg(long, value_name = "HOST[:PORT][/NAMESPACE]")]
     pub registry: Option<String>,
     /// Use no registry but the one that a name states, or Docker Hub
@@ -80,12 +87,23 @@ pub struct Global {
     /// File of PEM certificates that are trusted too; implies --secure-registry
     #[arg(long, value_name = "FILE")]
     pub ca_cert: Option<PathBuf>,
-    /// User at the registry
+    /// User at the registry [env: VDKR_REGISTRY_USER]
     #[arg(long, value_name = "USER")]
     pub registry_user: Option<String>,
-    /// Read the user's password from standard input
-    #[arg(long, requires = "registry_user")]
+    /// The user's password; everybody on this computer can see it, prefer --registry-password-stdin
+    #[arg(
+        long,
+        visible_alias = "registry-pass",
+        value_name = "PASSWORD",
+        conflicts_with = "registry_password_stdin"
+    )]
+    pub registry_password: Option<Secret>,
+    /// Read the user's password from standard input; otherwise VDKR_REGISTRY_PASSWORD has it
+    #[arg(long)]
     pub registry_password_stdin: bool,
+    /// File of logins like docker's config.json, which only its owner may read [env: VDKR_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Where images are pulled and unpacked: host or guest [env: VDKR_PULL_IN] [default: host]
     #[arg(long, value_name = "PLACE")]
     pub pull_in: Option<String>,
@@ -133,8 +151,6 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Fetch an image into the machine, from the registry first
-    Pull(PullArgs),
     /// Run a command in a new container
     #[command(disable_help_flag = true)]
     Run {
@@ -171,20 +187,53 @@ pub enum Command {
     /// Commands about containers.
     #[command(flatten)]
     Containers(ContainerCommand),
+    /// Show how an image was made
+    History(HistoryArgs),
     /// List images
     Images(ImagesArgs),
-    /// Work with images: ls, inspect, rm, tag, pull
+    /// Work with images
     Image {
         /// What to do.
         #[command(subcommand)]
         command: ImageCommand,
     },
+    /// Make an image of a tar archive of a root file system
+    Import(ImportArgs),
+    /// Show what runs containers, and on what
+    Info(InfoArgs),
     /// Show everything about containers and images, as JSON
     Inspect(InspectArgs),
+    /// Load images from an archive
+    Load(LoadArgs),
+    /// Keep a password for a registry, for docker, podman and vdkr alike
+    Login(LoginArgs),
+    /// Forget the password for a registry
+    Logout(LogoutArgs),
+    /// Fetch images into the machine, from the registry first
+    Pull(PullArgs),
+    /// Send images to a registry
+    Push(PushArgs),
     /// Remove images
     Rmi(RemoveArgs),
+    /// Write images into an archive
+    Save(SaveArgs),
+    /// Not there; says what to use instead
+    #[command(hide = true)]
+    Search {
+        /// Whatever was looked for.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+    /// Show the room that images take, and clean up
+    System {
+        /// What to do.
+        #[command(subcommand)]
+        command: SystemCommand,
+    },
     /// Give an image one more name
     Tag(TagArgs),
+    /// Bring an image from this computer: OCI layout, archive, directory or tarball
+    Vimport(VimportArgs),
     /// Show or change the configuration
     Vconfig(VconfigArgs),
     /// Keep a machine running, so that commands need not start one
@@ -200,116 +249,10 @@ pub enum Command {
         command: VstorageCommand,
     },
     /// Show versions
-    Version,
+    Version(VersionArgs),
     /// Commands that are not there.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
-}
-
-/// Commands behind `image`.
-#[derive(Debug, Subcommand)]
-pub enum ImageCommand {
-    /// List images
-    #[command(visible_alias = "list")]
-    Ls(ImagesArgs),
-    /// Show everything about images, as JSON
-    Inspect(InspectArgs),
-    /// Remove images
-    #[command(visible_alias = "remove")]
-    Rm(RemoveArgs),
-    /// Give an image one more name
-    Tag(TagArgs),
-    /// Fetch an image into the machine, from the registry first
-    Pull(PullArgs),
-}
-
-/// Arguments of `pull`.
-#[derive(Debug, Args)]
-pub struct PullArgs {
-    /// Name of the image
-    pub name: String,
-    /// Print the stored name and nothing else
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Platform to pull, such as linux/arm64, instead of the machine's own
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<String>,
-}
-
-/// Arguments of `images`.
-#[derive(Debug, Default, Args)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch of the command line"
-)]
-pub struct ImagesArgs {
-    /// Show only images of this name
-    #[arg(value_name = "REPOSITORY[:TAG]")]
-    pub name: Option<String>,
-    /// All images (there are no hidden ones)
-    #[arg(short, long)]
-    pub all: bool,
-    /// Show digests
-    #[arg(long)]
-    pub digests: bool,
-    /// Do not shorten ids
-    #[arg(long)]
-    pub no_trunc: bool,
-    /// Print ids only
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Form of the output
-    #[arg(long, value_enum, default_value_t)]
-    pub format: ListFormat,
-    /// The same as --format json
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Forms of a list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ListFormat {
-    /// Columns for reading
-    #[default]
-    Table,
-    /// One JSON array
-    Json,
-}
-
-/// Arguments of `inspect`.
-#[derive(Debug, Args)]
-pub struct InspectArgs {
-    /// Names or ids
-    #[arg(required = true, value_name = "NAME|ID")]
-    pub names: Vec<String>,
-    /// Form of the output; JSON is the only one
-    #[arg(short, long, value_name = "FORMAT")]
-    pub format: Option<String>,
-    /// Kind of object: container or image; either when absent
-    #[arg(long = "type", value_name = "TYPE")]
-    pub kind: Option<String>,
-}
-
-/// Arguments of `rmi`.
-#[derive(Debug, Args)]
-pub struct RemoveArgs {
-    /// Names or ids
-    #[arg(required = true, value_name = "NAME|ID")]
-    pub names: Vec<String>,
-    /// Also an image that has several names or is in use
-    #[arg(short, long)]
-    pub force: bool,
-}
-
-/// Arguments of `tag`.
-#[derive(Debug, Args)]
-pub struct TagArgs {
-    /// Name or id of an image
-    #[arg(value_name = "NAME|ID")]
-    pub source: String,
-    /// The new name
-    #[arg(value_name = "NEW_NAME")]
-    pub target: String,
 }
 
 /// Arguments of `vconfig`.
@@ -432,28 +375,27 @@ pub fn missing_command(name: &str) -> String {
         "diff",
         "events",
         "export",
-        "history",
-        "import",
-        "info",
-        "load",
-        "login",
-        "logout",
         "manifest",
         "network",
         "plugin",
         "port",
-        "push",
-        "save",
-        "search",
         "swarm",
-        "system",
         "update",
         "volume",
     ];
     if OF_DOCKER.contains(&name) {
         format!("docker's command {name:?} is not part of vdkr yet; see vdkr --help")
     } else {
-        format!("unknown command {name:?}; see vdkr --help")
+        let command = <Cli as clap::CommandFactory>::command();
+        let known = command
+            .get_subcommands()
+            .filter(|known| !known.is_hide_set());
+        let near = nearest(name, known.map(clap::Command::get_name));
+        let hint = match near.is_empty() {
+            true => String::new(),
+            false => format!("; did you mean {}?", near.join(" or ")),
+        };
+        format!("unknown command {name:?}{hint}; see vdkr --help")
     }
 }
 
@@ -539,7 +481,12 @@ mod tests {
             &["--registry", "a:1", "--no-registry", "images"][..],
             &["--accel", "kvm", "--no-kvm", "images"],
             &["-I", "a", "--state-dir", "/x", "images"],
-            &["--registry-password-stdin", "images"],
+            &[
+                "--registry-password-stdin",
+                "--registry-password",
+                "x",
+                "images",
+            ],
             &["vconfig", "--reset"],
             &["tag", "one"],
             &["inspect"],

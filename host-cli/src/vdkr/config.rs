@@ -20,6 +20,8 @@ use crate::vm::{accel::AccelWish, arch::Arch, start::BoardWish};
 const FILE: &str = "config.toml";
 /// Longest file that is read, in bytes.
 const MAX_FILE: u64 = 256 * 1024;
+/// The value of `registry` that means none, not even the one in the machine's image.
+pub const NO_REGISTRY: &str = "none";
 /// Name of the table of mirrors.
 const MIRROR: &str = "mirror";
 
@@ -57,6 +59,9 @@ pub const KEYS: &[Key] = &[
         default: "",
         help: "registry that is asked first, host[:port][/namespace]",
         check: |text| {
+            if text == NO_REGISTRY {
+                return Ok(text.to_owned());
+            }
             RegistryPrefix::parse(text)
                 .map(|_| text.to_owned())
                 .map_err(|e| format!("{text:?}: {e}"))
@@ -153,6 +158,30 @@ pub const KEYS: &[Key] = &[
         default: "1800",
         help: "seconds without a command after which a memres machine stops; 0 for never",
         check: |text| parse_seconds(text).map(|value| value.to_string()),
+    },
+    Key {
+        name: "auto-daemon",
+        variable: "VDKR_AUTO_DAEMON",
+        default: "false",
+        help: "keep the machine that a command starts, as memres does",
+        check: |text| parse_bool(text).map(|value| value.to_string()),
+    },
+    Key {
+        name: "timeout",
+        variable: "VDKR_TIMEOUT",
+        default: "60",
+        help: "seconds that a registry may stay silent before it is tried again",
+        check: |text| match parse_seconds(text)? {
+            0 => Err("a registry needs at least a second".to_owned()),
+            value => Ok(value.to_string()),
+        },
+    },
+    Key {
+        name: "verbose",
+        variable: "VDKR_VERBOSE",
+        default: "false",
+        help: "say more, and how long each stage took",
+        check: |text| parse_bool(text).map(|value| value.to_string()),
     },
     Key {
         name: "snapshot",
@@ -441,6 +470,7 @@ mod tests {
         let place = dir.path().join("new/vdkr");
         let mut config = Config::load(&place).unwrap();
         let values = [
+            ("registry", "none"),
             ("registry", "localhost:5000/yocto"),
             ("idle-timeout", "60"),
             ("secure-registry", "true"),
@@ -498,6 +528,10 @@ mod tests {
             ("state-dir", "here"),
             ("idle-timeout", "-1"),
             ("boot-timeout", "0"),
+            ("timeout", "0"),
+            ("timeout", "soon"),
+            ("verbose", "loud"),
+            ("auto-daemon", "2"),
         ] {
             let error = config.set(key(name).unwrap(), bad).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{name}: ")), "{error}");

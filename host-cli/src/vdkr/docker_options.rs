@@ -1,5 +1,7 @@
 //! The options of `docker run`, as a table.
 
+use super::sandbox_options::Part;
+
 /// What follows the name of an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -35,6 +37,12 @@ pub(super) enum Meaning {
     Tty,
     User,
     Workdir,
+    /// What the container may do and use.
+    Sandbox(Part),
+    /// Without effect here, which hurts nobody; the text says why.
+    Ignored(&'static str),
+    /// Cannot be had here; the text says why, or what to use instead.
+    Refused(&'static str),
     /// Known to docker, not supported here.
     Unsupported,
 }
@@ -64,6 +72,27 @@ const fn value(long: &'static str, meaning: Meaning) -> Opt {
         meaning,
     }
 }
+
+const fn sandbox(long: &'static str, part: Part) -> Opt {
+    value(long, Meaning::Sandbox(part))
+}
+
+const fn refused(long: &'static str, why: &'static str) -> Opt {
+    value(long, Meaning::Refused(why))
+}
+
+const fn ignored(long: &'static str, why: &'static str) -> Opt {
+    value(long, Meaning::Ignored(why))
+}
+
+const NO_BLOCK_IO: &str = "the machine's disk is a file of this computer, and no container can be \
+                           given a share of it";
+const NO_REAL_TIME: &str = "the machine's kernel schedules no groups in real time";
+const NO_HEALTH: &str = "health checks are not carried out";
+const NO_LOG_DRIVERS: &str = "output is kept by the machine itself, for vdkr logs";
+const WINDOWS: &str = "it belongs to containers of Windows";
+const NO_NETWORKS: &str =
+    "containers reach each other by address; names can be given by --add-host";
 
 const fn unsupported(long: &'static str) -> Opt {
     value(long, Meaning::Unsupported)
@@ -101,87 +130,108 @@ pub(super) const OPTIONS: &[Opt] = &[
     switch("tty", Meaning::Tty).short('t'),
     value("user", Meaning::User).short('u'),
     value("workdir", Meaning::Workdir).short('w'),
-    unsupported("add-host"),
-    unsupported("annotation"),
+    sandbox("add-host", Part::AddHost),
+    ignored("annotation", "annotations are for other runtimes"),
     unsupported("attach").short('a'),
-    unsupported("blkio-weight"),
-    unsupported("blkio-weight-device"),
-    unsupported("cap-add"),
-    unsupported("cap-drop"),
-    unsupported("cgroup-parent"),
-    unsupported("cgroupns"),
-    unsupported("cpu-count"),
-    unsupported("cpu-percent"),
-    unsupported("cpu-period"),
-    unsupported("cpu-quota"),
-    unsupported("cpu-rt-period"),
-    unsupported("cpu-rt-runtime"),
-    unsupported("cpu-shares").short('c'),
-    unsupported("cpus"),
-    unsupported("cpuset-cpus"),
-    unsupported("cpuset-mems"),
+    refused("blkio-weight", NO_BLOCK_IO),
+    refused("blkio-weight-device", NO_BLOCK_IO),
+    sandbox("cap-add", Part::CapAdd),
+    sandbox("cap-drop", Part::CapDrop),
+    refused(
+        "cgroup-parent",
+        "the machine places containers in its cgroups itself",
+    ),
+    sandbox("cgroupns", Part::CgroupNamespace),
+    refused("cpu-count", WINDOWS),
+    refused("cpu-percent", WINDOWS),
+    sandbox("cpu-period", Part::CpuPeriod),
+    sandbox("cpu-quota", Part::CpuQuota),
+    refused("cpu-rt-period", NO_REAL_TIME),
+    refused("cpu-rt-runtime", NO_REAL_TIME),
+    sandbox("cpu-shares", Part::CpuShares).short('c'),
+    sandbox("cpus", Part::Cpus),
+    sandbox("cpuset-cpus", Part::CpusetCpus),
+    sandbox("cpuset-mems", Part::CpusetMems),
     unsupported("detach-keys"),
-    unsupported("device"),
-    unsupported("device-cgroup-rule"),
-    unsupported("device-read-bps"),
-    unsupported("device-read-iops"),
-    unsupported("device-write-bps"),
-    unsupported("device-write-iops"),
-    switch("disable-content-trust", Meaning::Unsupported),
-    unsupported("dns"),
-    unsupported("dns-opt"),
-    unsupported("dns-option"),
-    unsupported("dns-search"),
-    unsupported("domainname"),
-    unsupported("expose"),
-    unsupported("gpus"),
-    unsupported("group-add"),
-    unsupported("health-cmd"),
-    unsupported("health-interval"),
-    unsupported("health-retries"),
-    unsupported("health-start-interval"),
-    unsupported("health-start-period"),
-    unsupported("health-timeout"),
-    unsupported("io-maxbandwidth"),
-    unsupported("io-maxiops"),
-    unsupported("ip"),
-    unsupported("ip6"),
-    unsupported("ipc"),
-    unsupported("isolation"),
-    unsupported("kernel-memory"),
-    unsupported("link"),
-    unsupported("link-local-ip"),
-    unsupported("log-driver"),
-    unsupported("log-opt"),
-    unsupported("mac-address"),
-    unsupported("memory").short('m'),
-    unsupported("memory-reservation"),
-    unsupported("memory-swap"),
-    unsupported("memory-swappiness"),
+    sandbox("device", Part::Device),
+    refused("device-cgroup-rule", "name the devices by --device"),
+    refused("device-read-bps", NO_BLOCK_IO),
+    refused("device-read-iops", NO_BLOCK_IO),
+    refused("device-write-bps", NO_BLOCK_IO),
+    refused("device-write-iops", NO_BLOCK_IO),
+    switch(
+        "disable-content-trust",
+        Meaning::Ignored("images are verified by digest in any case"),
+    ),
+    sandbox("dns", Part::Dns),
+    sandbox("dns-opt", Part::DnsOption),
+    sandbox("dns-option", Part::DnsOption),
+    sandbox("dns-search", Part::DnsSearch),
+    sandbox("domainname", Part::Domainname),
+    sandbox("expose", Part::Expose),
+    refused("gpus", "the machine has no graphics processors"),
+    sandbox("group-add", Part::GroupAdd),
+    ignored("health-cmd", NO_HEALTH),
+    ignored("health-interval", NO_HEALTH),
+    ignored("health-retries", NO_HEALTH),
+    ignored("health-start-interval", NO_HEALTH),
+    ignored("health-start-period", NO_HEALTH),
+    ignored("health-timeout", NO_HEALTH),
+    refused("io-maxbandwidth", WINDOWS),
+    refused("io-maxiops", WINDOWS),
+    refused("ip", "addresses are given out by the machine"),
+    refused("ip6", "the machine's network carries IPv4 alone"),
+    sandbox("ipc", Part::Ipc),
+    sandbox("isolation", Part::Isolation),
+    refused(
+        "kernel-memory",
+        "the kernel's memory counts as the container's: use --memory",
+    ),
+    refused("link", NO_NETWORKS),
+    refused(
+        "link-local-ip",
+        "the machine's network carries IPv4 addresses of its own alone",
+    ),
+    ignored("log-driver", NO_LOG_DRIVERS),
+    ignored("log-opt", NO_LOG_DRIVERS),
+    refused("mac-address", "addresses are given out by the machine"),
+    sandbox("memory", Part::Memory).short('m'),
+    sandbox("memory-reservation", Part::MemoryReservation),
+    sandbox("memory-swap", Part::MemorySwap),
+    refused(
+        "memory-swappiness",
+        "cgroups of version 2 have no such setting; use --memory-swap",
+    ),
     unsupported("mount"),
-    unsupported("net"),
-    unsupported("net-alias"),
-    unsupported("network"),
-    unsupported("network-alias"),
-    switch("no-healthcheck", Meaning::Unsupported),
-    switch("oom-kill-disable", Meaning::Unsupported),
-    unsupported("oom-score-adj"),
-    unsupported("pid"),
-    unsupported("pids-limit"),
+    sandbox("net", Part::Network),
+    ignored("net-alias", NO_NETWORKS),
+    sandbox("network", Part::Network),
+    ignored("network-alias", NO_NETWORKS),
+    switch("no-healthcheck", Meaning::Sandbox(Part::NoHealthcheck)),
+    switch(
+        "oom-kill-disable",
+        Meaning::Refused("the machine's kernel cannot keep a container alive without memory"),
+    ),
+    sandbox("oom-score-adj", Part::OomScoreAdj),
+    sandbox("pid", Part::Pid),
+    sandbox("pids-limit", Part::PidsLimit),
     unsupported("platform"),
-    switch("privileged", Meaning::Unsupported),
-    unsupported("publish").short('p'),
-    switch("publish-all", Meaning::Unsupported).short('P'),
-    unsupported("runtime"),
-    unsupported("security-opt"),
-    unsupported("shm-size"),
-    unsupported("storage-opt"),
-    unsupported("sysctl"),
-    unsupported("tmpfs"),
-    unsupported("ulimit"),
-    switch("use-api-socket", Meaning::Unsupported),
-    unsupported("userns"),
-    unsupported("uts"),
+    switch("privileged", Meaning::Sandbox(Part::Privileged)),
+    sandbox("publish", Part::Publish).short('p'),
+    switch("publish-all", Meaning::Sandbox(Part::PublishAll)).short('P'),
+    refused("runtime", "the machine has one runtime, its own"),
+    sandbox("security-opt", Part::SecurityOpt),
+    sandbox("shm-size", Part::ShmSize),
+    refused("storage-opt", "containers share the machine's disk"),
+    sandbox("sysctl", Part::Sysctl),
+    sandbox("tmpfs", Part::Tmpfs),
+    sandbox("ulimit", Part::Ulimit),
+    switch(
+        "use-api-socket",
+        Meaning::Refused("there is no daemon with a socket in the machine"),
+    ),
+    sandbox("userns", Part::Userns),
+    sandbox("uts", Part::Uts),
     unsupported("volume").short('v'),
     unsupported("volume-driver"),
     unsupported("volumes-from"),

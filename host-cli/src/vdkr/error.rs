@@ -7,12 +7,12 @@ use vdkr_core::{
     channel::message::{Failure, FailureCode},
     reference::ReferenceError,
 };
-
-use vdkr_transfer::pull::ImageError;
+use vdkr_transfer::{TransferError, pull::ImageError};
 
 use super::{config::ConfigError, state::StateError};
 use crate::{
     exit::Exit,
+    registry_cli::error::{exit_of, words},
     vm::{channel::ChannelError, locate::LocateError, pipe::PipeError, start::StartError},
 };
 
@@ -164,6 +164,29 @@ impl From<PipeError> for Error {
             PipeError::Message(_) => told.with_hint("restart it with: vdkr memres restart"),
             _ => told,
         }
+    }
+}
+
+impl From<TransferError> for Error {
+    fn from(error: TransferError) -> Self {
+        let told = Self::new(Exit::from(&error), error.to_string());
+        match error {
+            TransferError::Tls { .. } => told.with_hint(
+                "give the certificate of the registry's CA with --ca-cert, or name the host with \
+                 --insecure-registry",
+            ),
+            TransferError::Denied { .. } => {
+                told.with_hint("log in with: vdkr login HOST (or --registry-user, --config FILE)")
+            }
+            _ => told,
+        }
+    }
+}
+
+impl From<anyhow::Error> for Error {
+    /// An error of a part that `container-registry` shares.
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(exit_of(&error), words(&error))
     }
 }
 

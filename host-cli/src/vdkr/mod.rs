@@ -5,16 +5,23 @@ pub mod attach;
 pub mod command;
 pub mod config;
 pub mod container_args;
+pub mod content;
 pub mod docker_options;
 pub mod environment;
 pub mod error;
+pub mod format;
 pub mod human;
+pub mod image_args;
 pub mod labels;
 pub mod layers;
+pub mod logins;
+pub mod nearest;
 pub mod news;
 pub mod registry;
 pub mod roots;
 pub mod run_options;
+pub mod sandbox;
+pub mod sandbox_options;
 pub mod session;
 pub mod settings;
 pub mod since;
@@ -26,8 +33,9 @@ pub mod value;
 use clap::CommandFactory as _;
 
 use self::{
-    args::{Cli, Command, ImageCommand, missing_command},
+    args::{Cli, Command, missing_command},
     error::{Error, Result},
+    image_args::{ImageCommand, SystemCommand},
     run_options::Verb,
     session::say,
     settings::{Settings, Surroundings},
@@ -98,36 +106,54 @@ async fn dispatch(cli: Cli) -> Result<u8> {
     }
     let settings = settings?;
     match command {
-        Command::Pull(args)
-        | Command::Image {
-            command: ImageCommand::Pull(args),
-        } => command::pull::run(&settings, &args).await,
-        Command::Images(args)
-        | Command::Image {
-            command: ImageCommand::Ls(args),
-        } => command::images::run(&settings, &args).await,
+        Command::History(args) => command::history::run(&settings, &args).await,
+        Command::Images(args) => command::images::run(&settings, &args).await,
+        Command::Image { command } => image(&settings, command).await,
+        Command::Import(args) => command::import::run(&settings, &args).await,
+        Command::Info(args) => command::info::run(&settings, &args).await,
         Command::Inspect(args) => command::inspect::run(&settings, &args).await,
-        Command::Image {
-            command: ImageCommand::Inspect(mut args),
-        } => {
-            args.kind.get_or_insert_with(|| "image".to_owned());
-            command::inspect::run(&settings, &args).await
-        }
-        Command::Rmi(args)
-        | Command::Image {
-            command: ImageCommand::Rm(args),
-        } => command::remove::run(&settings, &args).await,
-        Command::Tag(args)
-        | Command::Image {
-            command: ImageCommand::Tag(args),
-        } => command::tag::run(&settings, &args).await,
+        Command::Load(args) => command::load::run(&settings, &args).await,
+        Command::Login(args) => command::login::run(&settings, &args).await,
+        Command::Logout(args) => command::logout::run(&settings, &args),
+        Command::Pull(args) => command::pull::run(&settings, &args).await,
+        Command::Push(args) => command::push::run(&settings, &args).await,
+        Command::Rmi(args) => command::remove::run(&settings, &args).await,
+        Command::Save(args) => command::save::run(&settings, &args).await,
+        Command::Search { .. } => Err(command::search::instead()),
+        Command::System { command } => match command {
+            SystemCommand::Df(args) => command::df::run(&settings, &args).await,
+            SystemCommand::Info(args) => command::info::run(&settings, &args).await,
+            SystemCommand::Prune(args) => command::prune::run(&settings, &args).await,
+            SystemCommand::Events { .. } => Err(command::search::no_events()),
+        },
+        Command::Tag(args) => command::tag::run(&settings, &args).await,
+        Command::Vimport(args) => command::vimport::run(&settings, &args).await,
         Command::Vconfig(args) => command::vconfig::run(&settings, &args),
         Command::Memres { command } => command::memres::run(&settings, &command).await,
         Command::Vstorage { command } => command::vstorage::run(&settings, &command).await,
-        Command::Version => command::version::run(&settings).await,
+        Command::Version(args) => command::version::run(&settings, &args).await,
         Command::Containers(command) => command::container::run(&settings, command).await,
         Command::Run { .. } | Command::Create { .. } | Command::Vrun { .. } | Command::Other(_) => {
             Err(Error::usage("unknown command"))
         }
+    }
+}
+
+async fn image(settings: &Settings, command: ImageCommand) -> Result<u8> {
+    match command {
+        ImageCommand::History(args) => command::history::run(settings, &args).await,
+        ImageCommand::Import(args) => command::import::run(settings, &args).await,
+        ImageCommand::Inspect(mut args) => {
+            args.kind.get_or_insert_with(|| "image".to_owned());
+            command::inspect::run(settings, &args).await
+        }
+        ImageCommand::Load(args) => command::load::run(settings, &args).await,
+        ImageCommand::Ls(args) => command::images::run(settings, &args).await,
+        ImageCommand::Prune(args) => command::prune::run(settings, &args).await,
+        ImageCommand::Pull(args) => command::pull::run(settings, &args).await,
+        ImageCommand::Push(args) => command::push::run(settings, &args).await,
+        ImageCommand::Rm(args) => command::remove::run(settings, &args).await,
+        ImageCommand::Save(args) => command::save::run(settings, &args).await,
+        ImageCommand::Tag(args) => command::tag::run(settings, &args).await,
     }
 }

@@ -1,25 +1,23 @@
 //! How a request tells the agent to reach registries: the user's words, translated for the guest.
 
-use std::{
-    fs,
-    io::{self, BufRead as _, Read as _},
-    path::Path,
-};
+use std::{fs, io::Read as _, path::Path, sync::Arc};
 
 use vdkr_core::{
     candidates::{RegistryPrefix, Scheme},
     channel::message::{HostCredential, Mirror, RegistrySettings},
-    credentials::{Credential, Secret},
+    credentials::Credential,
     loopback::{
         DEFAULT_GATEWAY, translate_host, translate_insecure, translate_prefix, translate_reference,
         translate_url,
     },
-    reference::{Reference, is_image_id},
+    reference::{Host, Reference, is_image_id},
 };
+use vdkr_transfer::{Client, ClientConfig, CredentialSource, Roots, Trust, trust_rule};
 
 use super::{
+    config::NO_REGISTRY,
     error::{Error, Result},
-    roots,
+    logins, roots,
     session::say,
     settings::{Origin, Settings},
     value::{check_insecure, list, parse_bool},
@@ -27,19 +25,100 @@ use super::{
 
 /// Longest file of certificates that is read, in bytes.
 const MAX_CA: u64 = 1024 * 1024;
-/// Longest password that is read, in bytes.
-const MAX_PASSWORD: u64 = 64 * 1024;
 
 /// How registries are reached, for one request; wrong settings are told before a machine is started
 /// for nothing. To be called once: a password on standard input is read here.
-pub fn for_request(settings: &Settings) -> Result<RegistrySettings> {
-    let image = settings.start.search.locate(settings.arch).ok();
-    let mut request = assemble(settings, image.and_then(|image| image.registry).as_deref())?;
+pub fn for_request(settings: &Settings, names: &[&str]) -> Result<RegistrySettings> {
+    let baked = baked(settings);
+    let mut request = assemble(settings, baked.as_deref())?;
+    let given = logins::given(settings)?;
+    let prefix = prefix(settings, baked.as_deref())?;
+    request.credentials = hosts(prefix.as_ref(), names)
+        .into_iter()
+        .map(|(host, namespace)| {
+            let credential = given.for_host(&host, &namespace, prefix.as_ref())?;
+            let host = translate_host(&host, DEFAULT_GATEWAY).to_string();
+            Ok(HostCredential::new(host, credential))
+        })
+        .filter(|entry| !matches!(entry, Ok(entry) if entry.credential() == Credential::Anonymous))
+        .collect::<Result<_>>()?;
     request.public_roots = roots::of_this_computer();
     if settings.verbose {
         say(&describe(settings, &request));
     }
     Ok(request)
+}
+
+/// The registry that was written into the machine's image.
+fn baked(settings: &Settings) -> Option<String> {
+    let image = settings.start.search.locate(settings.arch).ok();
+    image.and_then(|image| image.registry)
+}
+
+/// The configured registry as this computer sees it.
+pub fn configured(settings: &Settings) -> Result<Option<RegistryPrefix>> {
+    prefix(settings, baked(settings).as_deref())
+}
+
+/// The registries that a request for these names may ask, with the namespace whose logins are preferred.
+fn hosts(prefix: Option<&RegistryPrefix>, names: &[&str]) -> Vec<(Host, String)> {
+    let mut hosts: Vec<(Host, String)> = Vec::new();
+    let configured = prefix.map(|prefix| {
+        let namespace = prefix.namespace().unwrap_or_default();
+        (prefix.host().clone(), namespace.to_owned())
+    });
+    hosts.extend(configured);
+    for name in names {
+        if let (false, Ok(reference)) = (is_image_id(name), Reference::parse(name)) {
+            hosts.push((host_side(reference.host()), String::new()));
+        }
+    }
+    let mut known: Vec<Host> = Vec::new();
+    hosts.retain(|(host, _)| {
+        let is_new = !known.contains(host);
+        known.push(host.clone());
+        is_new
+    });
+    hosts
+}
+
+/// A host as this computer calls it: the machine's gateway is this computer.
+pub fn host_side(host: &Host) -> Host {
+    let local = Host::parse("localhost").ok();
+    match local.filter(|_| host.name() == DEFAULT_GATEWAY) {
+        Some(local) => local.with_port(host.port()),
+        None => host.clone(),
+    }
+}
+
+/// A client for registries that this computer asks itself, by the same settings.
+pub fn client(settings: &Settings, credentials: Arc<dyn CredentialSource>) -> Result<Client> {
+    let request = assemble(settings, baked(settings).as_deref())?;
+    let (insecure, _) = settings.value("insecure-registry");
+    let mut hosts = Vec::new();
+    for entry in list(insecure).iter().filter(|entry| !entry.contains('/')) {
+        hosts.push(Host::parse(entry)?);
+    }
+    if let Some(prefix) = configured(settings)?
+        && prefix.scheme() == Some(Scheme::Http)
+    {
+        hosts.push(prefix.host().clone());
+    }
+    let mut roots = Roots::native();
+    if let Some(pem) = &request.ca_pem {
+        roots = roots.with_pem(pem.as_bytes(), "the file of --ca-cert")?;
+    }
+    let (rule, secure) = (trust_rule(hosts), request.secure);
+    Ok(Client::new(ClientConfig {
+        roots,
+        trust: Arc::new(move |host| match rule(host) {
+            Trust::PlainOrTls if secure => Trust::Tls,
+            trust => trust,
+        }),
+        credentials,
+        user_agent: concat!("vdkr/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..ClientConfig::default()
+    })?)
 }
 
 /// Puts the settings together. `baked` is the registry that was written into the machine's image;
@@ -76,15 +155,6 @@ fn assemble(settings: &Settings, baked: Option<&str>) -> Result<RegistrySettings
             )));
         }
     }
-    let credentials = match &prefix {
-        Some(prefix) => credentials(settings, translate_host(prefix.host(), gateway).to_string())?,
-        None if settings.global.registry_user.is_some() => {
-            return Err(Error::usage(
-                "--registry-user needs a registry; name one with --registry",
-            ));
-        }
-        None => Vec::new(),
-    };
     let mirrors = settings
         .config
         .mirrors()
@@ -103,8 +173,9 @@ fn assemble(settings: &Settings, baked: Option<&str>) -> Result<RegistrySettings
         mirrors: mirrors.collect(),
         ca_pem,
         public_roots: None,
-        credentials,
+        credentials: Vec::new(),
         gateway: gateway.to_owned(),
+        timeout: settings.value("timeout").0.parse().ok(),
     })
 }
 
@@ -140,7 +211,7 @@ fn prefix(settings: &Settings, baked: Option<&str>) -> Result<Option<RegistryPre
     }
     let (text, origin) = match (settings.value("registry"), baked) {
         (("", _), Some(baked)) => (baked, "the machine's image".to_owned()),
-        (("", _), None) => return Ok(None),
+        (("", _), None) | ((NO_REGISTRY, _), _) => return Ok(None),
         ((text, origin), _) => (text, origin.to_string()),
     };
     let prefix = RegistryPrefix::parse(text)
@@ -165,38 +236,6 @@ fn read_ca(path: &Path) -> Result<String> {
             "cannot read the certificates in {shown}: {error}"
         ))),
     }
-}
-
-fn credentials(settings: &Settings, host: String) -> Result<Vec<HostCredential>> {
-    let Some(username) = settings.global.registry_user.clone() else {
-        return Ok(Vec::new());
-    };
-    let password = if settings.global.registry_password_stdin {
-        read_password(io::stdin().lock())?
-    } else {
-        let variable = std::env::var("VDKR_REGISTRY_PASSWORD").ok();
-        variable.map(Secret::new).ok_or_else(|| {
-            Error::usage("no password for --registry-user")
-                .with_hint("give it with --registry-password-stdin or in VDKR_REGISTRY_PASSWORD")
-        })?
-    };
-    Ok(vec![HostCredential::new(
-        host,
-        Credential::Basic { username, password },
-    )])
-}
-
-fn read_password(input: impl io::BufRead) -> Result<Secret> {
-    let mut line = String::new();
-    input
-        .take(MAX_PASSWORD)
-        .read_line(&mut line)
-        .map_err(|error| Error::usage(format!("cannot read the password: {error}")))?;
-    let password = line.trim_end_matches(['\r', '\n']);
-    if password.is_empty() {
-        return Err(Error::usage("the password on standard input is empty"));
-    }
-    Ok(Secret::new(password))
 }
 
 /// What `--verbose` says about the registry of a request.
@@ -255,6 +294,7 @@ mod tests {
             ..Global::default()
         };
         assert_eq!(registry(none, &variable, file), None);
+        assert_eq!(registry(with_registry("none"), &variable, file), None);
     }
 
     #[test]
@@ -334,25 +374,23 @@ mod tests {
     }
 
     #[test]
-    fn passwords() {
-        assert_eq!(
-            read_password(&b"s3cret with spaces \r\nrest"[..])
-                .unwrap()
-                .expose(),
-            "s3cret with spaces "
-        );
-        assert!(read_password(&b"\n"[..]).is_err());
-        let user = Global {
-            registry_user: Some("u".into()),
-            no_registry: true,
-            ..Global::default()
+    fn logins_are_looked_up_for_the_registries_that_may_be_asked() {
+        let prefix = RegistryPrefix::parse("localhost:5000/yocto").unwrap();
+        let asked = |prefix, names: &[&str]| -> Vec<String> {
+            let hosts = hosts(prefix, names).into_iter();
+            hosts
+                .map(|(host, namespace)| format!("{host} {namespace}"))
+                .collect()
         };
-        assert!(
-            request(user, &[], "")
-                .unwrap_err()
-                .to_string()
-                .contains("--registry")
+        assert_eq!(
+            asked(
+                Some(&prefix),
+                &["app", "10.0.2.2:5000/x", "ghcr.io/x/y", "0123456789ab"]
+            ),
+            ["localhost:5000 yocto", "docker.io ", "ghcr.io "]
         );
+        assert_eq!(asked(None, &["localhost/x"]), ["localhost "]);
+        assert_eq!(asked(None, &[]), [""; 0]);
     }
 
     #[test]

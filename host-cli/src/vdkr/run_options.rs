@@ -13,6 +13,7 @@ use vdkr_core::{
 use super::{
     docker_options::{Form, Meaning, OPTIONS, Opt},
     labels,
+    sandbox_options::SandboxOptions,
 };
 
 /// The command whose options these are.
@@ -108,6 +109,8 @@ pub struct RunOptions {
     pub stop_signal: Option<u8>,
     /// `--stop-timeout`, in seconds.
     pub stop_timeout: Option<i64>,
+    /// What the container may do and use.
+    pub sandbox: SandboxOptions,
     /// `-t`.
     pub tty: bool,
     /// `-u`.
@@ -118,6 +121,8 @@ pub struct RunOptions {
     pub image: String,
     /// What follows the image, exactly as given.
     pub args: Vec<String>,
+    /// What the user should hear about options without effect.
+    pub warnings: Vec<String>,
 }
 
 /// What the words after `run` ask for.
@@ -162,6 +167,12 @@ pub enum OptionError {
     /// Two options that exclude each other.
     #[error("{0} cannot be used together")]
     Conflict(&'static str),
+    /// The options do not go together; the text says which.
+    #[error("{0}")]
+    Together(String),
+    /// An option of docker's that cannot be had here.
+    #[error("option {0} cannot be honoured: {1}")]
+    Refused(String, &'static str),
     /// The image is missing.
     #[error("run needs the name of an image; see vdkr run --help")]
     NoImage,
@@ -194,11 +205,13 @@ pub fn parse(verb: Verb, words: Vec<OsString>) -> Result<Parsed, OptionError> {
         sig_proxy: true,
         stop_signal: None,
         stop_timeout: None,
+        sandbox: SandboxOptions::default(),
         tty: false,
         user: None,
         workdir: None,
         image: String::new(),
         args: Vec::new(),
+        warnings: Vec::new(),
     };
     let image = loop {
         let word = words.next().ok_or(OptionError::NoImage)??;
@@ -230,6 +243,11 @@ pub fn parse(verb: Verb, words: Vec<OsString>) -> Result<Parsed, OptionError> {
     if options.rm && options.restart != RestartPolicy::No {
         return Err(OptionError::Conflict("--restart and --rm"));
     }
+    let hostname = options.hostname.is_some();
+    options
+        .sandbox
+        .check(hostname)
+        .map_err(OptionError::Together)?;
     Ok(Parsed::Run(Box::new(options)))
 }
 
@@ -309,6 +327,25 @@ fn apply(
         _ => Err(wrong("true, false")),
     };
     match option.meaning {
+        Meaning::Sandbox(part) => {
+            let value = match option.form {
+                Form::Switch => truth()?.to_string(),
+                Form::Value => value,
+            };
+            options.sandbox.apply(part, &value).map_err(meaningless)?;
+        }
+        Meaning::Ignored(why) => {
+            let warning = format!("option {shown} has no effect: {why}");
+            if !options.warnings.contains(&warning) {
+                options.warnings.push(warning);
+            }
+        }
+        Meaning::Refused(why) => {
+            // A switch that is turned off asks for nothing.
+            if option.form == Form::Value || truth()? {
+                return Err(OptionError::Refused(shown.to_owned(), why));
+            }
+        }
         Meaning::Unsupported => return Err(OptionError::Unsupported(shown.to_owned())),
         Meaning::Help => return truth(),
         Meaning::Detach => options.detach = truth()?,
@@ -388,6 +425,38 @@ Options (the same as docker's; what follows IMAGE is passed on exactly as given)
   -u, --user USER[:GROUP]    Run as this user, by name or number
   -w, --workdir DIR          Working directory inside the container
 
+Network:
+      --network MODE         bridge, host, none or container:NAME [default: bridge]
+  -p, --publish [ADDRESS:]HOST:CONTAINER[/tcp|/udp]
+                             Lead a port of this computer, or a range, to the container's.
+                             Without ADDRESS on 127.0.0.1 alone, other than docker: name
+                             0.0.0.0 to let others in
+  -P, --publish-all          Publish the ports that the image exposes, each on a free one
+      --expose PORT[/PROTO]  One more port for --publish-all
+      --add-host NAME:ADDRESS  Add to /etc/hosts; host-gateway is this computer
+      --dns ADDRESS          Name server instead of this computer's
+      --dns-option, --dns-search, --domainname
+
+Rights:
+      --cap-add, --cap-drop NAME   Give or take a capability, or ALL
+      --device PATH[:PATH[:rwm]]   Give a device of the machine
+      --group-add GROUP      One more group of the user
+      --privileged           Everything that root of the machine may do
+      --security-opt OPTION  seccomp=unconfined, seccomp=FILE, no-new-privileges,
+                             systempaths=unconfined
+      --sysctl NAME=VALUE    Set a parameter of the container's own kernel namespaces
+      --ipc, --pid, --uts host     Share the machine's; --userns host, --cgroupns private and
+                             --isolation default are how it is in any case
+
+Limits and file systems:
+  -m, --memory SIZE          Memory, such as 64m; --memory-swap, --memory-reservation
+      --cpus NUMBER          Processors, such as 0.5; -c, --cpu-shares, --cpu-period, --cpu-quota,
+                             --cpuset-cpus, --cpuset-mems
+      --pids-limit NUMBER    Processes and threads
+      --ulimit NAME=SOFT[:HARD]    Limit each process; --oom-score-adj
+      --shm-size SIZE        Size of /dev/shm [default: 64m]
+      --tmpfs PATH[:OPTIONS] Mount a file system in memory
+
 The exit status is the container's; 125 when the container could not be started, 126 when its
 command cannot be executed, 127 when there is no such command.
 
@@ -396,6 +465,8 @@ A detached container keeps the machine running: where none runs, one is started 
 Examples:
   vdkr {verb} container-base uname -m
   vdkr {verb} -it container-base sh
+  vdkr {verb} -p 8080:80 container-base httpd -f
+  vdkr {verb} --read-only --tmpfs /run --cap-drop ALL -m 64m container-base id
   vdkr run -d --name web --restart always container-base httpd -f
   tar c src | vdkr run --rm -i container-base sh -c 'tar x && ls -R'
 ";
@@ -511,7 +582,6 @@ mod tests {
             }
         }
         assert!(error(&["-v", "/a:/b", "i"]).contains("option -v is one of docker's"));
-        assert!(error(&["-itP", "i"]).contains("option -P"));
     }
 
     #[test]
@@ -570,6 +640,90 @@ mod tests {
     }
 
     #[test]
+    fn no_value_of_any_option_is_taken_for_the_image() {
+        // Values that do for options that look at theirs.
+        let values = [
+            "value",
+            "1",
+            "a=b",
+            "a:1.1.1.1",
+            "CHOWN",
+            "private",
+            "host",
+            "default",
+            "bridge",
+            "/dev/null",
+            "1.1.1.1",
+            "80",
+            "64m",
+            "80:80",
+            "no-new-privileges",
+            "/x",
+            "nofile=1",
+            "missing",
+            "0-1",
+            "5000",
+        ];
+        for option in OPTIONS.iter().filter(|option| option.form == Form::Value) {
+            let long = format!("--{}", option.long);
+            let names = [Some(long), option.short.map(|short| format!("-{short}"))];
+            for name in names.into_iter().flatten() {
+                let read = |value: &str| parse(Verb::Run, words(&[&name, value, "img", "arg"]));
+                let outcomes: Vec<_> = values.iter().map(|value| read(value)).collect();
+                for outcome in &outcomes {
+                    if let Ok(Parsed::Run(options)) = outcome {
+                        assert_eq!(
+                            (options.image.as_str(), &options.args[..]),
+                            ("img", &["arg".to_owned()][..]),
+                            "{name}"
+                        );
+                    }
+                }
+                let refused = matches!(option.meaning, Meaning::Refused(_) | Meaning::Unsupported);
+                let read = outcomes.iter().any(Result::is_ok);
+                // A limit of swap means something beside one of memory only.
+                let needs_more = option.long == "memory-swap";
+                assert!(refused != read || needs_more, "{name}: {outcomes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_and_what_does_no_harm_is_told() {
+        for option in OPTIONS {
+            let long = format!("--{}", option.long);
+            match option.meaning {
+                Meaning::Refused(why) => {
+                    let given = if option.form == Form::Switch {
+                        vec!["i"]
+                    } else {
+                        vec!["1", "i"]
+                    };
+                    let error = error(&[&[long.as_str()][..], &given].concat());
+                    assert_eq!(error, format!("option {long} cannot be honoured: {why}"));
+                }
+                Meaning::Ignored(why) if option.form == Form::Value => {
+                    let options = run(&[&long, "x", &long, "y", "i"]);
+                    assert_eq!(
+                        options.warnings,
+                        [format!("option {long} has no effect: {why}")]
+                    );
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(run(&["--oom-kill-disable=false", "i"]).image, "i");
+        assert!(run(&["--privileged", "i"]).sandbox.sandbox.privileged);
+        assert!(!run(&["--privileged=0", "i"]).sandbox.sandbox.privileged);
+        assert!(error(&["--privileged=maybe", "i"]).contains("true, false"));
+        let error = error(&["--cap-add", "NET", "i"]);
+        assert!(
+            error.starts_with("option --cap-add: \"NET\" is no capability"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn unknown_and_incomplete() {
         assert!(error(&["--bogus", "i"]).contains("unknown option --bogus"));
         assert!(error(&["--bogus=1", "i"]).contains("unknown option --bogus;"));
@@ -610,11 +764,19 @@ mod tests {
         shorts.sort_unstable();
         shorts.dedup();
         assert_eq!((longs.len(), shorts.len()), (all, all_short));
-        for option in OPTIONS
-            .iter()
-            .filter(|option| option.meaning != Meaning::Unsupported)
-        {
-            assert!(option.long == "help" || HELP.contains(&format!("--{}", option.long)));
+        for option in OPTIONS.iter().filter(|option| {
+            !matches!(
+                option.meaning,
+                Meaning::Unsupported | Meaning::Refused(_) | Meaning::Ignored(_)
+            )
+        }) {
+            // Second names, and a switch for what is never done.
+            let silent = ["help", "net", "dns-opt", "no-healthcheck"].contains(&option.long);
+            assert!(
+                silent || HELP.contains(&format!("--{}", option.long)),
+                "{}",
+                option.long
+            );
         }
     }
 }

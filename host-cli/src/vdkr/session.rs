@@ -10,7 +10,7 @@ use tokio::{
 use vdkr_core::channel::message::{DiskRequest, Done, Failure, Reply, Request};
 
 use super::{
-    command::wrong_reply,
+    command::{memres, wrong_reply},
     error::{Error, Result},
     settings::{Origin, Settings, StatePlace},
     state::{self, Lock, Wait},
@@ -86,6 +86,13 @@ impl Session {
         };
         if let Some(connection) = kept::connect(dir).await? {
             return Ok(Self::kept(connection, settings, stages, timing));
+        }
+        if settings.auto_daemon {
+            memres::ensure(settings).await?;
+            stages.mark("daemon");
+            if let Some(connection) = kept::connect(dir).await? {
+                return Ok(Self::kept(connection, settings, stages, timing));
+            }
         }
         state::prepare(dir, settings.arch)?;
         stages.mark("state");

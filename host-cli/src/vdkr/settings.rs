@@ -104,6 +104,8 @@ pub struct Settings {
     pub idle_timeout: u64,
     /// Whether to say more.
     pub verbose: bool,
+    /// Whether a machine that a command starts is kept.
+    pub auto_daemon: bool,
     layers: Vec<(&'static Key, String, Origin)>,
 }
 
@@ -175,11 +177,8 @@ impl Settings {
             _ => "the configuration",
         };
         let seconds = |name: &str| parse_seconds(value(name)).map_err(usage);
-        let verbose = match variable("VDKR_VERBOSE") {
-            _ if global.verbose => true,
-            Some(text) => parse_bool(&text).map_err(|e| usage(format!("VDKR_VERBOSE: {e}")))?,
-            None => false,
-        };
+        let truth = |name: &str| parse_bool(value(name)).map_err(usage);
+        let (verbose, auto_daemon) = (truth("verbose")?, truth("auto-daemon")?);
         let start = StartOptions {
             arch,
             search: Search {
@@ -214,6 +213,7 @@ impl Settings {
             start,
             idle_timeout,
             verbose,
+            auto_daemon,
             layers,
         })
     }
@@ -294,6 +294,7 @@ fn option(global: &Global, key: &str) -> Result<Option<(&'static str, String)>> 
         }
         "secure-registry" if global.secure_registry => Some(("--secure-registry", "true".into())),
         "ca-cert" => path("--ca-cert", &global.ca_cert)?,
+        "verbose" if global.verbose => Some(("--verbose", "true".into())),
         "pull-in" => text("--pull-in", &global.pull_in),
         "accel" if global.no_kvm => Some(("--no-kvm", "tcg".into())),
         "accel" => text("--accel", &global.accel),

@@ -92,7 +92,7 @@ impl Form {
 /// A row without anything that could drive a terminal: a machine says what it likes.
 fn harmless(row: &Value) -> Value {
     match row {
-        Value::String(text) => text.chars().filter(|c| !c.is_control()).collect(),
+        Value::String(text) => Value::String(text.chars().filter(|c| !c.is_control()).collect()),
         Value::Object(fields) => fields
             .iter()
             .map(|(name, value)| (name.clone(), harmless(value)))

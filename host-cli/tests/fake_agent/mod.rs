@@ -214,6 +214,7 @@ fn images() -> Vec<ImageRow> {
         id: format!("sha256:{}", byte.repeat(32)),
         created: Some("2020-01-02T03:04:05Z".into()),
         size,
+        ..ImageRow::default()
     };
     vec![
         row(

@@ -11,6 +11,8 @@ mod tar;
 mod write;
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use vdkr_core::digest::{Algorithm, Digest};
@@ -51,6 +53,26 @@ pub fn open(path: impl Into<PathBuf>) -> Result<(OciLayout, Found), TransferErro
     }
     let reason = format!("it has neither {INDEX} (an OCI layout) nor {MANIFEST} (docker save)");
     Err(TransferError::archive(path, reason))
+}
+
+/// A regular file's content, inflated into a temporary file when it is compressed with gzip or zstd, and
+/// not a bomb. May block.
+pub fn open_plain(path: &Path) -> Result<File, TransferError> {
+    spool::open_plain(path)
+}
+
+/// Undoes gzip or zstd, whichever the first bytes show, or neither.
+pub fn inflated<'a>(mut source: impl Read + 'a) -> std::io::Result<Box<dyn Read + 'a>> {
+    let mut first = Vec::with_capacity(4);
+    (&mut source).take(4).read_to_end(&mut first)?;
+    let compressed = spool::Compressed::of(&first);
+    compressed.reader(std::io::Cursor::new(first).chain(source))
+}
+
+/// The header of a member of an archive, for writers that send one as it is made: a regular file of
+/// this name and size. Behind its data the next header begins at a multiple of 512 bytes.
+pub fn member_header(name: &str, size: u64) -> Vec<u8> {
+    tar::written(name, size)
 }
 
 /// Opens an archive of an OCI layout. May block.
@@ -116,4 +138,49 @@ fn digest_of(content: &Content, algorithm: Algorithm) -> Result<Digest, Transfer
         hasher.update(&piece);
     }
     Ok(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn compression_is_undone_whatever_it_is() {
+        let plain = b"content ".repeat(1000);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&plain).unwrap();
+        let gzip = gzip.finish().unwrap();
+        let zstd = zstd::stream::encode_all(plain.as_slice(), 1).unwrap();
+        for packed in [&plain, &gzip, &zstd] {
+            let mut out = Vec::new();
+            inflated(packed.as_slice())
+                .unwrap()
+                .read_to_end(&mut out)
+                .unwrap();
+            assert!(out == plain);
+        }
+        // A cut stream is an error, and a short one is what it is.
+        let mut out = Vec::new();
+        let mut cut = inflated(&gzip[..gzip.len() / 2]).unwrap();
+        assert!(cut.read_to_end(&mut out).is_err());
+        for short in [&b""[..], b"a", b"abc"] {
+            let mut out = Vec::new();
+            inflated(short).unwrap().read_to_end(&mut out).unwrap();
+            assert_eq!(out, short);
+        }
+    }
+
+    #[test]
+    fn a_header_is_read_back() {
+        for (name, size) in [("blobs/sha256/ab", 12), (&*"n".repeat(150), 1 << 34)] {
+            let header = member_header(name, size);
+            assert_eq!(header.len() % 512, 0);
+            let mut block = [0; 512];
+            block.copy_from_slice(&header[header.len() - 512..]);
+            let read = vdkr_core::tar::header::decode(&block).unwrap().unwrap();
+            assert_eq!(read.size, size);
+        }
+    }
 }

@@ -158,6 +158,11 @@ impl<R: BufRead> Archive<R> {
         self.inner
     }
 
+    /// The stream itself. What is read of it here is missed by the archive.
+    pub fn inner_mut(&mut self) -> &mut R {
+        &mut self.inner
+    }
+
     /// The next member; what is left of the current one's data is skipped. `None` at the end:
     /// two blocks of zeros, or the end of the stream where a header would stand.
     pub fn next_member(&mut self) -> Result<Option<Member>, ArchiveError> {

@@ -15,10 +15,11 @@ pub mod archive;
 pub mod fixture;
 pub mod name;
 pub mod pax;
+pub mod recipe;
 pub mod sparse;
 mod stream;
 
-pub use stream::{Measures, Sink, read_layer};
+pub use stream::{Hash, Measures, Sink, read_layer, read_layer_recorded};
 
 use archive::ArchiveError;
 use name::NameError;
@@ -225,7 +226,7 @@ impl From<io::Error> for UnpackError {
 }
 
 /// A name from an archive, short and without control characters.
-fn printable(name: &[u8]) -> String {
+pub fn printable(name: &[u8]) -> String {
     const MOST: usize = 200;
     let text = name[..name.len().min(MOST)].escape_ascii().to_string();
     if name.len() > MOST {

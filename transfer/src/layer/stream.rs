@@ -8,6 +8,7 @@ use flate2::bufread::MultiGzDecoder;
 use vdkr_core::digest::{Algorithm, Digest};
 
 use super::archive::{Archive, Member};
+use super::recipe::{Recorded, Recorder};
 use super::{Limits, UnpackError};
 
 /// Bytes moved at once between stages.
@@ -47,6 +48,18 @@ pub fn read_layer(
     cancelled: &(dyn Fn() -> bool + Sync),
     sink: &mut impl Sink,
 ) -> Result<Measures, UnpackError> {
+    read_layer_recorded(source, diff_id, limits, cancelled, sink, None)
+}
+
+/// As [`read_layer`], and notes down how the archive can be made again.
+pub fn read_layer_recorded(
+    source: impl io::Read + Send,
+    diff_id: &Digest,
+    limits: Limits,
+    cancelled: &(dyn Fn() -> bool + Sync),
+    sink: &mut impl Sink,
+    recorder: Option<&mut Recorder>,
+) -> Result<Measures, UnpackError> {
     let mut plain = Plain::new(source, diff_id.algorithm(), limits, cancelled)?;
     let parallel = thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
     if parallel {
@@ -69,10 +82,11 @@ pub fn read_layer(
                 piece: Vec::new(),
                 at: 0,
             };
-            read_members(pieces, sink)
+            read_members(Recorded::new(pieces, recorder), sink)
         })
     } else {
-        read_members(BufReader::with_capacity(PIECE, &mut plain), sink)
+        let plain = BufReader::with_capacity(PIECE, &mut plain);
+        read_members(Recorded::new(plain, recorder), sink)
     }?;
     let got = plain.hash.finish();
     if got != *diff_id {
@@ -87,9 +101,13 @@ pub fn read_layer(
     })
 }
 
-fn read_members(plain: impl BufRead, sink: &mut impl Sink) -> Result<(), UnpackError> {
+fn read_members<R: BufRead>(
+    plain: Recorded<'_, R>,
+    sink: &mut impl Sink,
+) -> Result<(), UnpackError> {
     let mut archive = Archive::new(plain);
     while let Some(member) = archive.next_member()? {
+        archive.inner_mut().member(&member);
         sink.member(&member, &mut archive)?;
     }
     let mut rest = archive.into_inner();
@@ -253,13 +271,22 @@ impl<R: io::Read> Decoder<R> {
 
 /// The digest of the plain archive. In an emulated guest this is a third faster than the pure Rust
 /// implementation that serves elsewhere, and the TLS library brings it anyway.
-struct Hash {
+pub struct Hash {
     algorithm: Algorithm,
     context: ring::digest::Context,
 }
 
+impl std::fmt::Debug for Hash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hash")
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Hash {
-    fn new(algorithm: Algorithm) -> Self {
+    /// Begins one.
+    pub fn new(algorithm: Algorithm) -> Self {
         let context = ring::digest::Context::new(match algorithm {
             Algorithm::Sha256 => &ring::digest::SHA256,
             Algorithm::Sha512 => &ring::digest::SHA512,
@@ -267,11 +294,13 @@ impl Hash {
         Self { algorithm, context }
     }
 
-    fn update(&mut self, bytes: &[u8]) {
+    /// Takes more bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
         self.context.update(bytes);
     }
 
-    fn finish(&self) -> Digest {
+    /// The digest of all bytes so far.
+    pub fn finish(&self) -> Digest {
         let mut text = format!("{}:", self.algorithm);
         for byte in self.context.clone().finish().as_ref() {
             for nibble in [byte >> 4, byte & 15] {

@@ -1,6 +1,6 @@
 //! The registry client that a request's settings describe.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use vdkr_core::{channel::message::RegistrySettings, credentials::Credential, reference::Host};
 
@@ -28,12 +28,19 @@ pub fn client_config(settings: &RegistrySettings) -> Result<ClientConfig, ImageE
             .with_bundle(pem.as_bytes(), "the host's trust store")
             .map_err(|error| setting("public-roots", "", &error))?;
     }
+    let defaults = ClientConfig::default();
+    let patience = settings
+        .timeout
+        .map(|seconds| Duration::from_secs(seconds.max(1).into()));
+    let idle_timeout = patience.unwrap_or(defaults.idle_timeout);
     Ok(ClientConfig {
         roots,
+        connect_timeout: defaults.connect_timeout.min(idle_timeout),
+        idle_timeout,
         trust: trust(settings)?,
         mirrors: mirrors(settings)?,
         credentials: credentials(settings)?,
-        ..ClientConfig::default()
+        ..defaults
     })
 }
 

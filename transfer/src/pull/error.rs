@@ -52,6 +52,17 @@ pub enum ImageError {
     /// No such image in the store.
     #[error("no image {0:?} here")]
     NoImage(String),
+    /// A layer that an image to be added needs.
+    #[error("layer {0} is not here")]
+    NoLayer(Digest),
+    /// A layer whose archive cannot be made again.
+    #[error("layer {layer} cannot be read as an archive: {reason}")]
+    NoArchive {
+        /// Its diff_id.
+        layer: Digest,
+        /// Why not.
+        reason: String,
+    },
     /// A name, or the start of an id, that several images have.
     #[error("{name:?} can mean several images: {}", matches.join(", "))]
     Ambiguous {
@@ -195,9 +206,10 @@ impl ImageError {
             | Self::Platform { .. }
             | Self::Setting { .. }
             | Self::Ambiguous { .. } => FailureCode::Usage,
-            Self::NoImage(_) | Self::Unknown { .. } | Self::NoPlatform { .. } => {
-                FailureCode::NotFound
-            }
+            Self::NoImage(_)
+            | Self::NoLayer(_)
+            | Self::Unknown { .. }
+            | Self::NoPlatform { .. } => FailureCode::NotFound,
             Self::Pull { source, .. } => transfer_code(source),
             Self::NotAnImage { .. } => FailureCode::Unsupported,
             Self::Cancelled => FailureCode::Cancelled,
@@ -208,6 +220,7 @@ impl ImageError {
                 _ => FailureCode::Failed,
             },
             Self::SeveralNames { .. }
+            | Self::NoArchive { .. }
             | Self::InUse(_)
             | Self::Manifest { .. }
             | Self::Io { .. }
@@ -237,6 +250,10 @@ impl ImageError {
             )),
             Self::Pull { source, .. } if matches!(**source, TransferError::Tls { .. }) => {
                 Some("give the certificate of the registry's CA, or name the host insecure".into())
+            }
+            Self::NoLayer(_) => Some("try again; another command removed it meanwhile".to_owned()),
+            Self::NoArchive { .. } => {
+                Some("remove the image, pull it again, and save or push it then".to_owned())
             }
             Self::NotHandedOver { .. } => Some(
                 "run it with a host program of the agent's release, or pull it once more with \

@@ -1,11 +1,12 @@
 //! What the agent answers, and its news on the way.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ContainerReply, NeededLayers};
+use super::{ContainerReply, NeededLayers, Publication};
+use crate::{digest::Digest, manifest::Descriptor};
 
 /// The answer that ends a stream.
 pub type Done = Result<Reply, Failure>;
@@ -50,12 +51,47 @@ pub enum Reply {
     },
     /// The new name stands.
     Tagged,
+    /// The image is in the store.
+    Added {
+        /// Digest of its configuration.
+        id: Digest,
+        /// The image that had the name before, when it was another one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaced: Option<Digest>,
+    },
+    /// The layer is in the store.
+    LayerAdded {
+        /// It was there before.
+        #[serde(default)]
+        present: bool,
+    },
+    /// The parts of images, in the order of the names asked for.
+    Exported {
+        /// One for each name.
+        images: Vec<ExportedImage>,
+    },
+    /// Everything asked for went out on standard output.
+    Sent,
+    /// What was removed, or would be.
+    Pruned {
+        /// One for each name or content.
+        removed: Vec<Removed>,
+        /// Bytes of layers that are free now.
+        freed: u64,
+    },
+    /// How much room everything takes.
+    Usage(Usage),
     /// The agent and its machine.
     Info(Info),
     /// The machine goes down now.
     Bye,
     /// The machine goes down now, and has nothing left to write: it may be switched off.
     Settled,
+    /// Ports that lead to containers.
+    Published {
+        /// One for each container.
+        publications: Vec<Publication>,
+    },
     /// A reply of a later version.
     #[serde(other)]
     Unknown,
@@ -105,6 +141,65 @@ pub struct ImageRow {
     pub created: Option<String>,
     /// Size of the unpacked layers in bytes.
     pub size: u64,
+    /// Labels of the configuration.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The parts of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportedImage {
+    /// Digest of the configuration.
+    pub id: Digest,
+    /// Bytes of the configuration.
+    pub config_size: u64,
+    /// The manifest that it was pulled or loaded with.
+    pub manifest: Descriptor,
+    /// The name asked for, in full with its tag; absent for an id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// All names with a tag, in full.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// `host/repository@digest` of where it came from.
+    #[serde(default)]
+    pub digests: Vec<String>,
+    /// Its layers, lowest first.
+    #[serde(default)]
+    pub layers: Vec<ExportedLayer>,
+}
+
+/// A layer of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportedLayer {
+    /// Digest of the plain archive.
+    pub diff_id: Digest,
+    /// Bytes of data in its files.
+    #[serde(default)]
+    pub size: u64,
+    /// Bytes of the plain archive, when the store can make it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain: Option<u64>,
+}
+
+/// How much room everything takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Images.
+    pub images: u64,
+    /// Images that a container uses.
+    pub images_active: u64,
+    /// Bytes of the layers of all images.
+    pub layers_size: u64,
+    /// Bytes of layers that only images without a container have.
+    pub layers_reclaimable: u64,
+    /// Bytes of layers without an image.
+    pub spare_size: u64,
+    /// Bytes of the place where images are kept.
+    pub state_total: u64,
+    /// Bytes left there.
+    pub state_available: u64,
 }
 
 /// One step of a removal.

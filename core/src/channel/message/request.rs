@@ -4,8 +4,11 @@ use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{AdmitRequest, ContainerRequest, LayerDisk, Life, exposed};
-use crate::credentials::{Credential, Secret};
+use super::{AdmitRequest, ContainerRequest, LayerDisk, Life, PublishRequest, Sandbox, exposed};
+use crate::{
+    credentials::{Credential, Secret},
+    digest::Digest,
+};
 
 /// What the host asks for; opens a stream.
 #[expect(
@@ -78,12 +81,76 @@ pub enum Request {
     },
     /// Describe the agent and its machine: [`Reply::Info`](super::Reply::Info).
     Info,
+    /// Put an image whose layers are there into the store: [`Reply::Added`](super::Reply::Added).
+    AddImage(AddImage),
+    /// Take a layer from standard input, plain or compressed:
+    /// [`Reply::LayerAdded`](super::Reply::LayerAdded), at once when the store has it.
+    AddLayer {
+        /// Digest of the plain archive.
+        diff_id: Digest,
+    },
+    /// Name the parts of images, so that they can be read one by one:
+    /// [`Reply::Exported`](super::Reply::Exported).
+    Export {
+        /// Names or ids.
+        names: Vec<String>,
+    },
+    /// Send a part of an image on standard output: a manifest, a configuration, or a layer as the
+    /// plain archive that it came as: [`Reply::Sent`](super::Reply::Sent).
+    ReadBlob {
+        /// Digest of the document, or the layer's diff_id.
+        digest: Digest,
+    },
+    /// Remove images that nothing names, and layers of interrupted pulls:
+    /// [`Reply::Pruned`](super::Reply::Pruned).
+    Prune(PruneRequest),
+    /// Say how much room everything takes: [`Reply::Usage`](super::Reply::Usage).
+    Usage,
     /// Stop containers, sync, power off: [`Reply::Bye`](super::Reply::Bye) or
     /// [`Reply::Settled`](super::Reply::Settled) comes first.
     Shutdown,
+    /// Have the ports that this connection published belong to a container, by its id, until that
+    /// ends: [`Reply::Published`](super::Reply::Published).
+    AdoptPorts {
+        /// The container.
+        id: String,
+    },
+    /// Lead ports of the host to a container that is about to be run. They are closed with the
+    /// connection: [`Reply::Published`](super::Reply::Published).
+    Publish(PublishRequest),
+    /// List the ports that are open: [`Reply::Published`](super::Reply::Published).
+    Published,
     /// A request of a later version.
     #[serde(other)]
     Unknown,
+}
+
+/// Arguments of [`Request::AddImage`]. The configuration comes on standard input, then the manifest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AddImage {
+    /// The name to give it, if any; with a tag, as the agent is to store it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Media type of the manifest.
+    pub media_type: String,
+    /// Bytes of the configuration.
+    pub config_size: u64,
+    /// Bytes of the manifest.
+    pub manifest_size: u64,
+}
+
+/// Arguments of [`Request::Prune`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PruneRequest {
+    /// Also images with names, unless a container uses them.
+    pub all: bool,
+    /// Say what would go, and leave it.
+    pub dry_run: bool,
+    /// Only these of them, by id; all when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub only: Option<Vec<Digest>>,
 }
 
 /// Arguments of [`Request::AttachDisk`].
@@ -156,6 +223,9 @@ pub struct RunRequest {
     /// Mount the root file system read-only.
     #[serde(default)]
     pub read_only: bool,
+    /// What the container may do and use.
+    #[serde(default)]
+    pub sandbox: Sandbox,
     /// Whether to pull first.
     #[serde(default)]
     pub pull: PullPolicy,
@@ -203,6 +273,10 @@ pub struct RegistrySettings {
     pub credentials: Vec<HostCredential>,
     /// The address under which the guest reaches the host (`10.0.2.2`).
     pub gateway: String,
+    /// Seconds that a registry may stay silent before it is tried again or given up; the agent's own
+    /// patience when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
 }
 
 /// Mirrors of one registry, tried in order before it.

@@ -4,6 +4,7 @@ mod differential;
 mod hostile;
 mod image;
 mod ordinary;
+mod recipe;
 
 use std::fs;
 use std::io::Read;

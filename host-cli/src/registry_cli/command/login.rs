@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use vdkr_core::credentials::{Credential, Place, Secret};
 use vdkr_core::reference::Host;
-use vdkr_transfer::TransferError;
+use vdkr_transfer::{Client, CredentialSource, TransferError};
 
 use crate::exit::Exit;
 use crate::out;
@@ -53,7 +53,7 @@ pub async fn run(config: &Config, args: &LoginArgs) -> Result<()> {
         );
     }
     let credential = credential(args, &host)?;
-    let asked = check(config, &host, &credential).await?;
+    let asked = check(&host, &credential, |source| client(config, source)).await?;
     if !asked {
         eprintln!("warning: {host} asked for no credentials, so these are not proved to be right");
     }
@@ -108,7 +108,8 @@ pub fn file_of(given: Option<&PathBuf>) -> Result<PathBuf> {
         .exit(Exit::Usage)
 }
 
-fn credential(args: &LoginArgs, host: &Host) -> Result<Credential> {
+/// Who logs in: from the options, else asked at the terminal.
+pub fn credential(args: &LoginArgs, host: &Host) -> Result<Credential> {
     let mut terminal = if args.password_stdin {
         None
     } else {
@@ -139,7 +140,11 @@ fn credential(args: &LoginArgs, host: &Host) -> Result<Credential> {
 }
 
 /// Shows the credential to the registry. Whether it was asked for one.
-async fn check(config: &Config, host: &Host, credential: &Credential) -> Result<bool> {
+pub async fn check(
+    host: &Host,
+    credential: &Credential,
+    client: impl FnOnce(Arc<dyn CredentialSource>) -> Result<Client>,
+) -> Result<bool> {
     let asked = Arc::new(AtomicBool::new(false));
     let source = {
         let (asked, own, credential) = (Arc::clone(&asked), host.clone(), credential.clone());
@@ -152,7 +157,7 @@ async fn check(config: &Config, host: &Host, credential: &Credential) -> Result<
             })
         }
     };
-    match client(config, Arc::new(source))?.ping(host).await {
+    match client(Arc::new(source))?.ping(host).await {
         Ok(()) => Ok(asked.load(Ordering::Relaxed)),
         Err(error @ TransferError::Denied { .. }) => {
             Err(error).with_context(|| format!("login to {host} refused; nothing was stored"))
@@ -164,7 +169,7 @@ async fn check(config: &Config, host: &Host, credential: &Credential) -> Result<
 }
 
 /// Keeps the login where the file wants it, and says where that is.
-fn keep(path: &std::path::Path, host: &Host, credential: &Credential) -> Result<String> {
+pub fn keep(path: &std::path::Path, host: &Host, credential: &Credential) -> Result<String> {
     store::update(path, |file| match file.place(host) {
         Place::File => {
             file.set(host, credential)?;

@@ -37,18 +37,26 @@ pub fn run(config: &Config, args: &LogoutArgs) -> Result<()> {
         return all(&path);
     }
     let host = host_of(config, args.host.as_deref())?;
+    forget(&host, &path)?;
+    if args.authfile.is_none() {
+        still_elsewhere(&host);
+    }
+    Ok(())
+}
+
+/// Forgets the login to a host, and says so.
+pub fn forget(host: &Host, path: &Path) -> Result<()> {
     if !path.exists() {
         out!("Not logged in to {host}");
-        still_elsewhere(&host, args);
         return Ok(());
     }
-    let removed = store::update(&path, |file| {
+    let removed = store::update(path, |file| {
         let mut removed = false;
-        if let Place::Helper(name) = file.place(&host) {
-            removed = helper::get(&name, &host)? != Credential::Anonymous;
-            helper::erase(&name, &helper_server(&host))?;
+        if let Place::Helper(name) = file.place(host) {
+            removed = helper::get(&name, host)? != Credential::Anonymous;
+            helper::erase(&name, &helper_server(host))?;
         }
-        let keys = file.remove(&host);
+        let keys = file.remove(host);
         Ok((removed || !keys.is_empty(), !keys.is_empty()))
     })?;
     if removed {
@@ -56,15 +64,11 @@ pub fn run(config: &Config, args: &LogoutArgs) -> Result<()> {
     } else {
         out!("Not logged in to {host}");
     }
-    still_elsewhere(&host, args);
     Ok(())
 }
 
 /// Says so when another file still holds a login, which would go on being used.
-fn still_elsewhere(host: &Host, args: &LogoutArgs) {
-    if args.authfile.is_some() {
-        return;
-    }
+pub fn still_elsewhere(host: &Host) {
     let mut left = None;
     let walked = stored(host).walk(host, &mut |finding| {
         if finding.verdict == Verdict::Used {

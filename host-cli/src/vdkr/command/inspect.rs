@@ -1,14 +1,14 @@
-//! `vdkr inspect`: everything about containers and images, as JSON.
+//! `vdkr inspect`: everything about containers and images, as JSON or in the words of a template.
 
 use vdkr_core::channel::message::{ContainerRequest, Reply, Request};
 
 use super::wrong_reply;
 use crate::{
     exit::Exit,
-    out,
     vdkr::{
-        args::InspectArgs,
         error::{Error, Result},
+        format::Format,
+        image_args::InspectArgs,
         session::{Session, say, with_session},
         settings::Settings,
     },
@@ -16,11 +16,7 @@ use crate::{
 
 /// Describes what is found; what is not gives a sentence each, and the exit status.
 pub async fn run(settings: &Settings, args: &InspectArgs) -> Result<u8> {
-    if let Some(format) = args.format.as_deref().filter(|&format| format != "json") {
-        return Err(Error::usage(format!(
-            "format {format:?} is not supported; use json"
-        )));
-    }
+    let format = Format::read(args.format.as_deref())?;
     if let Some(kind) = args.kind.as_deref()
         && !["container", "image"].contains(&kind)
     {
@@ -50,9 +46,14 @@ pub async fn run(settings: &Settings, args: &InspectArgs) -> Result<u8> {
         Ok((found, outcomes))
     })
     .await?;
-    let text = serde_json::to_string_pretty(&documents)
-        .map_err(|error| Error::new(Exit::Failed, error.to_string()))?;
-    out!("{text}");
+    match format {
+        Format::Template { .. } => {
+            for document in &documents {
+                crate::output::write(format_args!("{}", format.object(document)?));
+            }
+        }
+        _ => crate::output::write(format_args!("{}", format.object(&documents.into())?)),
+    }
     Ok(Exit::of_several(outcomes).code())
 }
 

@@ -1,15 +1,27 @@
 //! One module for each command.
 
 pub mod container;
+pub mod df;
+pub mod history;
 pub mod images;
+pub mod import;
+pub mod info;
 pub mod inspect;
+pub mod load;
+pub mod login;
+pub mod logout;
 pub mod memres;
+pub mod prune;
 pub mod pull;
+pub mod push;
 pub mod remove;
 pub mod run;
+pub mod save;
+pub mod search;
 pub mod tag;
 pub mod vconfig;
 pub mod version;
+pub mod vimport;
 pub mod vstorage;
 
 use vdkr_core::channel::message::Reply;

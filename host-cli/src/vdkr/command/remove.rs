@@ -7,8 +7,8 @@ use crate::{
     exit::Exit,
     out,
     vdkr::{
-        args::RemoveArgs,
         error::Result,
+        image_args::RemoveArgs,
         layers,
         session::{say, with_session},
         settings::Settings,

@@ -20,6 +20,7 @@ use crate::{
         news::News,
         registry,
         run_options::{self, Parsed, Verb},
+        sandbox,
         session::{Session, interruptible, say, with_session},
         settings::Settings,
     },
@@ -58,8 +59,12 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
         return Err(Error::usage("the input device is not a TTY"));
     }
     registry::check_name(&options.image)?;
-    let registry_settings = registry::for_request(settings)?;
+    let registry_settings = registry::for_request(settings, &[&options.image])?;
     let env = environment::assemble(&options.env, &|name| std::env::var(name).ok())?;
+    for warning in &options.warnings {
+        say(warning);
+    }
+    let sandbox = sandbox::assemble(&options.sandbox)?;
     let cidfile = options.cidfile.as_deref().map(new_cidfile).transpose()?;
     if until == Until::Started {
         memres::ensure(settings).await?;
@@ -92,6 +97,7 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
                 labels: options.labels.clone(),
             },
             read_only: options.read_only,
+            sandbox: sandbox.clone(),
             pull: options.pull,
             settings: registry_settings,
         };

@@ -7,8 +7,8 @@ use vdkr_core::{
 
 use super::wrong_reply;
 use crate::vdkr::{
-    args::TagArgs,
     error::{Error, Result},
+    image_args::TagArgs,
     registry,
     session::with_session,
     settings::Settings,

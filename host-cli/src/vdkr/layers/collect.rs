@@ -176,7 +176,7 @@ mod tests {
         fs::rename(cache.path(&other), &path).unwrap();
         assert!(!cache.has_layer(&layer) && !path.exists());
         let layer = take(&cache, 1);
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let file = File::options().write(true).open(&path).unwrap();
         file.set_len(5000).unwrap();
         assert!(!cache.has_layer(&layer) && !path.exists());

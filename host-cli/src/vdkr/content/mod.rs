@@ -1,0 +1,343 @@
+//! Content of images between this computer and the machine: parts of images out of its store and into
+//! it, a stream each, verified here whatever the other side says.
+
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use tokio::{
+    sync::mpsc::{Receiver, channel},
+    task::spawn_blocking,
+};
+use vdkr_core::{
+    channel::{
+        MAX_PAYLOAD, Pipe,
+        message::{AddImage, ExportedImage, ExportedLayer, Reply, Request},
+    },
+    digest::Digest,
+    manifest::{Descriptor, MAX_CONFIG, MAX_MANIFEST},
+};
+use vdkr_transfer::VerifyingReader;
+
+use super::{
+    error::{Error, Result},
+    session::Session,
+};
+use crate::{exit::Exit, vdkr::command::wrong_reply, vm::channel::Incoming};
+
+pub mod directory;
+pub mod load;
+pub mod save;
+
+/// Pieces that wait between the channel and a file.
+const AHEAD: usize = 4;
+
+/// The parts of the images that these names or ids mean, in order.
+pub async fn export(session: &mut Session, names: &[String]) -> Result<Vec<ExportedImage>> {
+    let request = Request::Export {
+        names: names.to_vec(),
+    };
+    match session.ask(&request).await? {
+        Reply::Exported { images } if images.len() == names.len() => Ok(images),
+        other => Err(wrong_reply(&other)),
+    }
+}
+
+/// A document of an image in the store: its configuration or manifest.
+pub async fn document(session: &mut Session, digest: &Digest, size: u64) -> Result<Vec<u8>> {
+    let limit = MAX_CONFIG.max(MAX_MANIFEST) as u64;
+    if size > limit {
+        return Err(Error::new(
+            Exit::Failed,
+            format!("{digest} has {size} bytes; a document of an image has {limit} at most"),
+        ));
+    }
+    read_part(session, digest, size, |mut part| {
+        let mut bytes = Vec::new();
+        part.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    })
+    .await
+}
+
+/// The length of a layer's archive, when the machine can make it.
+pub fn plain_size(layer: &ExportedLayer) -> Result<u64> {
+    layer.plain.ok_or_else(|| {
+        let message = format!(
+            "the machine did not keep how layer {} was archived",
+            layer.diff_id
+        );
+        Error::new(Exit::Failed, message)
+            .with_hint("remove the image and pull it again, then save or push it")
+    })
+}
+
+/// What comes of a part of an image; its end is an error unless size and digest are right.
+pub type Part = VerifyingReader<Incomings>;
+
+/// Reads a part of an image on a thread that may block. `consume` must read it to its end.
+pub async fn read_part<T: Send + 'static>(
+    session: &mut Session,
+    digest: &Digest,
+    size: u64,
+    consume: impl FnOnce(Part) -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let request = Request::ReadBlob {
+        digest: digest.clone(),
+    };
+    let mut call = session.connection.call(&request).await?;
+    let (pieces, ready) = channel(AHEAD);
+    let descriptor = Descriptor::new("application/octet-stream", digest.clone(), size);
+    let incoming = Incomings {
+        ready,
+        piece: Vec::new(),
+        at: 0,
+        ended: false,
+    };
+    let work = spawn_blocking(move || consume(VerifyingReader::new(incoming, &descriptor)));
+    let done = loop {
+        match call.next().await {
+            Ok(Incoming::Data(pipe, bytes)) => {
+                let length = bytes.len();
+                // A reader that has failed says so itself.
+                if pipe == Pipe::Stdout && pieces.send(Some(bytes)).await.is_err() {
+                    break None;
+                }
+                call.sender().consumed(pipe, length).await?;
+            }
+            Ok(Incoming::Event(_)) => {}
+            Ok(Incoming::Done(done)) => break Some(Ok(done)),
+            Err(error) => break Some(Err(error)),
+        }
+    };
+    drop(call);
+    match done {
+        None => {}
+        Some(done) => match session.answer(done).await? {
+            Reply::Sent => {
+                let _ = pieces.send(None).await;
+            }
+            other => return Err(wrong_reply(&other)),
+        },
+    }
+    drop(pieces);
+    match work.await {
+        Ok(result) => result.map_err(explain),
+        Err(error) => Err(Error::new(Exit::Failed, error.to_string())),
+    }
+}
+
+/// An error of a reader or writer, with what is within it.
+fn explain(error: io::Error) -> Error {
+    let is_transfer = error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<vdkr_transfer::TransferError>());
+    if is_transfer {
+        return vdkr_transfer::TransferError::from(error).into();
+    }
+    error.into()
+}
+
+/// Output of the machine, on a thread that may block.
+#[derive(Debug)]
+pub struct Incomings {
+    ready: Receiver<Option<Vec<u8>>>,
+    piece: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+impl Read for Incomings {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.piece.len() {
+            if self.ended {
+                return Ok(0);
+            }
+            match self.ready.blocking_recv() {
+                Some(Some(piece)) => (self.piece, self.at) = (piece, 0),
+                Some(None) => self.ended = true,
+                None => return Err(io::Error::other("the machine did not send all of it")),
+            }
+        }
+        let length = (self.piece.len() - self.at).min(buffer.len());
+        buffer[..length].copy_from_slice(&self.piece[self.at..self.at + length]);
+        self.at += length;
+        Ok(length)
+    }
+}
+
+/// Sends a layer unless the machine has it; whether it was sent. `open` gives the plain archive, on a
+/// thread that may block, and is called only when it is needed. `moved` hears of every piece.
+pub async fn add_layer<R: Read>(
+    session: &mut Session,
+    diff_id: &Digest,
+    open: impl FnOnce() -> io::Result<R> + Send + 'static,
+    moved: &mut dyn FnMut(usize),
+) -> Result<bool> {
+    let request = Request::AddLayer {
+        diff_id: diff_id.clone(),
+    };
+    let mut call = session.connection.call(&request).await?;
+    let sender = call.sender();
+    let (pieces, mut ready) = channel::<Vec<u8>>(AHEAD);
+    let reading = async {
+        // The machine answers at once when it has the layer; until it asks for more than fits into its
+        // window, some of it is read for nothing.
+        let work = spawn_blocking(move || -> io::Result<()> {
+            let mut source = open()?;
+            loop {
+                let mut piece = vec![0; MAX_PAYLOAD];
+                let mut length = 0;
+                while length < piece.len() {
+                    match source.read(&mut piece[length..]) {
+                        Ok(0) => break,
+                        Ok(count) => length += count,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                if length == 0 {
+                    return Ok(());
+                }
+                piece.truncate(length);
+                if pieces.blocking_send(piece).is_err() {
+                    return Ok(());
+                }
+            }
+        });
+        let mut wanted = true;
+        while let Some(piece) = ready.recv().await {
+            if !sender.stdin(&piece).await? {
+                wanted = false;
+                break;
+            }
+            moved(piece.len());
+        }
+        drop(ready);
+        match work.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(explain(error)),
+            Err(error) => return Err(Error::new(Exit::Failed, error.to_string())),
+        }
+        if wanted {
+            sender.end_stdin().await?;
+        }
+        Ok::<_, Error>(())
+    };
+    let answering = async {
+        loop {
+            match call.next().await {
+                Ok(Incoming::Done(done)) => return Ok(done),
+                Ok(Incoming::Data(pipe, bytes)) => {
+                    call.sender().consumed(pipe, bytes.len()).await?;
+                }
+                Ok(Incoming::Event(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    tokio::pin!(reading);
+    tokio::pin!(answering);
+    // An answer before the end of the layer is one that makes the rest needless.
+    let done = tokio::select! {
+        biased;
+        done = &mut answering => done,
+        read = &mut reading => match read {
+            Ok(()) => answering.await,
+            Err(error) => return Err(error),
+        },
+    };
+    match session.answer(done).await? {
+        Reply::LayerAdded { present } => Ok(!present),
+        other => Err(wrong_reply(&other)),
+    }
+}
+
+/// Puts an image whose layers are there into the store: its id, and the image that had the name.
+pub async fn add_image(
+    session: &mut Session,
+    name: Option<String>,
+    media_type: &str,
+    config: &[u8],
+    manifest: &[u8],
+) -> Result<(Digest, Option<Digest>)> {
+    let request = Request::AddImage(AddImage {
+        name,
+        media_type: media_type.to_owned(),
+        config_size: config.len() as u64,
+        manifest_size: manifest.len() as u64,
+    });
+    let mut call = session.connection.call(&request).await?;
+    let sender = call.sender();
+    for document in [config, manifest] {
+        if !sender.stdin(document).await? {
+            break;
+        }
+    }
+    sender.end_stdin().await?;
+    let done = loop {
+        match call.next().await {
+            Ok(Incoming::Done(done)) => break Ok(done),
+            Ok(_) => {}
+            Err(error) => break Err(error),
+        }
+    };
+    match session.answer(done).await? {
+        Reply::Added { id, replaced } => Ok((id, replaced)),
+        other => Err(wrong_reply(&other)),
+    }
+}
+
+/// A file to read from: the one at a path, or standard input copied to a temporary file.
+#[derive(Debug)]
+pub struct Input {
+    path: PathBuf,
+    /// What errors and messages call it.
+    pub shown: String,
+    _copy: Option<tempfile::NamedTempFile>,
+}
+
+impl Input {
+    /// Opens `path`; `-` is standard input, which is read to its end here.
+    pub async fn open(path: &Path) -> Result<Self> {
+        if path != Path::new("-") {
+            if let Err(error) = std::fs::metadata(path) {
+                let message = format!("{}: {error}", path.display());
+                return Err(match error.kind() {
+                    io::ErrorKind::NotFound => Error::new(Exit::NotFound, message),
+                    _ => Error::new(Exit::Failed, message),
+                });
+            }
+            return Ok(Self {
+                path: path.to_owned(),
+                shown: path.display().to_string(),
+                _copy: None,
+            });
+        }
+        let copy = tempfile::NamedTempFile::new()
+            .map_err(|error| Error::new(Exit::Failed, format!("no temporary file: {error}")))?;
+        let mut file = copy.reopen()?;
+        let copied = spawn_blocking(move || io::copy(&mut io::stdin().lock(), &mut file)).await;
+        match copied {
+            Ok(Ok(0)) => return Err(Error::usage("standard input is empty")),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                let message = format!("cannot copy standard input to a temporary file: {error}");
+                let hint = "set TMPDIR to a directory with more room";
+                return Err(Error::new(Exit::Failed, message).with_hint(hint));
+            }
+            Err(error) => return Err(Error::new(Exit::Failed, error.to_string())),
+        }
+        Ok(Self {
+            path: copy.path().to_owned(),
+            shown: "standard input".to_owned(),
+            _copy: Some(copy),
+        })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}

@@ -1,0 +1,277 @@
+//! Archives of images, written as their parts come: an OCI layout in a tar file, and beside its
+//! list the one that `docker load` reads.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::File,
+    io::{self, Write},
+    path::Path,
+};
+
+use serde_json::json;
+use tempfile::NamedTempFile;
+use tokio::task::spawn_blocking;
+use vdkr_core::{
+    channel::message::ExportedImage,
+    digest::Digest,
+    manifest::{
+        Descriptor, ImageConfig, ImageIndex, ImageManifest,
+        media_type::{OCI_CONFIG, OCI_LAYER, OCI_MANIFEST},
+    },
+    reference::Reference,
+};
+use vdkr_transfer::{archive::member_header, layout::FULL_NAME};
+
+use super::{document, plain_size, read_part};
+use crate::{
+    exit::Exit,
+    vdkr::{
+        error::{Error, Result},
+        session::Session,
+    },
+};
+
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const BLOCK: u64 = 512;
+
+/// An image to be saved, and the names it gets in the archive, in full.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The image.
+    pub image: ExportedImage,
+    /// Canonical references with a tag.
+    pub names: Vec<String>,
+}
+
+/// An archive under way.
+#[derive(Debug)]
+pub struct Archive {
+    out: Out,
+    docker: bool,
+    written: HashSet<Digest>,
+    index: ImageIndex,
+    list: Vec<serde_json::Value>,
+}
+
+/// Where an archive goes. A file appears under its name when it is whole.
+#[derive(Debug)]
+pub enum Out {
+    /// A file, by another name until it is whole.
+    File(NamedTempFile, std::path::PathBuf),
+    /// Standard output.
+    Stdout,
+}
+
+impl Out {
+    /// A file that will be at `path`.
+    pub fn file(path: &Path) -> Result<Self> {
+        let failed = |error: io::Error| {
+            let message = format!("cannot write {}: {error}", path.display());
+            Error::new(Exit::Failed, message)
+        };
+        if path.is_dir() {
+            return Err(Error::usage(format!("{} is a directory", path.display())));
+        }
+        let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let draft = tempfile::Builder::new()
+            .prefix(".vdkr-save-")
+            .tempfile_in(parent.unwrap_or(Path::new(".")))
+            .map_err(failed)?;
+        Ok(Self::File(draft, path.to_owned()))
+    }
+
+    fn writer(&self) -> io::Result<Writer> {
+        match self {
+            Self::File(draft, _) => Ok(Writer::File(draft.as_file().try_clone()?)),
+            Self::Stdout => Ok(Writer::Stdout(io::stdout())),
+        }
+    }
+}
+
+/// Writes where an archive goes; clones go on where the others stopped.
+enum Writer {
+    File(File),
+    Stdout(io::Stdout),
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.write(bytes),
+            Self::Stdout(stdout) => stdout.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.flush(),
+            Self::Stdout(stdout) => stdout.flush(),
+        }
+    }
+}
+
+fn member_name(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm(), digest.hex())
+}
+
+/// What fills the last block of a member.
+fn padding(size: u64) -> Vec<u8> {
+    vec![0; usize::try_from(size.next_multiple_of(BLOCK) - size).unwrap_or_default()]
+}
+
+impl Archive {
+    /// Begins an archive; with `docker`, one that `docker load` reads.
+    pub fn new(out: Out, docker: bool) -> Self {
+        Self {
+            out,
+            docker,
+            written: HashSet::new(),
+            index: ImageIndex::default(),
+            list: Vec::new(),
+        }
+    }
+
+    /// Writes an image. `saved` hears of every layer and how many bytes it has.
+    pub async fn add(
+        &mut self,
+        session: &mut Session,
+        wanted: &Wanted,
+        saved: &mut dyn FnMut(&Digest, u64),
+    ) -> Result<()> {
+        let image = &wanted.image;
+        let config = document(session, &image.id, image.config_size).await?;
+        let parsed = ImageConfig::parse(&config).map_err(|error| {
+            let message = format!("configuration {}: {error}", image.id);
+            Error::new(Exit::Failed, message)
+        })?;
+        let ids = image.layers.iter().map(|layer| &layer.diff_id);
+        if !ids.eq(&parsed.rootfs.diff_ids) {
+            let message = format!("the machine lists other layers than image {} has", image.id);
+            return Err(Error::new(Exit::Mismatch, message));
+        }
+        let mut layers = Vec::new();
+        for layer in &image.layers {
+            let size = plain_size(layer)?;
+            layers.push(Descriptor::new(OCI_LAYER, layer.diff_id.clone(), size));
+            if !self.written.insert(layer.diff_id.clone()) {
+                continue;
+            }
+            let mut writer = self.out.writer()?;
+            let header = member_header(&member_name(&layer.diff_id), size);
+            read_part(session, &layer.diff_id, size, move |mut part| {
+                writer.write_all(&header)?;
+                io::copy(&mut part, &mut writer)?;
+                writer.write_all(&padding(size))
+            })
+            .await?;
+            saved(&layer.diff_id, size);
+        }
+        self.blob(&image.id, config).await?;
+        let manifest = ImageManifest {
+            artifact_type: None,
+            config: Descriptor::new(OCI_CONFIG, image.id.clone(), image.config_size),
+            layers,
+            subject: None,
+            annotations: BTreeMap::new(),
+        };
+        let raw = manifest
+            .to_json()
+            .map_err(|error| Error::new(Exit::Failed, error.to_string()))?;
+        let digest = Digest::sha256(&raw);
+        let mut entry = Descriptor::new(OCI_MANIFEST, digest.clone(), raw.len() as u64);
+        let platform = parsed.platform();
+        entry.platform = (!platform.architecture.is_empty()).then_some(platform);
+        self.blob(&digest, raw).await?;
+        self.list(&entry, &manifest, &wanted.names)
+    }
+
+    fn list(
+        &mut self,
+        entry: &Descriptor,
+        manifest: &ImageManifest,
+        names: &[String],
+    ) -> Result<()> {
+        let mut familiar = Vec::new();
+        for name in names {
+            let reference = Reference::parse(name)?;
+            let mut named = entry.clone();
+            named.annotations.insert(FULL_NAME.to_owned(), name.clone());
+            let tag = reference.tag_or_latest().to_owned();
+            named.annotations.insert(REF_NAME.to_owned(), tag);
+            self.index.manifests.push(named);
+            familiar.push(reference.familiar());
+        }
+        if names.is_empty() {
+            self.index.manifests.push(entry.clone());
+        }
+        let layers: Vec<_> = manifest
+            .layers
+            .iter()
+            .map(|layer| member_name(&layer.digest))
+            .collect();
+        self.list.push(json!({
+            "Config": member_name(&manifest.config.digest),
+            "RepoTags": familiar,
+            "Layers": layers,
+        }));
+        Ok(())
+    }
+
+    async fn blob(&mut self, digest: &Digest, bytes: Vec<u8>) -> Result<()> {
+        if self.written.insert(digest.clone()) {
+            self.member(&member_name(digest), bytes).await?;
+        }
+        Ok(())
+    }
+
+    async fn member(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        let size = bytes.len() as u64;
+        let header = member_header(name, size);
+        self.write(vec![header, bytes, padding(size)]).await
+    }
+
+    async fn write(&self, pieces: Vec<Vec<u8>>) -> Result<()> {
+        let mut writer = self.out.writer()?;
+        let written = spawn_blocking(move || {
+            pieces
+                .iter()
+                .try_for_each(|piece| writer.write_all(piece))?;
+            writer.flush()
+        });
+        match written.await {
+            Ok(result) => Ok(result?),
+            Err(error) => Err(Error::new(Exit::Failed, error.to_string())),
+        }
+    }
+
+    /// Writes the lists and gives the archive its name.
+    pub async fn finish(self) -> Result<()> {
+        let failed = |error: &dyn ToString| Error::new(Exit::Failed, error.to_string());
+        let index = self.index.to_json().map_err(|error| failed(&error))?;
+        self.member("index.json", index).await?;
+        if self.docker {
+            let list = serde_json::to_vec(&self.list).map_err(|error| failed(&error))?;
+            self.member("manifest.json", list).await?;
+        }
+        let marker = br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec();
+        self.member("oci-layout", marker).await?;
+        // Two blocks of zeros end an archive.
+        self.write(vec![vec![0; 1024]]).await?;
+        if let Out::File(draft, path) = self.out {
+            use std::os::unix::fs::PermissionsExt;
+            draft.as_file().sync_all()?;
+            // As any file that the user makes, not as a temporary one.
+            let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+            nix::sys::stat::umask(mask);
+            let mode = 0o666 & !mask.bits();
+            draft
+                .as_file()
+                .set_permissions(PermissionsExt::from_mode(mode))?;
+            draft.persist(&path).map_err(|error| {
+                let message = format!("cannot write {}: {}", path.display(), error.error);
+                Error::new(Exit::Failed, message)
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+//! Ports of this computer for a container that is about to be run.
+
+use vdkr_core::{
+    channel::message::{
+        Network, PullPolicy, PullRequest, Publication, PublishRequest, RegistrySettings, Reply,
+        Request, Sandbox,
+    },
+    container::ports::{Protocol, Publish, parse_exposed},
+};
+
+use super::{
+    error::{Error, Result},
+    sandbox_options::SandboxOptions,
+    session::Session,
+};
+
+/// What is known of the container that the ports are for.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Its image, as the agent knows it.
+    pub image: &'a str,
+    /// When the image is pulled.
+    pub pull: PullPolicy,
+    /// How registries are reached.
+    pub settings: &'a RegistrySettings,
+    /// The name that it will have.
+    pub name: Option<&'a str>,
+}
+
+/// Opens the ports that the options ask for, and writes into `sandbox` where they lead. `None` when
+/// they ask for none.
+pub async fn publish(
+    session: &mut Session,
+    options: &SandboxOptions,
+    target: Target<'_>,
+    sandbox: &mut Sandbox,
+) -> Result<Option<Publication>> {
+    let mut ports = options.publish.clone();
+    if options.publish_all {
+        let exposed = exposed_ports(session, target).await?;
+        add_exposed(&mut ports, options.expose.iter().copied().chain(exposed));
+    }
+    if ports.is_empty() {
+        return Ok(None);
+    }
+    let request = PublishRequest {
+        ports,
+        machine: sandbox.network == Network::Host,
+        name: target.name.map(str::to_owned),
+    };
+    let publication = session.publish(&request).await?;
+    if !request.machine {
+        sandbox.network = Network::Bridge;
+        sandbox.address = Some(publication.address);
+    }
+    Ok(Some(publication))
+}
+
+/// Exposed ports on any free port of this computer, but those that are published already.
+fn add_exposed(ports: &mut Vec<Publish>, exposed: impl Iterator<Item = (u16, Protocol)>) {
+    for (container, protocol) in exposed {
+        let known = |port: &Publish| (port.container, port.protocol) == (container, protocol);
+        if !ports.iter().any(known) {
+            ports.push(Publish {
+                address: std::net::Ipv4Addr::LOCALHOST,
+                host: (0, 0),
+                container,
+                protocol,
+            });
+        }
+    }
+}
+
+/// What the image exposes. It is pulled first when it is not there, as `run` would.
+async fn exposed_ports(session: &mut Session, target: Target<'_>) -> Result<Vec<(u16, Protocol)>> {
+    let inspect = Request::Inspect {
+        names: vec![target.image.to_owned()],
+    };
+    let document = match session.ask(&inspect).await {
+        Ok(Reply::Inspected { documents }) if target.pull != PullPolicy::Always => documents,
+        Err(error) if target.pull == PullPolicy::Never => return Err(error),
+        _ => {
+            let pull = Request::Pull(PullRequest {
+                reference: target.image.to_owned(),
+                settings: target.settings.clone(),
+                ..PullRequest::default()
+            });
+            session.ask(&pull).await?;
+            match session.ask(&inspect).await? {
+                Reply::Inspected { documents } => documents,
+                other => return Err(super::command::wrong_reply(&other)),
+            }
+        }
+    };
+    let exposed = document
+        .first()
+        .and_then(|document| document.get("Config")?.get("ExposedPorts")?.as_object());
+    let mut ports = Vec::new();
+    for name in exposed.into_iter().flat_map(|exposed| exposed.keys()) {
+        let wrong = |error| Error::usage(format!("the image exposes {name:?}: {error}"));
+        ports.extend(parse_exposed(name).map_err(wrong)?);
+    }
+    Ok(ports)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_published_already_is_not_published_again() {
+        let mut ports = vdkr_core::container::ports::parse_publish("8080:80").unwrap();
+        let exposed = [(80, Protocol::Tcp), (53, Protocol::Udp), (53, Protocol::Udp)];
+        add_exposed(&mut ports, exposed.into_iter());
+        let all: Vec<_> = ports.iter().map(|port| (port.host, port.container)).collect();
+        assert_eq!(all, [((8080, 8080), 80), ((0, 0), 53)]);
+    }
+}
