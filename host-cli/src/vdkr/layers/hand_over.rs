@@ -56,7 +56,7 @@ pub async fn prepare_containers(
 ) -> Result<()> {
     let mut news = News::new(settings.global.progress, settings.verbose);
     let news = RefCell::new(&mut news);
-    let registry = registry::for_request(settings)?;
+    let registry = registry::for_request(settings, &[])?;
     for name in names {
         // One that is not there is told of by the request that follows.
         ready(session, settings, Wanted::Container(name), &registry, &news).await?;
