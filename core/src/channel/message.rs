@@ -360,6 +360,7 @@ mod tests {
             }),
             Request::Layers {
                 image: Some("a".into()),
+                of_container: true,
                 settings: RegistrySettings::default(),
             },
             Request::Mount {

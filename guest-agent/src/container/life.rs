@@ -350,6 +350,11 @@ fn begin(agent: &Rc<Agent>, entry: &Rc<Entry>) -> Result<(Live, Option<Outputs>)
             usage: false,
         });
     };
+    stored.ready().map_err(|error| NotStarted {
+        status: EXIT_NOT_CREATED,
+        message: error.to_string(),
+        usage: false,
+    })?;
     let layers_dir = agent
         .store()
         .map_err(|failure| NotStarted {

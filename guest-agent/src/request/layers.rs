@@ -17,11 +17,23 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Disks in one request.
 const MAX_DISKS: usize = 256;
 
-/// Says which layers of an image the host has yet to hand over.
-pub fn layers(agent: &Agent, image: Option<&str>, settings: &RegistrySettings) -> Done {
-    Ok(Reply::Layers(
-        agent.store()?.needed_layers(image, settings)?,
-    ))
+/// Says which layers of an image, or of a container's image, the host has yet to hand over.
+pub fn layers(
+    agent: &Agent,
+    name: Option<&str>,
+    of_container: bool,
+    settings: &RegistrySettings,
+) -> Done {
+    let image = match name {
+        Some(name) if of_container => {
+            let entry = agent.book().find(name)?;
+            let image = entry.record.borrow().image.to_string();
+            Some(image)
+        }
+        name => name.map(str::to_owned),
+    };
+    let needed = agent.store()?.needed_layers(image.as_deref(), settings)?;
+    Ok(Reply::Layers(needed))
 }
 
 /// Mounts the layers of disks that the host has attached.

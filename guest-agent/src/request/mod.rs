@@ -298,9 +298,11 @@ impl Agent {
         }
         match request {
             Request::Admit(request) => admit::admit(&self, &request).await,
-            Request::Layers { image, settings } => {
-                layers::layers(&self, image.as_deref(), &settings)
-            }
+            Request::Layers {
+                image,
+                of_container,
+                settings,
+            } => layers::layers(&self, image.as_deref(), of_container, &settings),
             Request::Mount { layers } => layers::mount(&self, layers).await,
             Request::Pull(request) => pull::pull(&self, &request, &stream).await,
             Request::Run(request) => run::run(&self, &request, &stream).await,

@@ -75,8 +75,18 @@ pub async fn run(agent: &Rc<Agent>, request: &RunRequest, stream: &SharedStream)
     attach(&entry, stream, seat, mode).await
 }
 
-/// The image to run, pulled when the request says so.
+/// The image to run, pulled when the request says so, with all its layers.
 async fn find_image(
+    agent: &Agent,
+    request: &RunRequest,
+    stream: &SharedStream,
+) -> Result<StoredImage, Failure> {
+    let image = find_or_pull(agent, request, stream).await?;
+    image.ready()?;
+    Ok(image)
+}
+
+async fn find_or_pull(
     agent: &Agent,
     request: &RunRequest,
     stream: &SharedStream,

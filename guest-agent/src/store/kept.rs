@@ -16,7 +16,28 @@ use vdkr_core::{
 };
 use vdkr_transfer::erofs::Note;
 
-use super::{ImageError, Store, layer::free_name, registry, state::LayerRecord, translated};
+use super::{
+    ImageError, Store, StoredImage, layer::free_name, registry, state::LayerRecord, translated,
+};
+
+impl StoredImage {
+    /// Whether every layer is where it belongs, those that the host keeps among them.
+    pub fn ready(&self) -> Result<(), ImageError> {
+        let lease = &self.lease;
+        let live = lease.inner.lock();
+        let waits = lease.layers.iter().find(|&layer| {
+            let known = live.state.layers.get(layer);
+            known.is_some_and(|known| known.kept_by_host) && !live.mounted.contains(layer)
+        });
+        match waits {
+            None => Ok(()),
+            Some(layer) => Err(ImageError::NotHandedOver {
+                image: self.id.short().to_owned(),
+                layer: layer.clone(),
+            }),
+        }
+    }
+}
 
 impl Store {
     /// Takes note of a layer that the host keeps, unless the store has it.

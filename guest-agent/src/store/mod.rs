@@ -101,7 +101,7 @@ pub struct StoredImage {
     /// Names of directories in [`Store::layers_dir`], lowest first: what an overlay needs, so
     /// without layers that nothing can be seen of.
     pub layers: Vec<PathBuf>,
-    _lease: Arc<Lease>,
+    lease: Arc<Lease>,
 }
 
 /// Keeps layers from being removed.
@@ -189,12 +189,6 @@ impl Store {
                     reason: format!("layer {diff_id} of image {} is missing", id.short()),
                 });
             };
-            if layer.kept_by_host && !live.mounted.contains(diff_id) {
-                return Err(ImageError::NotHandedOver {
-                    image: id.short().to_owned(),
-                    layer: diff_id.clone(),
-                });
-            }
             let directory = PathBuf::from(&layer.name);
             // What the same layer does further down, it does again on top.
             if !layers.contains(&directory) {
@@ -211,7 +205,7 @@ impl Store {
             id,
             config,
             layers,
-            _lease: Arc::new(lease),
+            lease: Arc::new(lease),
         })
     }
 

@@ -480,7 +480,9 @@ fn layers_that_the_host_keeps_wait_for_their_disks() {
     assert_eq!(needed(&store).kept, [digests[1].to_string()]);
     assert_eq!(needed(&store).id, id.to_string());
     assert_eq!(needed(&store).source, "docker.io/library/app:latest");
-    let error = store.resolve("app", &any()).unwrap_err();
+    let image = store.resolve("app", &any()).unwrap();
+    let error = image.ready().unwrap_err();
+    drop(image);
     assert!(matches!(error, ImageError::NotHandedOver { .. }), "{error}");
     assert!(error.hint().is_some());
     assert!(store.needed_layers(Some("other"), &any()).is_err());

@@ -27,6 +27,9 @@ pub enum Request {
         /// Name or id; all images when absent.
         #[serde(default)]
         image: Option<String>,
+        /// The name is that of a container, whose image is meant.
+        #[serde(default)]
+        of_container: bool,
         /// Which registry a name without host means.
         #[serde(default)]
         settings: RegistrySettings,

@@ -70,6 +70,7 @@ fn root(agent: &Agent, entry: &Entry) -> Result<Root, Failure> {
         let text = "the container's image is not in the store any more";
         return Err(Failure::new(FailureCode::Failed, text));
     };
+    stored.ready()?;
     make_directories(&entry.dir)
         .map_err(|error| Failure::new(FailureCode::Failed, error.to_string()))?;
     let image = Image {

@@ -17,6 +17,7 @@ use crate::{
         error::{Error, Result},
         human,
         image_args::PruneArgs,
+        layers,
         session::{Session, interruptible, with_session},
         settings::Settings,
     },
@@ -43,7 +44,12 @@ pub async fn run(settings: &Settings, args: &PruneArgs) -> Result<u8> {
             only: only(session, &filters).await?,
         });
         match session.ask(&request).await? {
-            Reply::Pruned { removed, freed } => Ok((removed, freed)),
+            Reply::Pruned { removed, freed } => {
+                if !args.dry_run {
+                    layers::settle(session, settings).await?;
+                }
+                Ok((removed, freed))
+            }
             other => Err(wrong_reply(&other)),
         }
     })

@@ -20,6 +20,7 @@ use crate::vdkr::{
     command::wrong_reply,
     error::{Error, Result},
     news::News,
+    registry,
     session::Session,
     settings::{Settings, StatePlace},
 };
@@ -40,6 +41,29 @@ enum Presence {
     Unknown,
 }
 
+/// Whose layers are asked for.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    Image(&'a str),
+    Container(&'a str),
+}
+
+/// Hands over the layers of containers that exist, before they are started again.
+pub async fn prepare_containers(
+    session: &mut Session,
+    settings: &Settings,
+    names: &[String],
+) -> Result<()> {
+    let mut news = News::new(settings.global.progress, settings.verbose);
+    let news = RefCell::new(&mut news);
+    let registry = registry::for_request(settings, &[])?;
+    for name in names {
+        // One that is not there is told of by the request that follows.
+        ready(session, settings, Wanted::Container(name), &registry, &news).await?;
+    }
+    Ok(())
+}
+
 /// Brings what the container of a request needs into the machine: the image, when it is not there or
 /// shall be pulled anyway, and the layers that are kept here. Whatever the machine can do by itself is
 /// left to it, and to the request.
@@ -50,7 +74,8 @@ pub async fn prepare(
     news: &mut News,
 ) -> Result<()> {
     let news = RefCell::new(news);
-    let presence = ready(session, settings, &request.image, &request.settings, &news).await?;
+    let image = Wanted::Image(&request.image);
+    let presence = ready(session, settings, image, &request.settings, &news).await?;
     let pulls = match (request.pull, presence) {
         (_, Presence::Unknown) | (PullPolicy::Never, _) => false,
         (PullPolicy::Missing, presence) => presence == Presence::Absent,
@@ -68,7 +93,8 @@ pub async fn prepare(
         // Exactly what was pulled, whatever other names would match.
         request.image = pulled.id;
         request.pull = PullPolicy::Never;
-        ready(session, settings, &request.image, &request.settings, &news).await?;
+        let image = Wanted::Image(&request.image);
+        ready(session, settings, image, &request.settings, &news).await?;
     }
     Ok(())
 }
@@ -86,6 +112,7 @@ pub async fn settle(session: &mut Session, settings: &Settings) -> Result<()> {
     };
     let question = Request::Layers {
         image: None,
+        of_container: false,
         settings: RegistrySettings::default(),
     };
     // An agent that does not know has nothing of ours.
@@ -112,12 +139,17 @@ pub async fn settle(session: &mut Session, settings: &Settings) -> Result<()> {
 async fn ready(
     session: &mut Session,
     settings: &Settings,
-    image: &str,
+    wanted: Wanted<'_>,
     registry: &RegistrySettings,
     news: &RefCell<&mut News>,
 ) -> Result<Presence> {
+    let (name, of_container) = match wanted {
+        Wanted::Image(name) => (name, false),
+        Wanted::Container(name) => (name, true),
+    };
     let question = Request::Layers {
-        image: Some(image.to_owned()),
+        image: Some(name.to_owned()),
+        of_container,
         settings: RegistrySettings {
             registry: registry.registry.clone(),
             gateway: registry.gateway.clone(),

@@ -9,7 +9,7 @@ mod users;
 
 pub use cache::{Cache, CachedLayer, Hold};
 pub use collect::{Collected, collect, unused};
-pub use hand_over::{prepare, settle};
+pub use hand_over::{prepare, prepare_containers, settle};
 pub use pull::pull;
 pub use users::{forget_user, note_use, note_users_layers};
 

@@ -41,6 +41,7 @@ pub async fn pull(
 ) -> Result<Option<Pulled>> {
     let here = Request::Layers {
         image: None,
+        of_container: false,
         settings: RegistrySettings::default(),
     };
     match session.ask_plainly(&here).await? {

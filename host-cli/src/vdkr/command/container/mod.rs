@@ -12,6 +12,7 @@ use crate::{
     vdkr::{
         container_args::ContainerCommand,
         error::{Error, Result},
+        layers,
         session::{Session, say, with_session},
         settings::Settings,
     },
@@ -67,6 +68,10 @@ pub async fn run(settings: &Settings, command: ContainerCommand) -> Result<u8> {
                 ));
             }
             memres::ensure(settings).await?;
+            with_session(settings, "vdkr restart", async |session| {
+                layers::prepare_containers(session, settings, &args.containers).await
+            })
+            .await?;
             each(settings, "vdkr restart", &args.containers, |name| {
                 ContainerRequest::Restart {
                     name,

@@ -13,6 +13,7 @@ use crate::{
         command::wrong_reply,
         container_args::StartArgs,
         error::{Error, Result},
+        layers,
         news::News,
         session::{Session, interruptible, with_session},
         settings::Settings,
@@ -32,6 +33,7 @@ pub async fn run(settings: &Settings, args: &StartArgs) -> Result<u8> {
         memres::ensure(settings).await?;
     }
     with_session(settings, "vdkr start", async |session| {
+        layers::prepare_containers(session, settings, &args.containers).await?;
         if let ([name], true) = (&args.containers[..], attached) {
             return stay(session, settings, args, name).await;
         }
