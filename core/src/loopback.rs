@@ -86,6 +86,39 @@ pub fn translate_insecure(entry: &str, gateway: &str) -> String {
     }
 }
 
+/// How this computer calls itself.
+pub const LOCAL_HOST: &str = "localhost";
+
+/// The way back, for what this computer does in the place of the guest: `10.0.2.2:5000/ns` →
+/// `localhost:5000/ns`. The text begins with a host, or with a scheme and a host; any other host
+/// stays as it is.
+pub fn from_gateway(text: &str, gateway: &str) -> String {
+    let start = text.find("://").map_or(0, |at| at + 3);
+    let (scheme, rest) = text.split_at(start);
+    match rest.strip_prefix(gateway) {
+        Some(after)
+            if !gateway.is_empty() && (after.is_empty() || after.starts_with([':', '/'])) =>
+        {
+            format!("{scheme}{LOCAL_HOST}{after}")
+        }
+        _ => text.to_string(),
+    }
+}
+
+/// The same for a reference.
+pub fn reference_from_gateway(reference: &Reference, gateway: &str) -> Reference {
+    let host = reference.host().to_string();
+    let Ok(local) = Host::parse(&from_gateway(&host, gateway)) else {
+        return reference.clone();
+    };
+    if local == *reference.host() {
+        return reference.clone();
+    }
+    let digest = reference.digest().cloned();
+    Reference::from_parts(local, reference.repository(), reference.tag(), digest)
+        .unwrap_or_else(|_| reference.clone())
+}
+
 fn parse_gateway(gateway: &str) -> Option<Host> {
     Host::parse(gateway)
         .or_else(|_| Host::parse(&format!("[{gateway}]")))
@@ -103,6 +136,29 @@ mod tests {
     #[derive(serde::Deserialize)]
     struct Table {
         urls: Vec<(String, String)>,
+    }
+
+    #[test]
+    fn the_way_back() {
+        for (text, expected) in [
+            ("10.0.2.2:5000/ns", "localhost:5000/ns"),
+            ("10.0.2.2", "localhost"),
+            ("http://10.0.2.2:5001/a", "http://localhost:5001/a"),
+            ("10.0.2.20:5000", "10.0.2.20:5000"),
+            ("docker.io", "docker.io"),
+            ("x/10.0.2.2", "x/10.0.2.2"),
+        ] {
+            assert_eq!(from_gateway(text, DEFAULT_GATEWAY), expected);
+        }
+        assert_eq!(from_gateway("a", ""), "a");
+        let back = |text: &str| {
+            reference_from_gateway(&Reference::parse(text).unwrap(), DEFAULT_GATEWAY).to_string()
+        };
+        assert_eq!(
+            back("10.0.2.2:5000/yocto/app:1"),
+            "localhost:5000/yocto/app:1"
+        );
+        assert_eq!(back("docker.io/library/app:1"), "docker.io/library/app:1");
     }
 
     #[test]

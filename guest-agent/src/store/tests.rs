@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use vdkr_core::channel::message::{FailureCode, RegistrySettings};
+use vdkr_core::channel::message::{FailureCode, KeptLayer, RegistrySettings};
 
 use super::{
     fixture::{add, layer, registry},
@@ -457,4 +457,66 @@ fn pruning_takes_what_nothing_names() {
     assert_eq!(store.prune(true, Some(&[new]), false).unwrap().1, 6);
     assert_eq!(layer_names(&store), [""; 0]);
     assert_eq!(store.usage().images, 0);
+}
+
+#[test]
+fn layers_that_the_host_keeps_wait_for_their_disks() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let layers = [layer("a", "1"), layer("b", "2")];
+    let digests: Vec<Digest> = layers.iter().map(|layer| Digest::sha256(layer)).collect();
+    let kept = KeptLayer {
+        diff_id: digests[1].to_string(),
+        bytes: 7,
+        opaque: false,
+    };
+    let lease = store.keep(digests.clone());
+    store.expect_layer(&digests[1], &kept).unwrap();
+    store.expect_layer(&digests[1], &kept).unwrap();
+    let id = add(&store, "app", &layers);
+    drop(lease);
+    let needed = |store: &Store| store.needed_layers(Some("app"), &any()).unwrap();
+    assert_eq!(needed(&store).missing, [digests[1].to_string()]);
+    assert_eq!(needed(&store).kept, [digests[1].to_string()]);
+    assert_eq!(needed(&store).id, id.to_string());
+    assert_eq!(needed(&store).source, "docker.io/library/app:latest");
+    let error = store.resolve("app", &any()).unwrap_err();
+    assert!(matches!(error, ImageError::NotHandedOver { .. }), "{error}");
+    assert!(error.hint().is_some());
+    assert!(store.needed_layers(Some("other"), &any()).is_err());
+    assert_eq!(store.needed_layers(None, &any()).unwrap().kept.len(), 1);
+
+    // A disk with something else, and one with another layer.
+    let disk = directory.path().join("disk");
+    fs::write(&disk, vec![0; 10_000]).unwrap();
+    assert!(store.mount_layer(&digests[1], &disk).is_err());
+    image_of(&layers[0], &disk);
+    let error = store
+        .mount_layer(&digests[1], &disk)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains(digests[0].as_str()), "{error}");
+
+    // It is known after a restart, and goes with its image.
+    drop(store);
+    let store = open(directory.path());
+    assert_eq!(needed(&store).missing, [digests[1].to_string()]);
+    let removed = remove(&store, "app", false).unwrap();
+    assert!(removed.contains(&Removed::Deleted(digests[1].to_string())));
+    assert!(layer_names(&store).is_empty());
+    assert!(store.needed_layers(None, &any()).unwrap().kept.is_empty());
+}
+
+/// Writes a layer as the host does.
+fn image_of(layer: &[u8], path: &Path) {
+    let new = |path: &Path| {
+        let mut options = fs::File::options();
+        options.read(true).write(true).create(true).truncate(true);
+        options.open(path).unwrap()
+    };
+    let (image, scratch) = (new(path), new(&path.with_extension("scratch")));
+    let digest = Digest::sha256(layer);
+    let limits = crate::unpack::Limits::default();
+    vdkr_transfer::erofs::write_image(layer, &digest, &limits, &|| false, &image, &scratch)
+        .unwrap();
 }

@@ -104,6 +104,9 @@ pub struct Global {
     /// File of logins like docker's config.json, which only its owner may read [env: VDKR_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Where images are pulled and unpacked: host or guest [env: VDKR_PULL_IN] [default: host]
+    #[arg(long, value_name = "PLACE")]
+    pub pull_in: Option<String>,
     /// Processor's virtualisation or emulation: auto, kvm or tcg [env: VDKR_ACCEL]
     #[arg(long, value_name = "ACCEL")]
     pub accel: Option<String>,
@@ -239,6 +242,12 @@ pub enum Command {
         #[command(subcommand)]
         command: MemresCommand,
     },
+    /// Show and clean up what machines and pulled layers take on this computer
+    Vstorage {
+        /// What to do.
+        #[command(subcommand)]
+        command: VstorageCommand,
+    },
     /// Show versions
     Version(VersionArgs),
     /// Commands that are not there.
@@ -286,6 +295,56 @@ pub enum MemresCommand {
     /// Keep the machine (started by `start`)
     #[command(hide = true)]
     Monitor(MemresStartArgs),
+}
+
+/// Commands behind `vstorage`.
+#[derive(Debug, Subcommand)]
+pub enum VstorageCommand {
+    /// List the state directories of all architectures and instances
+    #[command(after_help = "Example:\n  vdkr vstorage list --json")]
+    List(VstorageListArgs),
+    /// Print the state directory of an architecture
+    #[command(after_help = "Examples:\n  vdkr vstorage path\n  vdkr -I test vstorage path aarch64")]
+    Path(VstoragePathArgs),
+    /// Show what state and layers take, and what of it can go
+    #[command(after_help = "Example:\n  vdkr vstorage df")]
+    Df(VstorageListArgs),
+    /// Stop the machine, remove its state, and layers that no image needs any more
+    #[command(after_help = "\
+Examples:
+  vdkr vstorage clean --layers     layers that no image needs, and nothing else
+  vdkr vstorage clean aarch64      images and containers of this architecture
+  vdkr vstorage clean --all        everything, of every architecture and instance")]
+    Clean(VstorageCleanArgs),
+}
+
+/// Arguments of `vstorage list` and `df`.
+#[derive(Debug, Args)]
+pub struct VstorageListArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `vstorage path`.
+#[derive(Debug, Args)]
+pub struct VstoragePathArgs {
+    /// Architecture, instead of the one of this command
+    pub arch: Option<String>,
+}
+
+/// Arguments of `vstorage clean`.
+#[derive(Debug, Args)]
+pub struct VstorageCleanArgs {
+    /// Architecture, instead of the one of this command
+    #[arg(conflicts_with_all = ["all", "layers"])]
+    pub arch: Option<String>,
+    /// Every state directory, and all layers
+    #[arg(long)]
+    pub all: bool,
+    /// Only layers that no image needs
+    #[arg(long, conflicts_with = "all")]
+    pub layers: bool,
 }
 
 /// Arguments of `memres start`.

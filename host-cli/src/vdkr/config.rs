@@ -136,6 +136,23 @@ pub const KEYS: &[Key] = &[
         check: |text| absolute(text),
     },
     Key {
+        name: "pull-in",
+        variable: "VDKR_PULL_IN",
+        default: "host",
+        help: "where images are pulled and unpacked: host or guest",
+        check: |text| match text {
+            "host" | "guest" => Ok(text.to_owned()),
+            other => Err(format!("{other:?} is neither host nor guest")),
+        },
+    },
+    Key {
+        name: "layer-cache",
+        variable: "VDKR_LAYER_CACHE",
+        default: "20G",
+        help: "size to which layers kept on this computer may grow before unused ones go",
+        check: |text| parse_memory(text).map(|_| text.to_owned()),
+    },
+    Key {
         name: "idle-timeout",
         variable: "VDKR_IDLE_TIMEOUT",
         default: "1800",

@@ -3,8 +3,11 @@
 use std::{fmt, io};
 
 use tokio::signal::unix::SignalKind;
-use vdkr_core::{channel::message::Failure, reference::ReferenceError};
-use vdkr_transfer::TransferError;
+use vdkr_core::{
+    channel::message::{Failure, FailureCode},
+    reference::ReferenceError,
+};
+use vdkr_transfer::{TransferError, pull::ImageError};
 
 use super::{config::ConfigError, state::StateError};
 use crate::{
@@ -20,6 +23,8 @@ pub struct Error {
     signal: Option<u8>,
     message: String,
     hint: Option<String>,
+    /// The other side cannot do what was asked at all.
+    unsupported: bool,
 }
 
 /// Result of a command.
@@ -33,6 +38,7 @@ impl Error {
             signal: None,
             message: message.into(),
             hint: None,
+            unsupported: false,
         }
     }
 
@@ -55,6 +61,11 @@ impl Error {
             signal: Some(number),
             ..Self::new(Exit::Failed, "interrupted")
         }
+    }
+
+    /// Whether the other side cannot do what was asked at all, so that another way is worth a try.
+    pub fn is_unsupported(&self) -> bool {
+        self.unsupported
     }
 
     /// The exit status by the table.
@@ -80,11 +91,20 @@ impl fmt::Display for Error {
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let told = Self::new(failure.code.into(), failure.message);
+        let told = Self {
+            unsupported: failure.code == FailureCode::Unsupported,
+            ..Self::new(failure.code.into(), failure.message)
+        };
         match failure.hint {
             Some(hint) => told.with_hint(hint),
             None => told,
         }
+    }
+}
+
+impl From<ImageError> for Error {
+    fn from(error: ImageError) -> Self {
+        Failure::from(error).into()
     }
 }
 

@@ -13,6 +13,7 @@ pub mod format;
 pub mod human;
 pub mod image_args;
 pub mod labels;
+pub mod layers;
 pub mod logins;
 pub mod nearest;
 pub mod news;
@@ -129,6 +130,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Vimport(args) => command::vimport::run(&settings, &args).await,
         Command::Vconfig(args) => command::vconfig::run(&settings, &args),
         Command::Memres { command } => command::memres::run(&settings, &command).await,
+        Command::Vstorage { command } => command::vstorage::run(&settings, &command).await,
         Command::Version(args) => command::version::run(&settings, &args).await,
         Command::Containers(command) => command::container::run(&settings, command).await,
         Command::Run { .. } | Command::Create { .. } | Command::Vrun { .. } | Command::Other(_) => {

@@ -202,6 +202,15 @@ impl Session {
         }
     }
 
+    /// Sends a request and waits for its answer, which may be a failure, unless the user interrupts.
+    pub async fn ask_plainly(&mut self, request: &Request) -> Result<Done> {
+        let connection = self.connection.clone();
+        match interruptible(async { Ok(connection.ask(request).await) }).await? {
+            Ok(done) => Ok(done),
+            Err(error) => Err(self.explain(error).await),
+        }
+    }
+
     /// Sends a request and waits for its answer, unless the user interrupts.
     pub async fn ask(&mut self, request: &Request) -> Result<Reply> {
         let connection = self.connection.clone();

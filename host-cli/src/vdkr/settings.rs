@@ -295,6 +295,7 @@ fn option(global: &Global, key: &str) -> Result<Option<(&'static str, String)>> 
         "secure-registry" if global.secure_registry => Some(("--secure-registry", "true".into())),
         "ca-cert" => path("--ca-cert", &global.ca_cert)?,
         "verbose" if global.verbose => Some(("--verbose", "true".into())),
+        "pull-in" => text("--pull-in", &global.pull_in),
         "accel" if global.no_kvm => Some(("--no-kvm", "tcg".into())),
         "accel" => text("--accel", &global.accel),
         "machine" => text("--machine", &global.machine),

@@ -15,6 +15,14 @@ impl Arch {
     /// All of them, in the order in which they are listed to users.
     pub const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
 
+    /// As OCI platforms name it.
+    pub fn oci_name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Aarch64 => "arm64",
+        }
+    }
+
     /// The name in paths and options, the same as `uname -m` gives.
     pub fn name(self) -> &'static str {
         match self {

@@ -280,6 +280,14 @@ pub struct Hash {
     context: ring::digest::Context,
 }
 
+impl std::fmt::Debug for Hash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hash")
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Hash {
     /// Begins one.
     pub fn new(algorithm: Algorithm) -> Self {

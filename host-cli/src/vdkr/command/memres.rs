@@ -317,14 +317,19 @@ async fn try_keep(settings: &Settings, args: &MemresStartArgs) -> Result<()> {
 }
 
 async fn stop(settings: &Settings) -> Result<u8> {
-    let dir = directory(settings)?;
+    let ran = end(directory(settings)?).await?;
+    say(if ran { "stopped" } else { "not running" });
+    Ok(0)
+}
+
+/// Stops the machine that is kept in a directory; `false` when none is.
+pub(super) async fn end(dir: &Path) -> Result<bool> {
     let patience = Instant::now() + STOP_PATIENCE;
     let description = Description::read(dir);
     match timeout(STOP_PATIENCE, ask_to_stop(dir)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) if state::locked_by(dir).is_none() || description.is_none() => {
-            say("not running");
-            return Ok(0);
+            return Ok(false);
         }
         // It runs and cannot be talked to.
         Ok(Ok(false) | Err(_)) | Err(_) => {
@@ -341,8 +346,7 @@ async fn stop(settings: &Settings) -> Result<u8> {
         }
         sleep(Duration::from_millis(10)).await;
     }
-    say("stopped");
-    Ok(0)
+    Ok(true)
 }
 
 /// `false` when nobody listens.

@@ -1,5 +1,6 @@
 //! `vdkr pull`: images from registries into the machine.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use vdkr_core::{
@@ -18,7 +19,7 @@ use crate::{
     vdkr::{
         error::{Error, Result},
         image_args::PullArgs,
-        logins,
+        layers, logins,
         news::News,
         registry,
         session::{Session, interruptible, say, with_session},
@@ -46,12 +47,13 @@ pub async fn run(settings: &Settings, args: &PullArgs) -> Result<u8> {
         };
         let mut outcomes = Vec::new();
         for name in &names {
-            let request = Request::Pull(PullRequest {
+            let request = PullRequest {
                 reference: registry::translate_name(name),
                 settings: registries.clone(),
                 platform: args.platform.clone(),
-            });
-            match pull(session, &request, News::new(mode, settings.verbose)).await {
+            };
+            let mut news = News::new(mode, settings.verbose);
+            match pull(session, settings, request, &mut news).await {
                 Ok(pulled) => {
                     if mode != Mode::None {
                         eprintln!("Digest: {}", pulled.digest);
@@ -128,9 +130,22 @@ async fn all_tags(settings: &Settings, names: &[String]) -> Result<Vec<String>> 
     Ok(all)
 }
 
-async fn pull(session: &mut Session, request: &Request, mut news: News) -> Result<Pulled> {
+/// Pulls in the place that the user wants, or where it can be done.
+async fn pull(
+    session: &mut Session,
+    settings: &Settings,
+    request: PullRequest,
+    news: &mut News,
+) -> Result<Pulled> {
+    if layers::pulls_here(settings) {
+        let shown = RefCell::new(&mut *news);
+        if let Some(pulled) = layers::pull(session, settings, &request, &shown).await? {
+            return Ok(pulled);
+        }
+    }
+    let request = Request::Pull(request);
     let done = interruptible(async {
-        let mut call = session.connection.call(request).await?;
+        let mut call = session.connection.call(&request).await?;
         loop {
             match call.next().await {
                 Ok(Incoming::Event(event)) => news.show(&event),

@@ -9,6 +9,7 @@ use crate::{
     vdkr::{
         error::Result,
         image_args::RemoveArgs,
+        layers,
         session::{say, with_session},
         settings::Settings,
     },
@@ -43,6 +44,7 @@ pub async fn run(settings: &Settings, args: &RemoveArgs) -> Result<u8> {
                 }
             }
         }
+        layers::settle(session, settings).await?;
         Ok(outcomes)
     })
     .await?;

@@ -16,6 +16,7 @@ use crate::{
         attach::{FAILED, Terms, attach},
         environment,
         error::{Error, Result},
+        layers,
         news::News,
         registry,
         run_options::{self, Parsed, Verb},
@@ -69,7 +70,7 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
         memres::ensure(settings).await?;
     }
     with_session(settings, verb.purpose(), async |session| {
-        let request = Request::Run(RunRequest {
+        let mut request = RunRequest {
             image: registry::translate_name(&options.image),
             args: options.args.clone(),
             entrypoint: options
@@ -99,13 +100,16 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
             sandbox: sandbox.clone(),
             pull: options.pull,
             settings: registry_settings,
-        });
+        };
         let mode = if options.quiet {
             Mode::None
         } else {
             settings.global.progress
         };
-        let news = News::new(mode, settings.verbose).with_id_to(cidfile);
+        let mut news = News::new(mode, settings.verbose);
+        layers::prepare(session, settings, &mut request, &mut news).await?;
+        let request = Request::Run(request);
+        let news = news.with_id_to(cidfile);
         if until == Until::Ended {
             let terms = Terms {
                 tty: options.tty,

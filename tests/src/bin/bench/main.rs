@@ -2,6 +2,7 @@
 //! stdout. `cargo xtask bench` builds what it needs.
 
 mod deploy;
+mod first_run;
 mod push;
 mod server;
 mod table;
@@ -24,6 +25,9 @@ fn main() {
     }
     if wanted("server") {
         server::run();
+    }
+    if wanted("vm") || wanted("first-run") {
+        first_run::run();
     }
     if wanted("vm") {
         vm::run();

@@ -1,0 +1,280 @@
+//! The directory of layers.
+//!
+//! ```text
+//! layers/sha256/<hex>.erofs   a layer by its diff ID, whole and read-only
+//! layers/new/<n>              a layer under way, locked by its writer
+//! layers/users/<hex>.json     which layers the images of one state directory have
+//! layers/lock                 shared by commands that use layers, exclusive for a collector
+//! ```
+//!
+//! A layer appears by a rename when its whole content has been verified, so a kill at any moment
+//! leaves nothing but a file in `new` that the next collector takes away. The time of a layer's last
+//! use is its time of modification.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
+    path::{Path, PathBuf},
+    process,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use vdkr_core::digest::{Algorithm, Digest};
+use vdkr_transfer::{
+    erofs::{Note, write_image},
+    layer::{Limits, UnpackError, Unpacked},
+    pull::{ImageError, LayerStore},
+};
+
+/// Name of the directory in the root of all state.
+const NAME: &str = "layers";
+/// End of a layer's name.
+const SUFFIX: &str = ".erofs";
+/// Directory of layers under way.
+const NEW: &str = "new";
+
+/// The layers of this user. Clones are the same cache.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    root: Arc<Path>,
+    serial: Arc<AtomicU64>,
+}
+
+/// A layer that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachedLayer {
+    /// Digest of its plain archive.
+    pub diff_id: Digest,
+    /// The file.
+    pub path: PathBuf,
+    /// Bytes that it takes on disk.
+    pub allocated: u64,
+    /// When it was last used.
+    pub used: SystemTime,
+}
+
+/// While it lives, no layer is removed.
+#[derive(Debug)]
+pub struct Hold {
+    _lock: File,
+}
+
+impl Cache {
+    /// Opens the cache below the root of all state; it is made when it is not there.
+    pub fn open(state_root: &Path) -> Result<Self, ImageError> {
+        let root = state_root.join(NAME);
+        let cache = Self {
+            root: root.into(),
+            serial: Arc::default(),
+        };
+        for directory in [
+            cache.root.to_path_buf(),
+            cache.directory(Algorithm::Sha256),
+            cache.directory(Algorithm::Sha512),
+            cache.new_directory(),
+            cache.users_directory(),
+        ] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&directory)
+                .map_err(ImageError::io("make", directory))?;
+        }
+        Ok(cache)
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn directory(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join(algorithm.name())
+    }
+
+    fn new_directory(&self) -> PathBuf {
+        self.root.join(NEW)
+    }
+
+    /// The directory of the notes about who uses what.
+    pub(super) fn users_directory(&self) -> PathBuf {
+        self.root.join("users")
+    }
+
+    /// Where a layer is, when it is there.
+    pub fn path(&self, diff_id: &Digest) -> PathBuf {
+        let name = format!("{}{SUFFIX}", diff_id.hex());
+        self.directory(diff_id.algorithm()).join(name)
+    }
+
+    /// Keeps every layer where it is, until the hold is dropped. Waits for a collector to end.
+    pub fn hold(&self) -> Result<Hold, ImageError> {
+        let lock = self.lock_file()?;
+        lock.lock_shared()
+            .map_err(ImageError::io("lock", self.root.join("lock")))?;
+        Ok(Hold { _lock: lock })
+    }
+
+    /// The right to remove layers; `None` while a command uses some.
+    pub(super) fn try_own(&self) -> Result<Option<Hold>, ImageError> {
+        let lock = self.lock_file()?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(Hold { _lock: lock })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => {
+                Err(ImageError::io("lock", self.root.join("lock"))(error))
+            }
+        }
+    }
+
+    fn lock_file(&self) -> Result<File, ImageError> {
+        let path = self.root.join("lock");
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let opened = options.mode(0o600).open(&path);
+        opened.map_err(ImageError::io("open", path))
+    }
+
+    /// A layer that is there and whole, and notes that it is used now. One that is not whole is
+    /// removed.
+    pub fn find(&self, diff_id: &Digest) -> Option<(PathBuf, Note)> {
+        let path = self.path(diff_id);
+        let file = File::options()
+            .read(true)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(&path)
+            .ok()?;
+        match Note::read(&file) {
+            Ok(note) if note.diff_id == *diff_id => {
+                // A cache that cannot be written to still serves.
+                let _ = file.set_modified(SystemTime::now());
+                Some((path, note))
+            }
+            _ => {
+                let _ = fs::remove_file(&path);
+                None
+            }
+        }
+    }
+
+    /// Every layer.
+    pub fn layers(&self) -> Result<Vec<CachedLayer>, ImageError> {
+        let mut layers = Vec::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let directory = self.directory(algorithm);
+            let list = ImageError::io("list", &directory);
+            for entry in fs::read_dir(&directory).map_err(list)?.flatten() {
+                let name = entry.file_name();
+                let hex = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
+                let digest = hex.map(|hex| Digest::parse(&format!("{algorithm}:{hex}")));
+                // Gone since, or not ours.
+                let (Some(Ok(diff_id)), Ok(meta)) = (digest, entry.metadata()) else {
+                    continue;
+                };
+                layers.push(CachedLayer {
+                    diff_id,
+                    path: entry.path(),
+                    allocated: meta.blocks().saturating_mul(512),
+                    used: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                });
+            }
+        }
+        layers.sort_by(|a, b| (a.used, &a.diff_id).cmp(&(b.used, &b.diff_id)));
+        Ok(layers)
+    }
+
+    /// Removes what writers that are gone have left.
+    pub(super) fn clear_unfinished(&self) {
+        let entries = fs::read_dir(self.new_directory()).into_iter().flatten();
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let Ok(file) = File::open(&path) else {
+                continue;
+            };
+            if file.try_lock().is_ok() {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// A new file under a name of its own, locked.
+    fn new_file(&self) -> Result<(PathBuf, File), ImageError> {
+        loop {
+            let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+            let path = self
+                .new_directory()
+                .join(format!("{}-{serial}", process::id()));
+            let mut options = File::options();
+            options.read(true).write(true).create_new(true).mode(0o600);
+            match options.open(&path) {
+                Ok(file) => {
+                    // A collector that has it now takes it for a leftover; then there is another.
+                    if file.try_lock().is_ok() && path.exists() {
+                        return Ok((path, file));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(ImageError::io("make", path)(error)),
+            }
+        }
+    }
+}
+
+/// Removes a file unless it was given another name.
+struct Unfinished(Option<PathBuf>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl LayerStore for Cache {
+    fn has_layer(&self, diff_id: &Digest) -> bool {
+        self.find(diff_id).is_some()
+    }
+
+    fn take_layer(
+        &self,
+        source: impl Read + Send,
+        diff_id: &Digest,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Result<Unpacked, UnpackError>, ImageError> {
+        let (path, file) = self.new_file()?;
+        let mut unfinished = Unfinished(Some(path.clone()));
+        let scratch = tempfile::tempfile_in(self.new_directory())
+            .map_err(ImageError::io("make a file in", self.new_directory()))?;
+        let written = write_image(
+            source,
+            diff_id,
+            &Limits::default(),
+            cancelled,
+            &file,
+            &scratch,
+        );
+        let unpacked = match written {
+            Ok(unpacked) => unpacked,
+            Err(error) => return Ok(Err(error)),
+        };
+        let target = self.path(diff_id);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400))
+            .and_then(|()| fs::rename(&path, &target))
+            .map_err(ImageError::io("make", target))?;
+        unfinished.0 = None;
+        Ok(Ok(unpacked))
+    }
+
+    /// A layer that a power cut made shorter than it says is pulled again.
+    fn checkpoint(&self) -> Result<(), ImageError> {
+        Ok(())
+    }
+}

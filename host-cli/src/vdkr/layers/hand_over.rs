@@ -1,0 +1,232 @@
+//! Layers into a machine: attached as disks, then mounted by its agent.
+
+use std::{cell::RefCell, collections::BTreeSet};
+
+use vdkr_core::{
+    channel::message::{
+        DiskRequest, Failure, FailureCode, LayerDisk, NeededLayers, PullPolicy, PullRequest,
+        RegistrySettings, Reply, Request, RunRequest,
+    },
+    digest::Digest,
+    reference::Reference,
+};
+use vdkr_transfer::pull::LayerStore as _;
+
+use super::{
+    Cache, cache, note_use, note_users_layers, pull, pull::fetch_again, pulls_here,
+    users::layers_of,
+};
+use crate::vdkr::{
+    command::wrong_reply,
+    error::{Error, Result},
+    news::News,
+    session::Session,
+    settings::{Settings, StatePlace},
+};
+
+/// How the serial numbers of layers' disks begin.
+const SERIAL: &str = "layer-";
+/// Digits of a layer's digest in its disk's serial number, which has 36 characters at most.
+const DIGITS: usize = 30;
+
+/// What the machine has of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    /// It is there, and so are its layers.
+    Ready,
+    /// No image has this name.
+    Absent,
+    /// The agent is older than this program, and keeps all layers itself.
+    Unknown,
+}
+
+/// Brings what the container of a request needs into the machine: the image, when it is not there or
+/// shall be pulled anyway, and the layers that are kept here. Whatever the machine can do by itself is
+/// left to it, and to the request.
+pub async fn prepare(
+    session: &mut Session,
+    settings: &Settings,
+    request: &mut RunRequest,
+    news: &mut News,
+) -> Result<()> {
+    let news = RefCell::new(news);
+    let presence = ready(session, settings, &request.image, &request.settings, &news).await?;
+    let pulls = match (request.pull, presence) {
+        (_, Presence::Unknown) | (PullPolicy::Never, _) => false,
+        (PullPolicy::Missing, presence) => presence == Presence::Absent,
+        (PullPolicy::Always, _) => true,
+    };
+    if !pulls || !pulls_here(settings) {
+        return Ok(());
+    }
+    let pull_request = PullRequest {
+        reference: request.image.clone(),
+        settings: request.settings.clone(),
+        platform: None,
+    };
+    if let Some(pulled) = pull(session, settings, &pull_request, &news).await? {
+        // Exactly what was pulled, whatever other names would match.
+        request.image = pulled.id;
+        request.pull = PullPolicy::Never;
+        ready(session, settings, &request.image, &request.settings, &news).await?;
+    }
+    Ok(())
+}
+
+/// Notes which layers the images of a session's machine still have after some were removed, and takes
+/// away the disks of the others.
+pub async fn settle(session: &mut Session, settings: &Settings) -> Result<()> {
+    let StatePlace::Directory(dir) = &settings.state else {
+        return Ok(());
+    };
+    let cache = cache(settings)?;
+    // A pull under way has attached what no image has yet; whoever comes next settles.
+    let Some(_own) = cache.try_own()? else {
+        return Ok(());
+    };
+    let question = Request::Layers {
+        image: None,
+        settings: RegistrySettings::default(),
+    };
+    // An agent that does not know has nothing of ours.
+    let Ok(Reply::Layers(NeededLayers { kept, .. })) = session.ask_plainly(&question).await? else {
+        return Ok(());
+    };
+    let kept = kept.iter().filter_map(|layer| Digest::parse(layer).ok());
+    let kept: BTreeSet<Digest> = kept.collect();
+    let serials: BTreeSet<String> = kept.iter().map(serial).collect();
+    note_users_layers(&cache, dir, kept)?;
+    // A machine of this command's own goes with its disks.
+    if let Ok(Reply::Machine(state)) = session.ask_plainly(&Request::Machine).await? {
+        for disk in state.disks {
+            if disk.starts_with(SERIAL) && !serials.contains(&disk) {
+                session.detach(&disk).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Looks whether the machine has an image, and hands over what it needs of it. Layers that are no
+/// longer in the cache are pulled again.
+async fn ready(
+    session: &mut Session,
+    settings: &Settings,
+    image: &str,
+    registry: &RegistrySettings,
+    news: &RefCell<&mut News>,
+) -> Result<Presence> {
+    let question = Request::Layers {
+        image: Some(image.to_owned()),
+        settings: RegistrySettings {
+            registry: registry.registry.clone(),
+            gateway: registry.gateway.clone(),
+            ..RegistrySettings::default()
+        },
+    };
+    let needed = match session.ask_plainly(&question).await? {
+        Ok(Reply::Layers(needed)) => needed,
+        Err(failure) if failure.code == FailureCode::NotFound => return Ok(Presence::Absent),
+        Err(failure) if failure.code == FailureCode::Unsupported => return Ok(Presence::Unknown),
+        Err(failure) => return Err(failure.into()),
+        Ok(other) => return Err(wrong_reply(&other)),
+    };
+    if !needed.missing.is_empty() {
+        hand_over(session, settings, &needed, registry, news).await?;
+        session.mark("layers");
+    }
+    Ok(Presence::Ready)
+}
+
+/// Hands over what an image needs.
+async fn hand_over(
+    session: &mut Session,
+    settings: &Settings,
+    needed: &NeededLayers,
+    registry: &RegistrySettings,
+    news: &RefCell<&mut News>,
+) -> Result<()> {
+    let layers: BTreeSet<Digest> = needed
+        .missing
+        .iter()
+        .map(|layer| Digest::parse(layer).map_err(|error| odd(&error)))
+        .collect::<Result<_>>()?;
+    let cache = cache(settings)?;
+    let _hold = cache.hold()?;
+    // The word of a machine is no proof that it may have a layer: another one's image may be private.
+    let given = match &settings.state {
+        StatePlace::Directory(dir) => layers_of(&cache, dir)?,
+        StatePlace::Nowhere => layers.clone(),
+    };
+    let is_there = |layer| given.contains(layer) && cache.has_layer(layer);
+    if !layers.iter().all(is_there) {
+        let source = Reference::parse(&needed.source).map_err(|error| odd(&error))?;
+        let manifest = Digest::parse(&needed.manifest).map_err(|error| odd(&error))?;
+        let request = PullRequest {
+            reference: source.without_tag().with_digest(manifest).to_string(),
+            settings: registry.clone(),
+            platform: None,
+        };
+        let proved = fetch_again(&cache, &request, settings.arch.oci_name(), news).await?;
+        if let Some(foreign) = layers.iter().find(|layer| !proved.contains(layer)) {
+            return Err(odd(&format!("{foreign} is none of {}", request.reference)));
+        }
+        if let StatePlace::Directory(dir) = &settings.state {
+            note_use(&cache, dir, &layers)?;
+        }
+    }
+    attach(session, &cache, &layers).await?;
+    mount(session, &layers).await
+}
+
+/// Attaches the disks of layers that are in the cache.
+pub(super) async fn attach(
+    session: &mut Session,
+    cache: &Cache,
+    layers: &BTreeSet<Digest>,
+) -> Result<()> {
+    for layer in layers {
+        let (path, _) = cache.find(layer).ok_or_else(|| {
+            let message = format!("the image's registry no longer has layer {layer} as it was");
+            Error::from(Failure::new(FailureCode::NotFound, message))
+        })?;
+        let path = path.into_os_string().into_string().map_err(|path| {
+            let message = format!("{} is not valid UTF-8", path.display());
+            Error::from(Failure::new(FailureCode::Unsupported, message))
+        })?;
+        let disk = DiskRequest {
+            path,
+            serial: serial(layer),
+            read_only: true,
+        };
+        session.attach(disk).await?;
+    }
+    Ok(())
+}
+
+/// Has the agent mount layers whose disks are attached.
+async fn mount(session: &mut Session, layers: &BTreeSet<Digest>) -> Result<()> {
+    let layers = layers.iter().map(|layer| LayerDisk {
+        diff_id: layer.to_string(),
+        serial: serial(layer),
+    });
+    let mount = Request::Mount {
+        layers: layers.collect(),
+    };
+    match session.ask(&mount).await? {
+        Reply::Mounted => Ok(()),
+        other => Err(wrong_reply(&other)),
+    }
+}
+
+fn serial(layer: &Digest) -> String {
+    format!("{SERIAL}{}", &layer.hex()[..DIGITS])
+}
+
+fn odd(reason: &dyn ToString) -> Error {
+    let message = format!(
+        "the machine's agent names a layer oddly: {}",
+        reason.to_string()
+    );
+    Failure::new(FailureCode::Failed, message).into()
+}

@@ -1,0 +1,26 @@
+//! Layers that this computer keeps for all machines: pulled and verified here, by the user, turned
+//! into read-only disk images, and handed to a machine when it runs something of them.
+
+mod cache;
+mod collect;
+mod hand_over;
+mod pull;
+mod users;
+
+pub use cache::{Cache, CachedLayer, Hold};
+pub use collect::{Collected, collect, unused};
+pub use hand_over::{prepare, settle};
+pub use pull::pull;
+pub use users::{forget_user, note_use, note_users_layers};
+
+use super::{error::Result, settings::Settings};
+
+/// Whether images are pulled here rather than in the machine.
+pub fn pulls_here(settings: &Settings) -> bool {
+    settings.value("pull-in").0 == "host"
+}
+
+/// The cache of these settings.
+pub fn cache(settings: &Settings) -> Result<Cache> {
+    Ok(Cache::open(&settings.state_root)?)
+}

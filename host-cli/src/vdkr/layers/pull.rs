@@ -1,0 +1,227 @@
+//! A pull on this computer, with the same candidates, words and stored name as in the machine.
+
+use std::{cell::RefCell, collections::BTreeSet};
+
+use tokio_util::sync::CancellationToken;
+use vdkr_core::{
+    channel::message::{
+        AdmitRequest, Event, Failure, FailureCode, KeptLayer, LogLevel, PullRequest, Pulled,
+        RegistrySettings, Reply, Request,
+    },
+    digest::Digest,
+    loopback::{LOCAL_HOST, from_gateway, reference_from_gateway},
+    reference::Reference,
+};
+use vdkr_transfer::{
+    Client,
+    pull::{Image, ImageError, Question, Remote, client_config, connect, fetch},
+};
+
+use super::{Cache, cache, collect, hand_over::attach, note_use};
+use crate::vdkr::{
+    command::wrong_reply,
+    error::{Error, Result},
+    news::News,
+    session::{Session, interruptible},
+    settings::{Settings, StatePlace},
+    value::parse_memory,
+};
+
+/// Layers that one image may bring as disks: with those of other images they must find room on one
+/// controller.
+const MAX_LAYERS: usize = 64;
+
+/// Pulls an image for the machine of a session. `None` when the machine has to do it itself: its
+/// agent is older than this program, or it takes no disks, or the image has too many layers.
+pub async fn pull(
+    session: &mut Session,
+    settings: &Settings,
+    request: &PullRequest,
+    news: &RefCell<&mut News>,
+) -> Result<Option<Pulled>> {
+    let here = Request::Layers {
+        image: None,
+        settings: RegistrySettings::default(),
+    };
+    match session.ask_plainly(&here).await? {
+        Ok(Reply::Layers(_)) => {}
+        Err(failure) if failure.code == FailureCode::Unsupported => return Ok(None),
+        Err(failure) => return Err(failure.into()),
+        Ok(other) => return Err(wrong_reply(&other)),
+    }
+    let cache = cache(settings)?;
+    let hold = cache.hold()?;
+    let architecture = settings.arch.oci_name();
+    let (remote, image) =
+        interruptible(find_and_fetch(&cache, request, architecture, news)).await?;
+    session.mark("pull");
+    let reason = match too_much(&image) {
+        Some(reason) => Some(reason),
+        None => match attach(session, &cache, &diff_ids(&image)).await {
+            Ok(()) => None,
+            Err(error) if error.is_unsupported() => Some(error.to_string()),
+            Err(error) => return Err(error),
+        },
+    };
+    if let Some(reason) = reason {
+        news.borrow_mut().show(&Event::Log {
+            level: LogLevel::Info,
+            message: format!("pulling in the machine: {reason}"),
+        });
+        return Ok(None);
+    }
+    if let StatePlace::Directory(dir) = &settings.state {
+        note_use(&cache, dir, &diff_ids(&image))?;
+    }
+    let admit = Request::Admit(admission(&cache, &remote, &image)?);
+    let pulled = match session.ask(&admit).await? {
+        Reply::Pulled(pulled) => pulled,
+        other => return Err(wrong_reply(&other)),
+    };
+    drop(hold);
+    let limit = parse_memory(settings.value("layer-cache").0).map_err(Error::usage)?;
+    // Who is in the way collects later.
+    let _ = collect(&cache, u64::from(limit) << 20);
+    Ok(Some(pulled))
+}
+
+/// Brings an image's layers back into the cache, and says which it has. `reference` names the image
+/// by its digest.
+pub(super) async fn fetch_again(
+    cache: &Cache,
+    request: &PullRequest,
+    architecture: &str,
+    news: &RefCell<&mut News>,
+) -> Result<BTreeSet<Digest>> {
+    let (_, image) = interruptible(find_and_fetch(cache, request, architecture, news)).await?;
+    Ok(diff_ids(&image))
+}
+
+async fn find_and_fetch(
+    cache: &Cache,
+    request: &PullRequest,
+    architecture: &str,
+    news: &RefCell<&mut News>,
+) -> Result<(Remote, Image)> {
+    let stop = CancellationToken::new();
+    let _stop_when_dropped = stop.clone().drop_guard();
+    let client = client(&request.settings)?;
+    let gateway = request.settings.gateway.clone();
+    let reach = |reference: &Reference| reference_from_gateway(reference, &gateway);
+    let events = |event: Event| news.borrow_mut().show(&event);
+    let question = Question {
+        reference: &request.reference,
+        platform: request.platform.as_deref(),
+        architecture,
+        settings: &request.settings,
+        reach: &reach,
+    };
+    let asked = question.ask(&client, &events, &stop).await;
+    let (remote, image) = asked?;
+    let layers = image.layers()?;
+    if too_much(&image).is_none() {
+        let fetched = fetch(cache, &remote, layers, &events, &stop).await;
+        fetched?;
+    }
+    Ok((remote, image))
+}
+
+/// Why an image cannot be handed over, when it cannot.
+fn too_much(image: &Image) -> Option<String> {
+    let layers = diff_ids(image).len();
+    (layers > MAX_LAYERS).then(|| format!("the image has {layers} layers"))
+}
+
+fn diff_ids(image: &Image) -> BTreeSet<Digest> {
+    image.config.rootfs.diff_ids.iter().cloned().collect()
+}
+
+/// The image as the agent is told of it.
+fn admission(cache: &Cache, remote: &Remote, image: &Image) -> Result<AdmitRequest> {
+    let text = |bytes: &[u8], what: &str| {
+        String::from_utf8(bytes.to_vec()).map_err(|_| {
+            let message = format!("{}: its {what} is not UTF-8", image.reference);
+            Error::from(Failure::new(FailureCode::Unsupported, message))
+        })
+    };
+    let layers = diff_ids(image).into_iter().map(|diff_id| {
+        let (_, note) = cache.find(&diff_id).ok_or_else(|| {
+            let message = format!("layer {diff_id} went out of the cache meanwhile; pull again");
+            Error::from(Failure::new(FailureCode::Failed, message))
+        })?;
+        Ok(KeptLayer {
+            diff_id: diff_id.to_string(),
+            bytes: note.bytes,
+            opaque: note.opaque,
+        })
+    });
+    Ok(AdmitRequest {
+        reference: remote.reference.to_string(),
+        digest: image.digest.to_string(),
+        manifest: text(&image.manifest.raw, "manifest")?,
+        media_type: image.manifest.media_type.clone(),
+        config: text(&image.config_raw, "configuration")?,
+        layers: layers.collect::<Result<_>>()?,
+    })
+}
+
+/// A client for registries as the machine would reach them: what is the gateway there, is this
+/// computer.
+fn client(settings: &RegistrySettings) -> Result<Client, ImageError> {
+    connect(client_config(&as_seen_here(settings))?)
+}
+
+fn as_seen_here(settings: &RegistrySettings) -> RegistrySettings {
+    let here = |text: &String| from_gateway(text, &settings.gateway);
+    let mut seen = settings.clone();
+    seen.registry = settings.registry.as_ref().map(here);
+    seen.insecure = settings.insecure.iter().map(here).collect();
+    for mirror in &mut seen.mirrors {
+        mirror.host = here(&mirror.host);
+        mirror.endpoints = mirror.endpoints.iter().map(here).collect();
+    }
+    for credential in &mut seen.credentials {
+        credential.host = here(&credential.host);
+    }
+    if !settings.gateway.is_empty() {
+        LOCAL_HOST.clone_into(&mut seen.gateway);
+    }
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use vdkr_core::channel::message::{HostCredential, Mirror};
+
+    use super::*;
+
+    #[test]
+    fn the_gateway_is_this_computer() {
+        let settings = RegistrySettings {
+            registry: Some("10.0.2.2:5000/ns".into()),
+            insecure: vec!["10.0.2.2:5000".into(), "10.0.2.20:5000".into()],
+            mirrors: vec![Mirror {
+                host: "docker.io".into(),
+                endpoints: vec![
+                    "http://10.0.2.2:5001".into(),
+                    "https://m.example.com".into(),
+                ],
+            }],
+            credentials: vec![HostCredential {
+                host: "10.0.2.2:5000".into(),
+                ..HostCredential::default()
+            }],
+            gateway: "10.0.2.2".into(),
+            ..RegistrySettings::default()
+        };
+        let seen = as_seen_here(&settings);
+        assert_eq!(seen.registry.as_deref(), Some("localhost:5000/ns"));
+        assert_eq!(seen.insecure, ["localhost:5000", "10.0.2.20:5000"]);
+        assert_eq!(
+            seen.mirrors[0].endpoints,
+            ["http://localhost:5001", "https://m.example.com"]
+        );
+        assert_eq!(seen.credentials[0].host, "localhost:5000");
+        assert_eq!(seen.gateway, "localhost");
+    }
+}
