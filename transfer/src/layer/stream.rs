@@ -271,10 +271,6 @@ impl<R: io::Read> Decoder<R> {
 
 /// The digest of the plain archive. In an emulated guest this is a third faster than the pure Rust
 /// implementation that serves elsewhere, and the TLS library brings it anyway.
-#[expect(
-    missing_debug_implementations,
-    reason = "the library's context has none"
-)]
 pub struct Hash {
     algorithm: Algorithm,
     context: ring::digest::Context,
