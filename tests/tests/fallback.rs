@@ -163,6 +163,7 @@ fn every_answer_of_a_registry() {
     let user = User::new("x86_64");
     user.run(["vconfig", "mirror", "docker.io", &hub_url])
         .expect(0);
+    user.run(["vconfig", "pull-in", "guest"]).expect(0);
     // How long a silent registry is waited for; with all tries.
     user.run(["vconfig", "timeout", "1"]).expect(0);
     user.run(["--accel", "tcg", "memres", "start"]).expect(0);

@@ -252,9 +252,10 @@ impl ImageError {
                 Some("give the certificate of the registry's CA, or name the host insecure".into())
             }
             Self::NoLayer(_) => Some("try again; another command removed it meanwhile".to_owned()),
-            Self::NoArchive { .. } => {
-                Some("remove the image, pull it again, and save or push it then".to_owned())
-            }
+            Self::NoArchive { .. } => Some(
+                "remove the image, pull it again with --pull-in guest, and save or push it then"
+                    .to_owned(),
+            ),
             Self::NotHandedOver { .. } => Some(
                 "run it with a host program of the agent's release, or pull it once more with \
                  --pull-in guest after removing it"

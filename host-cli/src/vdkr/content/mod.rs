@@ -68,8 +68,9 @@ pub fn plain_size(layer: &ExportedLayer) -> Result<u64> {
             "the machine did not keep how layer {} was archived",
             layer.diff_id
         );
-        Error::new(Exit::Failed, message)
-            .with_hint("remove the image and pull it again, then save or push it")
+        Error::new(Exit::Failed, message).with_hint(
+            "remove the image and pull it again with --pull-in guest, then save or push it",
+        )
     })
 }
 
