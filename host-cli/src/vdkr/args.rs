@@ -242,6 +242,8 @@ pub enum Command {
         #[command(subcommand)]
         command: MemresCommand,
     },
+    /// Show which ports of this computer lead to a container
+    Port(PortArgs),
     /// Show and clean up what machines and pulled layers take on this computer
     Vstorage {
         /// What to do.
@@ -253,6 +255,22 @@ pub enum Command {
     /// Commands that are not there.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
+}
+
+/// Arguments of `port`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vdkr run -d --name web -p 8080:80 container-base httpd -f
+  vdkr port web
+  vdkr port web 80/tcp")]
+pub struct PortArgs {
+    /// Name or id of the container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// Show where this port of the container is, and nothing else
+    #[arg(value_name = "PORT[/PROTOCOL]")]
+    pub port: Option<String>,
 }
 
 /// Arguments of `vconfig`.
@@ -378,7 +396,6 @@ pub fn missing_command(name: &str) -> String {
         "manifest",
         "network",
         "plugin",
-        "port",
         "swarm",
         "update",
         "volume",

@@ -17,6 +17,7 @@ pub mod layers;
 pub mod logins;
 pub mod nearest;
 pub mod news;
+pub mod publish;
 pub mod registry;
 pub mod roots;
 pub mod run_options;
@@ -130,6 +131,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Vimport(args) => command::vimport::run(&settings, &args).await,
         Command::Vconfig(args) => command::vconfig::run(&settings, &args),
         Command::Memres { command } => command::memres::run(&settings, &command).await,
+        Command::Port(args) => command::port::run(&settings, &args).await,
         Command::Vstorage { command } => command::vstorage::run(&settings, &command).await,
         Command::Version(args) => command::version::run(&settings, &args).await,
         Command::Containers(command) => command::container::run(&settings, command).await,

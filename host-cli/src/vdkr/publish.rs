@@ -2,7 +2,7 @@
 
 use vdkr_core::{
     channel::message::{
-        Network, PullPolicy, PullRequest, Publication, PublishRequest, RegistrySettings, Reply,
+        Network, Publication, PublishRequest, PullPolicy, PullRequest, RegistrySettings, Reply,
         Request, Sandbox,
     },
     container::ports::{Protocol, Publish, parse_exposed},
@@ -110,9 +110,16 @@ mod tests {
     #[test]
     fn what_is_published_already_is_not_published_again() {
         let mut ports = vdkr_core::container::ports::parse_publish("8080:80").unwrap();
-        let exposed = [(80, Protocol::Tcp), (53, Protocol::Udp), (53, Protocol::Udp)];
+        let exposed = [
+            (80, Protocol::Tcp),
+            (53, Protocol::Udp),
+            (53, Protocol::Udp),
+        ];
         add_exposed(&mut ports, exposed.into_iter());
-        let all: Vec<_> = ports.iter().map(|port| (port.host, port.container)).collect();
+        let all: Vec<_> = ports
+            .iter()
+            .map(|port| (port.host, port.container))
+            .collect();
         assert_eq!(all, [((8080, 8080), 80), ((0, 0), 53)]);
     }
 }

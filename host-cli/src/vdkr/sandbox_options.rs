@@ -153,6 +153,11 @@ impl SandboxOptions {
         Ok(())
     }
 
+    /// Whether any port is to be published.
+    pub fn publishes(&self) -> bool {
+        self.publish_all || !self.publish.is_empty()
+    }
+
     fn security(&mut self, value: &str) -> Result<(), Reason> {
         let (name, setting) = value
             .split_once(['=', ':'])
@@ -197,7 +202,7 @@ impl SandboxOptions {
         if self.cpus && limits.cpu_period != Some(PERIOD) {
             return Err("--cpus and --cpu-period cannot be used together".to_owned());
         }
-        let published = !self.publish.is_empty() || self.publish_all;
+        let published = self.publishes();
         let other = matches!(sandbox.network, Network::Container(_));
         if published && (other || sandbox.network == Network::None) {
             let text = "ports can be published on a network of the container's own, or with \

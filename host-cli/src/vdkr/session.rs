@@ -7,7 +7,9 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
 };
-use vdkr_core::channel::message::{DiskRequest, Done, Failure, Reply, Request};
+use vdkr_core::channel::message::{
+    DiskRequest, Done, Failure, Publication, PublishRequest, Reply, Request,
+};
 
 use super::{
     command::{memres, wrong_reply},
@@ -19,6 +21,7 @@ use crate::{
     exit::Exit,
     vm::{
         channel::{ChannelError, Connection},
+        forward::{Forwards, Owner},
         kept::{self, Description},
         process::{Qemu, ending},
         start::{Started, start},
@@ -54,6 +57,7 @@ pub struct Session {
 #[derive(Debug)]
 struct Own {
     qemu: Qemu,
+    forwards: Forwards,
     _lock: Option<Lock>,
 }
 
@@ -139,7 +143,11 @@ impl Session {
         let connection = Connection::new(reader, writer, hello);
         Self {
             connection,
-            machine: Some(Own { qemu, _lock: lock }),
+            machine: Some(Own {
+                qemu,
+                forwards: Forwards::default(),
+                _lock: lock,
+            }),
             stages,
             timing,
         }
@@ -216,6 +224,42 @@ impl Session {
         let connection = self.connection.clone();
         let done = interruptible(async { Ok(connection.ask(request).await) }).await?;
         self.answer(done).await
+    }
+
+    /// Leads ports of this computer to a container that is about to be run. They are closed when
+    /// this session is, or when the container ends that adopts them.
+    pub async fn publish(&mut self, request: &PublishRequest) -> Result<Publication> {
+        if let Some(own) = &mut self.machine {
+            let owner = Owner::Client(0);
+            let opened = own.forwards.open(&mut own.qemu, owner, request).await;
+            return opened.map_err(|error| Failure::from(error).into());
+        }
+        match self.ask(&Request::Publish(request.clone())).await? {
+            Reply::Published { mut publications } if publications.len() == 1 => {
+                Ok(publications.remove(0))
+            }
+            other => Err(wrong_reply(&other)),
+        }
+    }
+
+    /// The ports of this computer that lead to containers, as far as is known.
+    pub async fn published(&mut self) -> Vec<Publication> {
+        if let Some(own) = &self.machine {
+            return own.forwards.list();
+        }
+        match self.connection.ask(&Request::Published).await {
+            Ok(Ok(Reply::Published { publications })) => publications,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Has the ports that were published belong to a container, until that ends.
+    pub async fn adopt_ports(&mut self, id: &str) -> Result<()> {
+        let request = Request::AdoptPorts { id: id.to_owned() };
+        match self.ask(&request).await? {
+            Reply::Published { .. } => Ok(()),
+            other => Err(wrong_reply(&other)),
+        }
     }
 
     /// The reply in an answer, or the error in it.

@@ -148,7 +148,10 @@ impl Forwards {
 
     /// Closes everything of an owner who has gone.
     pub async fn close(&mut self, emulator: &mut impl Commands, owner: &Owner) {
-        let gone: Vec<_> = self.held.extract_if(.., |held| held.owner == *owner).collect();
+        let gone: Vec<_> = self
+            .held
+            .extract_if(.., |held| held.owner == *owner)
+            .collect();
         for held in gone {
             close_ports(emulator, &held.publication).await;
         }
@@ -189,7 +192,9 @@ impl Forwards {
         let after = self.last;
         let taken = |last: u8| {
             let address = bridge_address(last);
-            self.held.iter().any(|held| held.publication.address == address)
+            self.held
+                .iter()
+                .any(|held| held.publication.address == address)
         };
         let later = BRIDGE_HOST_ADDRESSES.filter(|&last| last > after);
         let found = later
@@ -229,9 +234,8 @@ async fn open_port(
             }
         };
         let container = rule.container;
-        let line = format!(
-            "hostfwd_add {NETWORK} {protocol}:{address}:{host}-{target}:{container}"
-        );
+        let line =
+            format!("hostfwd_add {NETWORK} {protocol}:{address}:{host}-{target}:{container}");
         // It prints nothing but complaints; somebody may have been quicker.
         if emulator.human(&line).await?.trim().is_empty() {
             return Ok(Published {
@@ -293,15 +297,24 @@ mod tests {
     impl Commands for Notes {
         async fn human(&mut self, line: &str) -> Result<String, QmpError> {
             self.lines.push(line.to_owned());
-            let refused = self.refuse.is_some_and(|port| line.contains(&format!(":{port}-")));
+            let refused = self
+                .refuse
+                .is_some_and(|port| line.contains(&format!(":{port}-")));
             let text = "could not set up host forwarding rule\r\n";
-            Ok(if refused { text.to_owned() } else { String::new() })
+            Ok(if refused {
+                text.to_owned()
+            } else {
+                String::new()
+            })
         }
     }
 
     fn request(texts: &[&str]) -> PublishRequest {
         PublishRequest {
-            ports: texts.iter().flat_map(|text| parse_publish(text).unwrap()).collect(),
+            ports: texts
+                .iter()
+                .flat_map(|text| parse_publish(text).unwrap())
+                .collect(),
             ..PublishRequest::default()
         }
     }
@@ -317,17 +330,26 @@ mod tests {
         let port = free();
         let asked = request(&[&format!("{port}:80"), "53/udp"]);
         let owner = Owner::Client(7);
-        let open = forwards.open(&mut notes, owner.clone(), &asked).await.unwrap();
+        let open = forwards
+            .open(&mut notes, owner.clone(), &asked)
+            .await
+            .unwrap();
         assert_eq!(open.address, Ipv4Addr::new(10, 0, 2, 128));
         assert_eq!(open.ports[0].host, port);
         assert_ne!(open.ports[1].host, 0);
-        assert_eq!(notes.lines[0], format!("hostfwd_add net0 tcp:127.0.0.1:{port}-10.0.2.128:80"));
+        assert_eq!(
+            notes.lines[0],
+            format!("hostfwd_add net0 tcp:127.0.0.1:{port}-10.0.2.128:80")
+        );
         assert!(notes.lines[1].starts_with("hostfwd_add net0 udp:127.0.0.1:"));
 
         forwards.close(&mut notes, &Owner::Client(8)).await;
         assert_eq!(notes.lines.len(), 2);
         forwards.close(&mut notes, &owner).await;
-        assert_eq!(notes.lines[2], format!("hostfwd_remove net0 tcp:127.0.0.1:{port}"));
+        assert_eq!(
+            notes.lines[2],
+            format!("hostfwd_remove net0 tcp:127.0.0.1:{port}")
+        );
         assert!(forwards.list().is_empty() && notes.lines.len() == 4);
     }
 
@@ -338,21 +360,43 @@ mod tests {
         let taken = listener.local_addr().unwrap().port();
         let port = free();
         let asked = request(&[&format!("{port}:1"), &format!("{taken}:2")]);
-        let error = forwards.open(&mut notes, Owner::Client(1), &asked).await.unwrap_err();
+        let error = forwards
+            .open(&mut notes, Owner::Client(1), &asked)
+            .await
+            .unwrap_err();
         let text = error.to_string();
-        assert_eq!(text, format!("port {taken} of 127.0.0.1 (tcp) is in use on this computer"));
-        assert_eq!(notes.lines.last().unwrap(), &format!("hostfwd_remove net0 tcp:127.0.0.1:{port}"));
+        assert_eq!(
+            text,
+            format!("port {taken} of 127.0.0.1 (tcp) is in use on this computer")
+        );
+        assert_eq!(
+            notes.lines.last().unwrap(),
+            &format!("hostfwd_remove net0 tcp:127.0.0.1:{port}")
+        );
         assert!(forwards.list().is_empty());
         // Another protocol is another port.
         let asked = request(&[&format!("{taken}:2/udp")]);
-        assert!(forwards.open(&mut notes, Owner::Client(1), &asked).await.is_ok());
+        assert!(
+            forwards
+                .open(&mut notes, Owner::Client(1), &asked)
+                .await
+                .is_ok()
+        );
         // One that the emulator cannot have, as somebody was quicker.
         notes.refuse = Some(port);
         let asked = request(&[&format!("{port}:1")]);
-        assert!(forwards.open(&mut notes, Owner::Client(1), &asked).await.is_err());
+        assert!(
+            forwards
+                .open(&mut notes, Owner::Client(1), &asked)
+                .await
+                .is_err()
+        );
         // An address of another computer.
         let asked = request(&["192.0.2.1:80:80"]);
-        let error = forwards.open(&mut notes, Owner::Client(1), &asked).await.unwrap_err();
+        let error = forwards
+            .open(&mut notes, Owner::Client(1), &asked)
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("192.0.2.1"), "{error}");
     }
 
@@ -363,7 +407,10 @@ mod tests {
             name: Some("web".to_owned()),
             ..request(&["80"])
         };
-        forwards.open(&mut notes, Owner::Client(1), &asked).await.unwrap();
+        forwards
+            .open(&mut notes, Owner::Client(1), &asked)
+            .await
+            .unwrap();
         let adopted = forwards.adopt(1, "abc", 9);
         assert_eq!(adopted[0].container, ["web", "abc"]);
         forwards.close(&mut notes, &Owner::Client(1)).await;
@@ -378,10 +425,18 @@ mod tests {
         let (mut forwards, mut notes) = (Forwards::default(), Notes::default());
         let mut seen = Vec::new();
         for _ in BRIDGE_HOST_ADDRESSES {
-            let open = forwards.open(&mut notes, Owner::Client(1), &request(&[])).await.unwrap();
+            let open = forwards
+                .open(&mut notes, Owner::Client(1), &request(&[]))
+                .await
+                .unwrap();
             seen.push(open.address);
         }
-        assert!(forwards.open(&mut notes, Owner::Client(1), &request(&[])).await.is_err());
+        assert!(
+            forwards
+                .open(&mut notes, Owner::Client(1), &request(&[]))
+                .await
+                .is_err()
+        );
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), BRIDGE_HOST_ADDRESSES.count());
@@ -389,7 +444,10 @@ mod tests {
             machine: true,
             ..request(&[])
         };
-        let open = forwards.open(&mut notes, Owner::Client(1), &machine).await.unwrap();
+        let open = forwards
+            .open(&mut notes, Owner::Client(1), &machine)
+            .await
+            .unwrap();
         assert_eq!(open.address, MACHINE_ADDRESS);
     }
 }

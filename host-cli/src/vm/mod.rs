@@ -7,6 +7,7 @@ pub mod channel;
 pub mod console;
 pub mod disk;
 pub mod disks;
+pub mod forward;
 pub mod kept;
 pub mod locate;
 pub mod monitor;

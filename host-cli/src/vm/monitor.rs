@@ -19,9 +19,11 @@ use vdkr_core::channel::{
 };
 
 use super::{
+    forward::{Commands, Forwards, Owner},
     kept::{self, Description, GREETING},
     pipe::{FrameReader, greet_host},
     process::Qemu,
+    qmp::QmpError,
     router::{ClientFrames, ClientId, Router, ToGuest, Verdict, client_queue},
     start::Started,
 };
@@ -78,6 +80,16 @@ trait Emulator {
     async fn disks(&mut self, request: &Request) -> Done;
     /// Serial numbers of the disks that are attached.
     fn attached(&mut self) -> Vec<String>;
+    async fn human(&mut self, line: &str) -> Result<String, QmpError>;
+}
+
+/// The emulator as the one who opens ports.
+struct Ports<'a, E>(&'a mut E);
+
+impl<E: Emulator> Commands for Ports<'_, E> {
+    async fn human(&mut self, line: &str) -> Result<String, QmpError> {
+        self.0.human(line).await
+    }
 }
 
 impl Emulator for Qemu {
@@ -107,6 +119,10 @@ impl Emulator for Qemu {
     fn attached(&mut self) -> Vec<String> {
         Qemu::attached(self)
     }
+
+    async fn human(&mut self, line: &str) -> Result<String, QmpError> {
+        self.control().human(line).await
+    }
 }
 
 enum Input {
@@ -129,6 +145,8 @@ struct Hub {
     quiet_since: Instant,
     /// The question whether a container runs, before an idle machine stops.
     asked: Option<u32>,
+    /// The ports that are open.
+    forwards: Forwards,
     waiting_for_stop: Vec<(ClientId, u32)>,
     writers: tokio::task::JoinSet<()>,
 }
@@ -156,6 +174,7 @@ impl Hub {
             idle,
             quiet_since: Instant::now(),
             asked: None,
+            forwards: Forwards::default(),
             waiting_for_stop: Vec::new(),
             writers: tokio::task::JoinSet::new(),
         }
@@ -219,7 +238,7 @@ impl Hub {
 
     /// When the machine has been idle for long enough, if it is idle now.
     fn idle_at(&self) -> Option<Instant> {
-        let own = usize::from(self.asked.is_some());
+        let own = self.own_requests();
         let patience = if self.asked.is_some() {
             ANSWER
         } else {
@@ -228,6 +247,11 @@ impl Hub {
         self.idle
             .filter(|_| self.router.busy() <= own)
             .map(|idle| self.quiet_since + idle + patience)
+    }
+
+    /// Requests that are under way on nobody's behalf.
+    fn own_requests(&self) -> usize {
+        usize::from(self.asked.is_some()) + self.forwards.waits()
     }
 
     /// A container that runs is nobody's request, and keeps the machine all the same.
@@ -247,14 +271,47 @@ impl Hub {
         } else {
             self.quiet_since
         };
-        running == 0 && self.router.busy() == 0
+        running == 0 && self.router.busy() <= self.own_requests()
+    }
+
+    /// Carries out what is the monitor's own. Short: the emulator answers in milliseconds.
+    async fn carry_out(
+        &mut self,
+        id: ClientId,
+        request: Request,
+        qemu: &mut impl Emulator,
+    ) -> Done {
+        let publications = match request {
+            Request::Publish(request) => {
+                let owner = Owner::Client(id);
+                let opened = self.forwards.open(&mut Ports(qemu), owner, &request).await;
+                vec![opened.map_err(Failure::from)?]
+            }
+            Request::AdoptPorts { id: container } => {
+                let wait = Request::Container(ContainerRequest::Wait {
+                    name: container.clone(),
+                });
+                let nothing = !self.forwards.has(&Owner::Client(id));
+                match (!nothing).then(|| self.router.own_request(&wait)).flatten() {
+                    Some(stream) => self.forwards.adopt(id, &container, stream),
+                    None => Vec::new(),
+                }
+            }
+            Request::Published => self.forwards.list(),
+            other => return qemu.disks(&other).await,
+        };
+        Ok(Reply::Published { publications })
     }
 
     async fn handle(&mut self, input: Input, qemu: &mut impl Emulator) -> Option<Ending> {
-        let mut busy = self.router.busy() > usize::from(self.asked.is_some());
+        let mut busy = self.router.busy() > self.own_requests();
         match input {
             Input::ClientGreeted(reader, writer) => self.add_client(reader, writer),
-            Input::ClientGone(id) => self.router.disconnect(id),
+            Input::ClientGone(id) => {
+                self.router.disconnect(id);
+                let owner = Owner::Client(id);
+                self.forwards.close(&mut Ports(qemu), &owner).await;
+            }
             Input::Client(id, frame, share) => {
                 match self.router.from_client(id, &frame, Some(share)) {
                     Verdict::Routed => {}
@@ -269,7 +326,7 @@ impl Hub {
                     }
                     // Short: the emulator answers in milliseconds, and is given up when it does not.
                     Verdict::Own(stream, request) => {
-                        let done = qemu.disks(&request).await;
+                        let done = self.carry_out(id, request, qemu).await;
                         self.router.answer(id, stream, &done);
                         busy = true;
                     }
@@ -283,13 +340,17 @@ impl Hub {
                 return None;
             }
             Input::Guest(frame) => {
+                let owner = Owner::Container(frame.stream);
+                if frame.kind == Kind::Done && self.forwards.has(&owner) {
+                    self.forwards.close(&mut Ports(qemu), &owner).await;
+                }
                 if let Some(slow) = self.router.from_guest(&frame) {
                     self.router.disconnect(slow);
                 }
             }
             Input::GuestGone => return Some(Ending::MachineGone),
         }
-        if busy || self.router.busy() > usize::from(self.asked.is_some()) {
+        if busy || self.router.busy() > self.own_requests() {
             self.quiet_since = Instant::now();
         }
         None

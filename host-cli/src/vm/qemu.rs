@@ -15,6 +15,8 @@ pub const AGENT_PORT: &str = "vdkr.agent";
 pub const AGENT_DEVICE: &str = "agent-port";
 /// The emulator's name for the controller of hot disks.
 pub const DISK_CONTROLLER: &str = "disks";
+/// Name of the user network at the emulator.
+pub const NETWORK: &str = "net0";
 /// Serial number of the block device with the agent's state.
 pub const STATE_SERIAL: &str = "vdkr-state";
 
@@ -165,7 +167,7 @@ impl Machine {
             "-device",
             &format!("virtserialport,chardev=agent,name={AGENT_PORT},id={AGENT_DEVICE}"),
         );
-        args.pair("-netdev", "user,id=net0,ipv6=off");
+        args.pair("-netdev", &format!("user,id={NETWORK},ipv6=off"));
         let no_boot_rom = if self.board.has_pci() {
             ",romfile="
         } else {
@@ -174,7 +176,7 @@ impl Machine {
         args.device(
             "virtio-net",
             self.board,
-            &format!(",netdev=net0{no_boot_rom}"),
+            &format!(",netdev={NETWORK}{no_boot_rom}"),
         );
         match &self.disks {
             Disks::AtStart(None) => {}

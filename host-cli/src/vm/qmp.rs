@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice},
     os::fd::{AsRawFd as _, BorrowedFd},
+    time::Duration,
 };
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -11,8 +12,11 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest},
     net::UnixStream,
+    time::timeout,
 };
 
+/// How long the emulator may take for a command for people.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest line of the emulator in bytes.
 const MAX_LINE: u64 = 1024 * 1024;
 /// Events that are kept until somebody waits for one; older ones are forgotten.
@@ -64,6 +68,18 @@ impl Qmp {
     /// Carries out a command without arguments and gives its result.
     pub async fn execute(&mut self, command: &str) -> Result<Value, QmpError> {
         self.execute_with(command, Value::Null).await
+    }
+
+    /// Carries out a command for people and gives what it printed.
+    pub async fn human(&mut self, line: &str) -> Result<String, QmpError> {
+        let arguments = json!({ "command-line": line });
+        let printed = timeout(
+            PATIENCE,
+            self.execute_with("human-monitor-command", arguments),
+        );
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer");
+        let printed = printed.await.map_err(late)??;
+        Ok(printed.as_str().unwrap_or_default().to_owned())
     }
 
     /// Carries out a command; `arguments` is an object, or null for none.
@@ -202,6 +218,10 @@ mod tests {
         while let Some(line) = lines.next_line().await.unwrap() {
             let message: Value = serde_json::from_str(&line).unwrap();
             let answer = match message["execute"].as_str().unwrap() {
+                "human-monitor-command" => {
+                    assert_eq!(message["arguments"]["command-line"], "info usernet");
+                    r#"{"return":"Hub 0\r\n"}"#
+                }
                 "odd" => r#"{"error":{"class":"CommandNotFound","desc":"no such command"}}"#,
                 "query-status" => "{\"event\":\"RESUME\"}\r\n{\"return\":{\"running\":true}}",
                 _ => r#"{"return":{}}"#,
@@ -224,6 +244,7 @@ mod tests {
             qmp.execute("query-status").await.unwrap(),
             json!({ "running": true })
         );
+        assert_eq!(qmp.human("info usernet").await.unwrap(), "Hub 0\r\n");
         let error = qmp.execute("odd").await.unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -236,7 +257,13 @@ mod tests {
             .iter()
             .map(|m| m["execute"].clone())
             .collect();
-        assert_eq!(commands, ["qmp_capabilities", "query-status", "odd"]);
+        let expected = [
+            "qmp_capabilities",
+            "query-status",
+            "human-monitor-command",
+            "odd",
+        ];
+        assert_eq!(commands, expected);
     }
 
     #[tokio::test]

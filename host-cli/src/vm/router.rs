@@ -21,9 +21,19 @@ const MAX_STREAMS: usize = 512;
 const NEWS_LIMIT: usize = 1 << 20;
 /// Bytes that may wait for one client before it is cut off. Credit keeps an honest one below.
 const CLIENT_LIMIT: usize = 32 << 20;
-/// Longest `Open` frame that is looked into: the requests that are the monitor's own are short, a
-/// path the longest thing in them.
-const OWN_REQUEST: usize = 8 * 1024;
+/// Longest `Open` frame that is looked into: the requests that are the monitor's own are short,
+/// paths and ports the longest things in them.
+const OWN_REQUEST: usize = 64 * 1024;
+/// How they begin; nothing else is read.
+const OWN_REQUESTS: [&str; 7] = [
+    "adopt_ports",
+    "attach_disk",
+    "detach_disk",
+    "machine",
+    "publish",
+    "published",
+    "shutdown",
+];
 
 /// Frames on their way to the agent, with the client's share of the queue that they take.
 #[derive(Debug)]
@@ -75,6 +85,10 @@ pub type ClientId = u64;
 
 /// What a client's frame calls for beyond routing.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives from one function to the next"
+)]
 pub enum Verdict {
     /// Nothing.
     Routed,
@@ -82,6 +96,15 @@ pub enum Verdict {
     Own(u32, Request),
     /// The client breaks the protocol.
     CutOff,
+}
+
+/// The request in a frame, when it is the monitor's own.
+fn own_request(payload: &[u8]) -> Option<Request> {
+    let rest = payload.strip_prefix(br#"{"op":""#)?;
+    let end = rest.iter().position(|&byte| byte == b'"')?;
+    let name = std::str::from_utf8(rest.get(..end)?).ok()?;
+    let own = OWN_REQUESTS.contains(&name) && payload.len() <= OWN_REQUEST;
+    own.then(|| Request::decode(payload).ok()).flatten()
 }
 
 /// The table of streams.
@@ -332,22 +355,6 @@ impl Router {
         let _ = queue.frames.send(bytes);
         None
     }
-}
-
-/// The request in the payload of an `Open` frame, when it is the monitor's to do.
-fn own_request(payload: &[u8]) -> Option<Request> {
-    if payload.len() > OWN_REQUEST {
-        return None;
-    }
-    Request::decode(payload).ok().filter(|request| {
-        matches!(
-            request,
-            Request::Shutdown
-                | Request::AttachDisk(_)
-                | Request::DetachDisk { .. }
-                | Request::Machine
-        )
-    })
 }
 
 #[cfg(test)]

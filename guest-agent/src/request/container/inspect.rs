@@ -2,15 +2,16 @@
 
 use serde_json::{Map, Value, json};
 use vdkr_core::{
-    channel::message::{ContainerState, Done, Reply},
+    channel::message::{ContainerState, Done, Network, Reply, RunRequest, Sandbox},
     container::signal,
 };
 
 use super::{Agent, list};
 use crate::{
+    boot::network::{GATEWAY, PREFIX},
     container::{Entry, record::Record},
     request::run,
-    run::process,
+    run::{process, spec::SHM_SIZE},
 };
 
 /// What docker writes for a time that has not been.
@@ -66,16 +67,62 @@ fn document(entry: &Entry, record: &Record) -> Value {
         "Platform": "linux",
         "Mounts": [],
         "Config": config(record),
-        "HostConfig": {
-            "AutoRemove": request.rm,
-            "Init": request.life.init,
-            "LogConfig": { "Type": "local", "Config": {} },
-            "NetworkMode": "host",
-            "ReadonlyRootfs": request.read_only,
-            "RestartPolicy": { "Name": policy, "MaximumRetryCount": retries },
-        },
-        "NetworkSettings": { "Networks": {} },
+        "HostConfig": host_config(request, policy, retries),
+        "NetworkSettings": network_settings(entry),
     })
+}
+
+fn host_config(request: &RunRequest, policy: &str, retries: u32) -> Value {
+    let Sandbox {
+        limits, network, ..
+    } = &request.sandbox;
+    let network = match network {
+        Network::Default => "default",
+        Network::Bridge => "bridge",
+        Network::Host => "host",
+        Network::None => "none",
+        Network::Container(name) => &format!("container:{name}"),
+    };
+    let mode = |host: bool, own: &'static str| if host { "host" } else { own };
+    let sandbox = &request.sandbox;
+    json!({
+        "AutoRemove": request.rm,
+        "CapAdd": words(&sandbox.cap_add),
+        "CapDrop": words(&sandbox.cap_drop),
+        "CpuPeriod": limits.cpu_period.unwrap_or_default(),
+        "CpuQuota": limits.cpu_quota.unwrap_or_default(),
+        "CpuShares": limits.cpu_shares.unwrap_or_default(),
+        "Init": request.life.init,
+        "IpcMode": mode(sandbox.ipc_host, "private"),
+        "LogConfig": { "Type": "local", "Config": {} },
+        "Memory": limits.memory.unwrap_or_default(),
+        "NetworkMode": network,
+        "PidMode": mode(sandbox.pid_host, ""),
+        "PidsLimit": limits.pids,
+        "Privileged": sandbox.privileged,
+        "ReadonlyRootfs": request.read_only,
+        "RestartPolicy": { "Name": policy, "MaximumRetryCount": retries },
+        "ShmSize": sandbox.shm_size.unwrap_or(SHM_SIZE),
+        "UTSMode": mode(sandbox.uts_host, ""),
+    })
+}
+
+/// What it has as long as it runs. Which ports of the host lead to it, the host knows.
+fn network_settings(entry: &Entry) -> Value {
+    let address = entry.live().and_then(|live| live.place.address());
+    match address {
+        Some(address) => json!({
+            "Gateway": GATEWAY,
+            "IPAddress": address,
+            "IPPrefixLen": PREFIX,
+            "Networks": { "bridge": {
+                "Gateway": GATEWAY,
+                "IPAddress": address,
+                "IPPrefixLen": PREFIX,
+            } },
+        }),
+        None => json!({ "IPAddress": "", "Networks": {} }),
+    }
 }
 
 fn config(record: &Record) -> Value {

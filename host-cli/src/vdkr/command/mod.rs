@@ -11,6 +11,7 @@ pub mod load;
 pub mod login;
 pub mod logout;
 pub mod memres;
+pub mod port;
 pub mod prune;
 pub mod pull;
 pub mod push;

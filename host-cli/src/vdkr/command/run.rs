@@ -18,6 +18,7 @@ use crate::{
         error::{Error, Result},
         layers,
         news::News,
+        publish::{Target, publish},
         registry,
         run_options::{self, Parsed, Verb},
         sandbox,
@@ -64,7 +65,12 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
     for warning in &options.warnings {
         say(warning);
     }
-    let sandbox = sandbox::assemble(&options.sandbox)?;
+    let mut sandbox = sandbox::assemble(&options.sandbox)?;
+    if verb == Verb::Create && options.sandbox.publishes() {
+        return Err(Error::usage(
+            "ports are published when a container is run: use run -d instead of create",
+        ));
+    }
     let cidfile = options.cidfile.as_deref().map(new_cidfile).transpose()?;
     if until == Until::Started {
         memres::ensure(settings).await?;
@@ -97,9 +103,9 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
                 labels: options.labels.clone(),
             },
             read_only: options.read_only,
-            sandbox: sandbox.clone(),
             pull: options.pull,
             settings: registry_settings,
+            ..RunRequest::default()
         };
         let mode = if options.quiet {
             Mode::None
@@ -108,6 +114,14 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
         };
         let mut news = News::new(mode, settings.verbose);
         layers::prepare(session, settings, &mut request, &mut news).await?;
+        let target = Target {
+            image: &request.image,
+            pull: request.pull,
+            settings: &request.settings,
+            name: options.name.as_deref(),
+        };
+        let published = publish(session, &options.sandbox, target, &mut sandbox).await?;
+        request.sandbox = sandbox;
         let request = Request::Run(request);
         let news = news.with_id_to(cidfile);
         if until == Until::Ended {
@@ -118,14 +132,19 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
             };
             attach(session, &request, terms, news).await
         } else {
-            begin(session, &request, news).await
+            begin(session, &request, news, published.is_some()).await
         }
     })
     .await
 }
 
 /// Has a container made, and started when the request says so; prints its id.
-async fn begin(session: &mut Session, request: &Request, mut news: News) -> Result<u8> {
+async fn begin(
+    session: &mut Session,
+    request: &Request,
+    mut news: News,
+    published: bool,
+) -> Result<u8> {
     let mut call = match session.connection.call(request).await {
         Ok(call) => call,
         Err(error) => return Err(session.explain(error).await),
@@ -144,6 +163,9 @@ async fn begin(session: &mut Session, request: &Request, mut news: News) -> Resu
     match session.answer(done).await? {
         Reply::Container(ContainerReply::Created { id }) => {
             let id: String = id.chars().filter(char::is_ascii_hexdigit).collect();
+            if published {
+                session.adopt_ports(&id).await?;
+            }
             news.write_id(&id);
             out!("{id}");
             Ok(0)

@@ -1,7 +1,7 @@
 use tokio::sync::Notify;
 use vdkr_core::channel::{
     Pipe,
-    message::{DiskRequest, RunRequest},
+    message::{DiskRequest, PublishRequest, RunRequest},
 };
 
 use super::*;
@@ -16,6 +16,7 @@ use crate::vm::{
 #[derive(Clone, Default)]
 struct FakeEmulator {
     end: Arc<Notify>,
+    lines: Arc<std::sync::Mutex<Vec<String>>>,
     disks: Vec<String>,
 }
 
@@ -42,6 +43,11 @@ impl Emulator for FakeEmulator {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    async fn human(&mut self, line: &str) -> Result<String, QmpError> {
+        self.lines.lock().unwrap().push(line.to_owned());
+        Ok(String::new())
     }
 
     fn attached(&mut self) -> Vec<String> {
@@ -224,6 +230,58 @@ async fn a_client_that_vanishes_is_cancelled_and_the_others_go_on() {
     stays.sender().stdin(b"still here").await.unwrap();
     stays.sender().end_stdin().await.unwrap();
     assert_eq!(finish(&mut stays).await.unwrap().0, b"still here");
+}
+
+#[tokio::test]
+async fn ports_are_the_monitors_own_and_end_with_their_owner() {
+    let bench = bench(None).await;
+    let (one, other) = (bench.connect().await, bench.connect().await);
+    let ask = async |connection: &Connection, request: Request| match connection
+        .ask(&request)
+        .await
+        .unwrap()
+    {
+        Ok(Reply::Published { publications }) => publications,
+        other => panic!("{other:?}"),
+    };
+    let ports = vdkr_core::container::ports::parse_publish("80-81").unwrap();
+    let request = Request::Publish(PublishRequest {
+        ports,
+        name: Some("web".into()),
+        ..PublishRequest::default()
+    });
+    let opened = ask(&one, request.clone()).await;
+    assert_eq!((opened.len(), opened[0].ports.len()), (1, 2));
+    assert_eq!(ask(&other, Request::Published).await, opened);
+    let kept = ask(&other, request).await.remove(0);
+    assert_ne!(kept.address, opened[0].address);
+
+    // A container that goes on keeps its ports; the fake agent says at once that it has ended.
+    drop(one);
+    while ask(&other, Request::Published).await.len() > 1 {
+        tokio::task::yield_now().await;
+    }
+    let id = "c".repeat(64);
+    let adopted = ask(&other, Request::AdoptPorts { id: id.clone() }).await;
+    assert_eq!(adopted[0].container, ["web".to_owned(), id]);
+    while !ask(&other, Request::Published).await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let lines = bench.emulator.lines.lock().unwrap().clone();
+    let removed = lines
+        .iter()
+        .filter(|line| line.starts_with("hostfwd_remove net0 tcp:"));
+    assert_eq!((lines.len(), removed.count()), (8, 4));
+    let requests = bench.agent.requests.lock().unwrap().clone();
+    assert!(
+        matches!(
+            &requests[..],
+            [Request::Container(ContainerRequest::Wait { .. })]
+        ),
+        "{requests:?}"
+    );
+    bench.emulator.end.notify_one();
+    bench.served.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 use vdkr_core::{
-    channel::message::{ContainerRow, ContainerState},
+    channel::message::{ContainerRow, ContainerState, Publication},
     container::name,
 };
 
@@ -42,7 +42,10 @@ pub async fn run(settings: &Settings, args: &PsArgs) -> Result<u8> {
         .map(|text| Filter::read(text))
         .collect::<Result<Vec<_>>>()?;
     let form = Form::read(args.format.as_deref())?;
-    let rows = with_session(settings, "vdkr ps", async |session| list(session).await).await?;
+    let (rows, publications) = with_session(settings, "vdkr ps", async |session| {
+        Ok((list(session).await?, session.published().await))
+    })
+    .await?;
     let rows = wanted(&rows, args, &filters)?;
     if args.quiet {
         for row in &rows {
@@ -53,7 +56,11 @@ pub async fn run(settings: &Settings, args: &PsArgs) -> Result<u8> {
     let (now, zone) = (Timestamp::now(), TimeZone::system());
     let values: Vec<Value> = rows
         .iter()
-        .map(|row| value(row, args.no_trunc, now, &zone))
+        .map(|row| {
+            let mut value = value(row, args.no_trunc, now, &zone);
+            value["Ports"] = json!(ports(row, &publications));
+            value
+        })
         .collect();
     crate::output::write(format_args!("{}", form.show(&values, HEADS)?));
     Ok(0)
@@ -187,6 +194,19 @@ fn wanted(all: &[ContainerRow], args: &PsArgs, filters: &[Filter]) -> Result<Vec
     }
     shown.truncate(last.unwrap_or(usize::MAX));
     Ok(shown)
+}
+
+/// As docker shows them: `127.0.0.1:8080->80/tcp`.
+fn ports(row: &ContainerRow, publications: &[Publication]) -> String {
+    let known = |name: &String| *name == row.id || *name == row.name;
+    let its = publications
+        .iter()
+        .filter(|publication| publication.container.iter().any(known));
+    let ports: Vec<_> = its
+        .flat_map(|publication| &publication.ports)
+        .map(ToString::to_string)
+        .collect();
+    ports.join(", ")
 }
 
 fn id(row: &ContainerRow, whole: bool) -> &str {
