@@ -663,6 +663,7 @@ mod tests {
             "missing",
             "0-1",
             "5000",
+            "always",
         ];
         for option in OPTIONS.iter().filter(|option| option.form == Form::Value) {
             let long = format!("--{}", option.long);

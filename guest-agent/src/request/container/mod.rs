@@ -68,6 +68,7 @@ pub async fn carry_out(
             let entry = find(&name)?;
             life::stop(&entry, timeout, None).await;
             life::start(agent, &entry).await?;
+            start::warn_of_ports(&entry, stream);
             Ok(done())
         }
         ContainerRequest::Resume => {

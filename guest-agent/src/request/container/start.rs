@@ -9,7 +9,24 @@ use super::{
     attach::{Mode, attach},
     done,
 };
-use crate::{channel::stream::SharedStream, container::life, run::EXIT_NOT_CREATED};
+use crate::{
+    channel::stream::SharedStream,
+    container::{Entry, life},
+    run::EXIT_NOT_CREATED,
+};
+
+/// Ports of the host were opened for the run, by the host; they ended with it.
+pub fn warn_of_ports(entry: &Entry, stream: &SharedStream) {
+    if entry.record.borrow().request.sandbox.address.is_some() {
+        let message = format!(
+            "the ports that container {} was run with are not published again; to publish them, \
+             remove it and run another",
+            entry.name()
+        );
+        let level = LogLevel::Warn;
+        stream.event(&Event::Log { level, message });
+    }
+}
 
 /// Starts a container, and stays at its streams with `attached`.
 pub async fn start(
@@ -30,6 +47,7 @@ pub async fn start(
             return Ok(Reply::Ran { status: why.status });
         }
     };
+    warn_of_ports(&entry, stream);
     stream.event(&Event::Started {
         pid,
         container: entry.id.clone(),
