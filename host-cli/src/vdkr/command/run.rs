@@ -65,7 +65,7 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
     for warning in &options.warnings {
         say(warning);
     }
-    let sandbox = sandbox::assemble(&options.sandbox)?;
+    let mut sandbox = sandbox::assemble(&options.sandbox)?;
     if verb == Verb::Create && options.sandbox.publishes() {
         return Err(Error::usage(
             "ports are published when a container is run: use run -d instead of create",
@@ -103,9 +103,9 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
                 labels: options.labels.clone(),
             },
             read_only: options.read_only,
-            sandbox,
             pull: options.pull,
             settings: registry_settings,
+            ..RunRequest::default()
         };
         let mode = if options.quiet {
             Mode::None
@@ -114,14 +114,14 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
         };
         let mut news = News::new(mode, settings.verbose);
         layers::prepare(session, settings, &mut request, &mut news).await?;
-        // Now the image is here that may say which ports there are.
         let target = Target {
             image: &request.image,
             pull: request.pull,
             settings: &request.settings,
             name: options.name.as_deref(),
         };
-        let published = publish(session, &options.sandbox, target, &mut request.sandbox).await?;
+        let published = publish(session, &options.sandbox, target, &mut sandbox).await?;
+        request.sandbox = sandbox;
         let request = Request::Run(request);
         let news = news.with_id_to(cidfile);
         if until == Until::Ended {
