@@ -210,9 +210,9 @@ fn images_are_listed_inspected_tagged_and_removed() {
 
     user.run(["tag", "container-base", "local/name:v2"])
         .expect(0);
-    user.run(["run", "local/name:v2", "true"]).expect(0);
+    user.run(["run", "--rm", "local/name:v2", "true"]).expect(0);
     user.run(["rmi", &format!("{stored}:latest")]).expect(0);
-    user.run(["run", "--pull", "never", "local/name:v2", "true"])
+    user.run(["run", "--rm", "--pull", "never", "local/name:v2", "true"])
         .expect(0);
     user.run(["image", "rm", "local/name:v2"]).expect(0);
     assert_eq!(user.run(["images", "-q"]).expect(0).text(), "");

@@ -24,7 +24,7 @@ use vdkr_core::{
 
 use super::{
     Entry,
-    record::now_ms,
+    record::{Record, now_ms},
     streams::{Inlet, Outlet},
 };
 use crate::{
@@ -191,6 +191,8 @@ async fn live(agent: Rc<Agent>, entry: Rc<Entry>, told: Told, gate: OwnedMutexGu
     let passing = entry.record.borrow().passing();
     if passing {
         agent.book().forget(&entry);
+    } else {
+        sync(&entry).await;
     }
     let cleaning = &agent.book().cleaning;
     cleaning.set(cleaning.get() + 1);
@@ -200,8 +202,7 @@ async fn live(agent: Rc<Agent>, entry: Rc<Entry>, told: Told, gate: OwnedMutexGu
     entry.tell();
     clear(remains).await;
     if passing {
-        let dir = entry.dir.clone();
-        remove_dir(dir).await;
+        remove_dir(entry.dir.clone()).await;
     }
     let cleaning = &agent.book().cleaning;
     cleaning.set(cleaning.get() - 1);
@@ -228,6 +229,17 @@ async fn clear(remains: Option<Remains>) {
         && let Ok(Err(error)) = spawn_blocking(|| remains.clear()).await
     {
         eprintln!("vdkr-agent: {error}");
+    }
+}
+
+/// Makes what was written last about a container outlive the machine.
+async fn sync(entry: &Entry) {
+    if entry.record.borrow().passing() || entry.is_removed() {
+        return;
+    }
+    let dir = entry.dir.clone();
+    if let Ok(Err(error)) = spawn_blocking(move || Record::sync(&dir)).await {
+        eprintln!("vdkr-agent: {}: {error}", entry.dir.display());
     }
 }
 
@@ -291,6 +303,7 @@ async fn incarnation(
                         now.exit_code = 0;
                         now.error.clear();
                     });
+                    sync(entry).await;
                     if let Some(told) = told.take() {
                         let _ = told.send(Ok(live.pid()));
                     }

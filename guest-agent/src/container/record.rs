@@ -132,6 +132,12 @@ impl Record {
         fs::rename(new, dir.join(FILE))
     }
 
+    /// Makes the file that was written last outlive the machine. Blocks while the disk writes.
+    pub fn sync(dir: &Path) -> io::Result<()> {
+        File::open(dir.join(FILE))?.sync_all()?;
+        File::open(dir)?.sync_all()
+    }
+
     /// Forgets a container, so that its directory is swept at the next start at the latest.
     pub fn forget(dir: &Path) -> io::Result<()> {
         match fs::remove_file(dir.join(FILE)) {
