@@ -127,7 +127,9 @@ impl Template {
                     fields.extend(path.first().map(String::as_str));
                 }
                 Expression::Call(_, arguments) => {
-                    arguments.iter().for_each(|argument| of(argument, fields));
+                    for argument in arguments {
+                        of(argument, fields);
+                    }
                 }
                 Expression::Of(inner, _) => of(inner, fields),
                 Expression::Literal(_) => {}

@@ -131,7 +131,9 @@ fn layers_come_to_a_machine_that_runs_and_come_back_when_they_were_removed() {
     user.run(["memres", "restart"]).expect(0);
     user.run(["run", "container-base", "true"]).expect(0);
     user.run(["memres", "restart"]).expect(0);
-    files.iter().for_each(|file| fs::remove_file(file).unwrap());
+    for file in &files {
+        fs::remove_file(file).unwrap();
+    }
     user.run(["run", "container-base", "true"]).expect(0);
     assert_eq!(layers(&user).len(), files.len());
     // Even when the cache is gone with all its notes.

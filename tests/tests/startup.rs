@@ -127,7 +127,7 @@ fn pull(traced: &Traced, registry: &Registry) {
 
 const NEVER: [&str; 4] = ["run", "--rm", "--pull", "never"];
 
-fn sh<'a>(script: &'a str) -> Vec<&'a str> {
+fn sh(script: &str) -> Vec<&str> {
     [&NEVER[..], &[IMAGE, "sh", "-c", script]].concat()
 }
 
@@ -194,7 +194,9 @@ fn a_snapshot_that_is_no_good_is_renewed() {
     let dir = traced.snapshot();
     let garbage = vec![7; 70_000];
     let digest = Sha256::digest(&garbage);
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = digest
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     let text = fs::read(dir.join("snapshot.json")).unwrap();
     let mut document: Value = serde_json::from_slice(&text).unwrap();
     document["state_sha256"] = digest.into();

@@ -259,6 +259,10 @@ fn exposed<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Er
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::large_stack_arrays,
+    reason = "a list of requests, once in a test"
+)]
 mod tests {
     use alloc::{format, string::ToString, vec};
 

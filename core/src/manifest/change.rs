@@ -1,13 +1,6 @@
 //! Changes of a configuration in the words of a Dockerfile: `import --change 'CMD ["sh"]'`.
 
-use alloc::{
-    borrow::ToOwned as _,
-    collections::BTreeMap,
-    format,
-    string::{String, ToString as _},
-    vec,
-    vec::Vec,
-};
+use alloc::{borrow::ToOwned as _, collections::BTreeMap, format, string::String, vec, vec::Vec};
 
 use super::ContainerConfig;
 
@@ -76,9 +69,9 @@ fn change(config: &mut ContainerConfig, text: &str) -> Result<(), String> {
             }
             config.volumes.extend(paths);
         }
-        "USER" => config.user = rest.to_owned(),
+        "USER" => rest.clone_into(&mut config.user),
         "STOPSIGNAL" => config.stop_signal = Some(rest.to_owned()),
-        _ if rest.starts_with('/') => config.working_dir = rest.to_owned(),
+        _ if rest.starts_with('/') => rest.clone_into(&mut config.working_dir),
         _ => {
             let base = config.working_dir.trim_end_matches('/');
             config.working_dir = format!("{base}/{rest}");
@@ -151,7 +144,7 @@ fn words(text: &str) -> Result<Vec<String>, String> {
         }
     }
     if let Some(quote) = quote {
-        return Err(format!("{} without its end", quote.to_string()));
+        return Err(format!("{quote} without its end"));
     }
     words.extend(word);
     Ok(words)
@@ -160,6 +153,8 @@ fn words(text: &str) -> Result<Vec<String>, String> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use alloc::string::ToString as _;
 
     use super::*;
 

@@ -197,7 +197,7 @@ fn the_default_looks_at_arguments() {
         for (flags, expected) in [
             (17, ALLOW),
             (0x003d_0f00, ALLOW),
-            (0x1000_0000 | 17, REFUSE),
+            (0x1000_0011, REFUSE),
             (0x0002_0000, REFUSE),
             (0x4000_0000, REFUSE),
         ] {
@@ -484,10 +484,10 @@ proptest! {
         let _ = parsed(&text, DEFAULT);
         let mut bytes = SMALL.as_bytes().to_vec();
         bytes[at] = byte;
-        if let Ok(text) = String::from_utf8(bytes) {
-            if let Ok(profile) = parsed(&text, ALL) {
-                let _ = compile(&profile, Machine::X86_64);
-            }
+        if let Ok(text) = String::from_utf8(bytes)
+            && let Ok(profile) = parsed(&text, ALL)
+        {
+            let _ = compile(&profile, Machine::X86_64);
         }
     }
 }

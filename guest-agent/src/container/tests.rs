@@ -70,6 +70,6 @@ fn a_name_has_one_owner() {
     book.forget(&entry);
     assert!(book.find("store").is_err());
     let (book, leftovers) = bench.open();
-    assert_eq!(leftovers, [entry.dir.clone()]);
+    assert_eq!(leftovers, std::slice::from_ref(&entry.dir));
     assert!(book.find("web").is_ok());
 }

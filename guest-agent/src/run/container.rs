@@ -152,7 +152,7 @@ impl Container {
     /// Starts a process that works on the files of a container: of one that runs, or of one whose
     /// root is made of this.
     pub fn work_on_files(
-        of: Result<&Self, Root>,
+        of: &Result<&Self, Root>,
         job: FilesJob,
     ) -> Result<(Self, Option<Streams>), RunError> {
         let pidfd = of.as_ref().ok().map(|running| running.pidfd.borrow());

@@ -138,7 +138,7 @@ impl Store {
 
 fn is_mounted(target: &Path) -> bool {
     const EROFS_MAGIC: i64 = 0xe0f5_e1e2;
-    rustix::fs::statfs(target).is_ok_and(|stat| stat.f_type as i64 == EROFS_MAGIC)
+    rustix::fs::statfs(target).is_ok_and(|stat| stat.f_type == EROFS_MAGIC)
 }
 
 /// Unmounts a layer. A container that still has it keeps it.

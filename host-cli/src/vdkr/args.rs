@@ -242,8 +242,6 @@ pub enum Command {
         #[command(subcommand)]
         command: MemresCommand,
     },
-    /// Show which ports of this computer lead to a container
-    Port(PortArgs),
     /// Show and clean up what machines and pulled layers take on this computer
     Vstorage {
         /// What to do.

@@ -34,14 +34,14 @@ pub async fn files(agent: &Rc<Agent>, name: &str, job: FilesJob, stream: &Shared
     // While the overlay of a container that does not run is mounted, it cannot start.
     let mut _gate = None;
     let started = if let Some(live) = entry.live() {
-        Container::work_on_files(Ok(&live.container), job)
+        Container::work_on_files(&Ok(&live.container), job)
     } else {
         _gate = Some(entry.lock().await);
         if entry.is_removed() {
             let message = format!("no such container: {name}");
             return Err(Failure::new(FailureCode::NotFound, message));
         }
-        Container::work_on_files(Err(root(agent, &entry)?), job)
+        Container::work_on_files(&Err(root(agent, &entry)?), job)
     };
     let (container, streams) = started.map_err(failed)?;
     let joined = Rc::new(Joined {

@@ -189,7 +189,7 @@ fn compare(plain: &[u8], seed: u64, times_of_directories: bool) -> bool {
         let (ours, our_time) = found.get(name).unwrap_or_else(|| panic!("{seed} {shown}"));
         assert_eq!(ours, line, "{seed} {shown}");
         // What no member names has no time of its own: now there, 1970 here.
-        let has_time = times_of_directories || !line.starts_with("4");
+        let has_time = times_of_directories || !line.starts_with('4');
         if privileged() && has_time && *our_time != (0, 0) {
             assert_eq!(our_time, time, "{seed} {shown}");
         }

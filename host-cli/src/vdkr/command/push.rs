@@ -245,8 +245,7 @@ impl Push {
         let size = plain_size(layer)?;
         let shown = layer.diff_id.to_string();
         self.display.started(&shown, "compressing", size);
-        let (file, digest, length) =
-            read_part(session, &layer.diff_id, size, |part| compress(part)).await?;
+        let (file, digest, length) = read_part(session, &layer.diff_id, size, compress).await?;
         let blob = Descriptor::new(OCI_LAYER_GZIP, digest, length);
         let known = self
             .client

@@ -107,15 +107,15 @@ fn list(settings: &Settings, args: &VstorageListArgs) -> Result<u8> {
             dir.display().to_string(),
         ]);
     }
-    show(args, rows, objects);
+    show(args, &rows, objects);
     Ok(0)
 }
 
-fn show(args: &VstorageListArgs, rows: Vec<Vec<String>>, objects: Vec<serde_json::Value>) {
+fn show(args: &VstorageListArgs, rows: &[Vec<String>], objects: Vec<serde_json::Value>) {
     if args.json {
         out!("{:#}", serde_json::Value::Array(objects));
     } else {
-        crate::output::write(format_args!("{}", human::columns(&rows)));
+        crate::output::write(format_args!("{}", human::columns(rows)));
     }
 }
 
@@ -180,7 +180,7 @@ fn df(settings: &Settings, args: &VstorageListArgs) -> Result<u8> {
     let free = unused(&cache)?;
     let sum = |layers: &[layers::CachedLayer]| layers.iter().map(|layer| layer.allocated).sum();
     add("Layers", all.len(), sum(&all), sum(&free));
-    show(args, rows, objects);
+    show(args, &rows, objects);
     Ok(0)
 }
 

@@ -133,7 +133,7 @@ pub async fn read_part<T: Send + 'static>(
 fn explain(error: io::Error) -> Error {
     let is_transfer = error
         .get_ref()
-        .is_some_and(|inner| inner.is::<vdkr_transfer::TransferError>());
+        .is_some_and(<dyn std::error::Error + Send + Sync>::is::<vdkr_transfer::TransferError>);
     if is_transfer {
         return vdkr_transfer::TransferError::from(error).into();
     }

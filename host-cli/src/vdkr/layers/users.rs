@@ -37,7 +37,7 @@ pub fn note_use<'a>(
     layers: impl IntoIterator<Item = &'a Digest>,
 ) -> Result<(), ImageError> {
     change(cache, state_dir, |known| {
-        known.extend(layers.into_iter().cloned())
+        known.extend(layers.into_iter().cloned());
     })
 }
 

@@ -293,9 +293,7 @@ async fn receive<F: Future<Output = Result<()>>>(
                     {
                         give = None;
                     }
-                    if let Err(error) = sender.consumed(pipe, length).await {
-                        return Err(error);
-                    }
+                    sender.consumed(pipe, length).await?;
                 }
                 Ok(Incoming::Event(_)) => {}
                 Ok(Incoming::Done(done)) => return Ok(done),
