@@ -14,6 +14,9 @@ use vdkr_tests::process::{Ran, run_within, wait_until};
 use vdkr_tests::registry::Registry;
 use vdkr_tests::vm::{PATIENCE, User};
 
+/// When a command is killed: a name, and whether the moment has come.
+type Moment<'a> = (&'static str, &'a dyn Fn() -> bool);
+
 const IMAGE: &str = "container-base";
 
 /// A user whose emulator writes down how it was called, and believes in another century.
@@ -127,7 +130,7 @@ fn pull(traced: &Traced, registry: &Registry) {
 
 const NEVER: [&str; 4] = ["run", "--rm", "--pull", "never"];
 
-fn sh<'a>(script: &'a str) -> Vec<&'a str> {
+fn sh(script: &str) -> Vec<&str> {
     [&NEVER[..], &[IMAGE, "sh", "-c", script]].concat()
 }
 
@@ -194,7 +197,9 @@ fn a_snapshot_that_is_no_good_is_renewed() {
     let dir = traced.snapshot();
     let garbage = vec![7; 70_000];
     let digest = Sha256::digest(&garbage);
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = digest
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     let text = fs::read(dir.join("snapshot.json")).unwrap();
     let mut document: Value = serde_json::from_slice(&text).unwrap();
     document["state_sha256"] = digest.into();
@@ -287,7 +292,6 @@ fn a_kill_at_any_moment_leaves_nothing_that_hurts() {
         unfinished()
             .is_some_and(|dir| fs::metadata(dir.join("state")).is_ok_and(|meta| meta.len() > 0))
     };
-    type Moment<'a> = (&'static str, &'a dyn Fn() -> bool);
     let moments: [Moment<'_>; 2] = [
         ("a boot to be saved", &|| unfinished().is_some()),
         ("a snapshot under way", &writing),
