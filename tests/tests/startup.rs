@@ -14,6 +14,9 @@ use vdkr_tests::process::{Ran, run_within, wait_until};
 use vdkr_tests::registry::Registry;
 use vdkr_tests::vm::{PATIENCE, User};
 
+/// When a command is killed: a name, and whether the moment has come.
+type Moment<'a> = (&'static str, &'a dyn Fn() -> bool);
+
 const IMAGE: &str = "container-base";
 
 /// A user whose emulator writes down how it was called, and believes in another century.
@@ -289,7 +292,6 @@ fn a_kill_at_any_moment_leaves_nothing_that_hurts() {
         unfinished()
             .is_some_and(|dir| fs::metadata(dir.join("state")).is_ok_and(|meta| meta.len() > 0))
     };
-    type Moment<'a> = (&'static str, &'a dyn Fn() -> bool);
     let moments: [Moment<'_>; 2] = [
         ("a boot to be saved", &|| unfinished().is_some()),
         ("a snapshot under way", &writing),

@@ -316,20 +316,23 @@ impl Hub {
                 match self.router.from_client(id, &frame, Some(share)) {
                     Verdict::Routed => {}
                     Verdict::CutOff => self.router.disconnect(id),
-                    Verdict::Own(stream, Request::Shutdown) => {
-                        self.waiting_for_stop.push((id, stream));
-                        return Some(Ending::Asked);
-                    }
-                    Verdict::Own(stream, Request::Machine) => {
-                        let state = self.state(qemu.attached());
-                        self.router.answer(id, stream, &Ok(Reply::Machine(state)));
-                    }
-                    // Short: the emulator answers in milliseconds, and is given up when it does not.
-                    Verdict::Own(stream, request) => {
-                        let done = self.carry_out(id, request, qemu).await;
-                        self.router.answer(id, stream, &done);
-                        busy = true;
-                    }
+                    Verdict::Own(stream, request) => match *request {
+                        Request::Shutdown => {
+                            self.waiting_for_stop.push((id, stream));
+                            return Some(Ending::Asked);
+                        }
+                        Request::Machine => {
+                            let state = self.state(qemu.attached());
+                            self.router.answer(id, stream, &Ok(Reply::Machine(state)));
+                        }
+                        // Short: the emulator answers in milliseconds, and is given up when it
+                        // does not.
+                        request => {
+                            let done = self.carry_out(id, request, qemu).await;
+                            self.router.answer(id, stream, &done);
+                            busy = true;
+                        }
+                    },
                 }
             }
             Input::Guest(frame) if frame.kind == Kind::Done && self.asked == Some(frame.stream) => {

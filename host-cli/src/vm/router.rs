@@ -93,7 +93,7 @@ pub enum Verdict {
     /// Nothing.
     Routed,
     /// The client asks for something that is the monitor's to do, on this stream of its own.
-    Own(u32, Request),
+    Own(u32, Box<Request>),
     /// The client breaks the protocol.
     CutOff,
 }
@@ -240,7 +240,7 @@ impl Router {
                     && frame.kind == Kind::Open
                     && let Some(request) = own_request(&frame.payload)
                 {
-                    return Verdict::Own(frame.stream, request);
+                    return Verdict::Own(frame.stream, Box::new(request));
                 }
                 let stream = match known {
                     Some(stream) => stream,
@@ -507,7 +507,7 @@ mod tests {
         let stop = frame(Kind::Open, 7, br#"{"op":"shutdown"}"#);
         assert_eq!(
             bench.router.from_client(id, &stop, None),
-            Verdict::Own(7, Request::Shutdown)
+            Verdict::Own(7, Box::new(Request::Shutdown))
         );
         assert_eq!(bench.at_guest(), []);
         bench.router.answer(id, 7, &Ok(Reply::Bye));

@@ -4,6 +4,9 @@ use serde_json::json;
 
 use super::*;
 
+/// What is done to a snapshot, and the words that it is refused with.
+type Change<'a> = (&'static str, &'a dyn Fn());
+
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn key(name: &str) -> Key {
@@ -64,7 +67,6 @@ async fn what_was_changed_is_not_used() {
     let snapshots = Snapshots::in_directory(dir.path());
     let key = key("a");
     let place = snapshots.place(&key);
-    type Change<'a> = (&'static str, &'a dyn Fn());
     let changes: [Change<'_>; 6] = [
         ("state is damaged", &|| {
             fs::write(place.join(STATE), "other").unwrap();
