@@ -106,8 +106,7 @@ impl Tmpfs {
                 percent.ok_or_else(error)?;
                 value.to_owned()
             }
-            "size" => parse_size(value)?.to_string(),
-            "nr_inodes" => parse_size(value)?.to_string(),
+            "size" | "nr_inodes" => parse_size(value)?.to_string(),
             "mode" => {
                 number(8).filter(|&mode| mode <= 0o7777).ok_or_else(error)?;
                 value.to_owned()

@@ -117,8 +117,7 @@ pub fn parse_publish(text: &str) -> Result<Vec<Publish>, PortError> {
         None => ("", ""),
     };
     let address = match address {
-        "" => Ipv4Addr::LOCALHOST,
-        "localhost" => Ipv4Addr::LOCALHOST,
+        "" | "localhost" => Ipv4Addr::LOCALHOST,
         text => text
             .parse()
             .map_err(|_| PortError::Address(text.to_owned()))?,

@@ -76,7 +76,7 @@ impl Abi {
         const LITTLE_ENDIAN: u32 = 0x4000_0000;
         match self {
             Self::X86_64 => SIXTY_FOUR_BITS | LITTLE_ENDIAN | 0x3e,
-            Self::I386 => LITTLE_ENDIAN | 3,
+            Self::I386 => LITTLE_ENDIAN | 0x03,
             Self::Aarch64 => SIXTY_FOUR_BITS | LITTLE_ENDIAN | 0xb7,
             Self::Arm => LITTLE_ENDIAN | 0x28,
         }

@@ -21,12 +21,11 @@ pub fn parse_options<'a>(options: impl IntoIterator<Item = &'a str>) -> (MsFlags
     let mut data = Vec::new();
     for option in options {
         match option {
-            "rw" | "defaults" => {}
+            "rw" | "defaults" | "exec" | "suid" | "dev" => {}
             "ro" => flags |= MsFlags::MS_RDONLY,
             "nosuid" => flags |= MsFlags::MS_NOSUID,
             "nodev" => flags |= MsFlags::MS_NODEV,
             "noexec" => flags |= MsFlags::MS_NOEXEC,
-            "exec" | "suid" | "dev" => {}
             "noatime" => flags |= MsFlags::MS_NOATIME,
             "relatime" => flags |= MsFlags::MS_RELATIME,
             "strictatime" => flags |= MsFlags::MS_STRICTATIME,

@@ -1,6 +1,7 @@
 //! The files of name resolution in a container: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
 
 use std::{
+    fmt::Write as _,
     fs,
     net::{IpAddr, Ipv4Addr},
     path::Path,
@@ -74,7 +75,7 @@ fn resolv_conf(machine: &str, sandbox: &Sandbox) -> Result<String, RunError> {
         let address: IpAddr = server
             .parse()
             .map_err(|_| RunError::Refused(format!("name server {server:?} is no address")))?;
-        text += &format!("nameserver {address}\n");
+        let _ = writeln!(text, "nameserver {address}");
     }
     let words = [("search", domains), ("options", options)];
     for (word, values) in words.iter().filter(|(_, values)| !values.is_empty()) {
@@ -89,7 +90,7 @@ fn resolv_conf(machine: &str, sandbox: &Sandbox) -> Result<String, RunError> {
         if values.iter().all(|value| *word == "search" && value == ".") {
             continue;
         }
-        text += &format!("{word} {}\n", values.join(" "));
+        let _ = writeln!(text, "{word} {}", values.join(" "));
     }
     Ok(text)
 }
@@ -110,7 +111,7 @@ fn hosts(hostname: &str, address: Option<Ipv4Addr>, sandbox: &Sandbox) -> Result
                 RunError::Refused(format!("address {address:?} of host {name} is none"))
             })?
         };
-        text += &format!("{address}\t{}\n", entry.name);
+        let _ = writeln!(text, "{address}\t{}", entry.name);
     }
     Ok(text)
 }
