@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(find("ab2"), Ok(&*ids[1]));
         assert_eq!(find("ab"), Err(NameError::Ambiguous("ab".into())));
         assert_eq!(find("ff"), Err(NameError::Unknown("ff".into())));
-        assert_eq!(find(""), Err(NameError::Unknown("".into())));
+        assert_eq!(find(""), Err(NameError::Unknown(String::new())));
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub async fn carry_out(
                 () = stream.cancelled().cancelled() => Err(super::cancelled()),
             }
         }
-        _ => Err(Failure::new(
+        ContainerRequest::Unknown => Err(Failure::new(
             FailureCode::Unsupported,
             "the agent does not know this request about containers",
         )
