@@ -1,7 +1,7 @@
 //! A connection to an agent for one command: to a machine that is kept running, or to one that is
 //! started for the command and stopped after it.
 
-use std::{env, future::Future, time::Duration};
+use std::{env, future::Future, path::Path, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     exit::Exit,
+    share::Shares,
     vm::{
         channel::{ChannelError, Connection},
         kept::{self, Description},
@@ -46,6 +47,7 @@ pub struct Session {
     /// The connection.
     pub connection: Connection,
     machine: Option<Own>,
+    shares: Option<Shares>,
     stages: Stages,
     timing: Timing,
 }
@@ -140,6 +142,7 @@ impl Session {
         Self {
             connection,
             machine: Some(Own { qemu, _lock: lock }),
+            shares: None,
             stages,
             timing,
         }
@@ -165,6 +168,7 @@ impl Session {
         Self {
             connection,
             machine: None,
+            shares: None,
             stages,
             timing,
         }
@@ -216,6 +220,33 @@ impl Session {
         let connection = self.connection.clone();
         let done = interruptible(async { Ok(connection.ask(request).await) }).await?;
         self.answer(done).await
+    }
+
+    /// Serves a path to the machine and gives the name of its mount there. A machine that is kept
+    /// is served by the one who keeps it, so that the mount outlives this command when a container
+    /// does.
+    pub async fn share(&mut self, path: &Path, read_only: bool) -> Result<String> {
+        if self.machine.is_some() {
+            let connection = &self.connection;
+            let shares = self
+                .shares
+                .get_or_insert_with(|| Shares::new(connection.clone()))
+                .clone();
+            let shared = interruptible(async { Ok(shares.share(path, read_only).await) }).await?;
+            return Ok(shared.map_err(Failure::from)?);
+        }
+        let Some(path) = path.to_str() else {
+            let shown = path.display();
+            return Err(Error::usage(format!("{shown} is not valid UTF-8 text")));
+        };
+        let request = Request::Share {
+            path: path.to_owned(),
+            read_only,
+        };
+        match self.ask(&request).await? {
+            Reply::Shared { share } => Ok(share),
+            other => Err(super::command::wrong_reply(&other)),
+        }
     }
 
     /// The reply in an answer, or the error in it.

@@ -23,7 +23,7 @@ const NEWS_LIMIT: usize = 1 << 20;
 const CLIENT_LIMIT: usize = 32 << 20;
 /// Longest `Open` frame that is looked into: the requests that are the monitor's own are short, a
 /// path the longest thing in them.
-const OWN_REQUEST: usize = 8 * 1024;
+const OWN_REQUEST: usize = 32 * 1024;
 
 /// Frames on their way to the agent, with the client's share of the queue that they take.
 #[derive(Debug)]
@@ -269,6 +269,11 @@ impl Router {
         self.send_to_client(id, bytes, frame.kind == Kind::Event)
     }
 
+    /// Whether a client is still there.
+    pub fn is_connected(&self, id: ClientId) -> bool {
+        self.clients.contains_key(&id)
+    }
+
     fn add_route(&mut self, client: ClientId, stream: u32) -> Option<u32> {
         if self.routes.len() >= MAX_STREAMS {
             return None;
@@ -346,6 +351,7 @@ fn own_request(payload: &[u8]) -> Option<Request> {
                 | Request::AttachDisk(_)
                 | Request::DetachDisk { .. }
                 | Request::Machine
+                | Request::Share { .. }
         )
     })
 }

@@ -9,7 +9,7 @@ use vdkr_core::{
 use super::{Agent, list};
 use crate::{
     container::{Entry, record::Record},
-    request::run,
+    request::{mounts, run},
     run::process,
 };
 
@@ -19,13 +19,15 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 /// Describes a container.
 pub fn inspect(agent: &Agent, name: &str) -> Done {
     let entry = agent.book().find(name)?;
-    let document = document(&entry, &entry.record.borrow());
+    let record = entry.record.borrow();
+    let mounts = mounts::describe(agent, &record.request.mounts);
+    let document = document(&entry, &record, &mounts);
     Ok(Reply::Inspected {
         documents: vec![document],
     })
 }
 
-fn document(entry: &Entry, record: &Record) -> Value {
+fn document(entry: &Entry, record: &Record, mounts: &Value) -> Value {
     let (request, status) = (&record.request, &record.status);
     let command = list::command(record);
     let (path, args) = match command.split_first() {
@@ -64,7 +66,7 @@ fn document(entry: &Entry, record: &Record) -> Value {
         "RestartCount": status.restarts,
         "Driver": "overlay2",
         "Platform": "linux",
-        "Mounts": [],
+        "Mounts": mounts,
         "Config": config(record),
         "HostConfig": {
             "AutoRemove": request.rm,

@@ -23,6 +23,7 @@ use crate::{
         sandbox,
         session::{Session, interruptible, say, with_session},
         settings::Settings,
+        volumes,
     },
     vm::channel::Incoming,
 };
@@ -60,6 +61,7 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
     }
     registry::check_name(&options.image)?;
     let registry_settings = registry::for_request(settings, &[&options.image])?;
+    let mounts = volumes::check(&options.mounts)?;
     let env = environment::assemble(&options.env, &|name| std::env::var(name).ok())?;
     for warning in &options.warnings {
         say(warning);
@@ -70,6 +72,7 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
         memres::ensure(settings).await?;
     }
     with_session(settings, verb.purpose(), async |session| {
+        let mounts = volumes::share(session, &mounts).await?;
         let mut request = RunRequest {
             image: registry::translate_name(&options.image),
             args: options.args.clone(),
@@ -98,6 +101,7 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
             },
             read_only: options.read_only,
             sandbox: sandbox.clone(),
+            mounts,
             pull: options.pull,
             settings: registry_settings,
         };
