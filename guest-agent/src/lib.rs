@@ -14,6 +14,8 @@ pub mod machine;
 pub mod pull;
 pub mod request;
 pub mod run;
+pub mod share;
 pub mod store;
 pub mod unpack;
+pub mod volume;
 pub mod watch;

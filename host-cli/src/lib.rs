@@ -7,5 +7,6 @@ pub mod pki;
 pub mod progress;
 pub mod random;
 pub mod registry_cli;
+pub mod share;
 pub mod vdkr;
 pub mod vm;

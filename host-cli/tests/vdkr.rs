@@ -186,7 +186,7 @@ fn what_fails_before_the_container_is_125() {
             &["run", "--no-such-option", "img"],
             "unknown option --no-such-option",
         ),
-        (&["run", "-v", "/a:/b", "img"], "does not support"),
+        (&["run", "--volumes-from", "x", "img"], "does not support"),
         (&["run"], "needs the name of an image"),
         (&["run", "Foo//bar:"], "Foo//bar:"),
         (&["run", "-it", "img"], "not a TTY"),

@@ -7,6 +7,7 @@ mod kernel;
 mod modules;
 mod newc;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -64,8 +65,12 @@ pub(crate) fn build(
                     .with_context(|| format!("cannot copy {file}"))?;
             }
         }
-        let loaded = load_list(&kernel)?;
-        fs::write(place.join("initramfs"), initramfs(agent, &kernel, &loaded)?)?;
+        let loaded = load_list(&kernel, "load.list")?;
+        let later = load_list(&kernel, "later.list")?;
+        fs::write(
+            place.join("initramfs"),
+            initramfs(agent, &kernel, &loaded, &later)?,
+        )?;
         let facts: Value = serde_json::from_slice(&fs::read(kernel.join("kernel.json"))?)?;
         let description = json!({
             "arch": arch.name(),
@@ -106,12 +111,13 @@ fn machines(arch: Arch, facts: &Value) -> &'static [&'static str] {
     }
 }
 
-/// Unpacks a kernel package: `kernel`, `bzImage` (x86), `modules/`, `load.list`, `kernel.json`.
+/// Unpacks a kernel package: `kernel`, `bzImage` (x86), `modules/`, `load.list`, `later.list`,
+/// `kernel.json`.
 fn from_package(workspace: &Workspace, arch: Arch, deb: &Deb) -> Result<PathBuf> {
     let list = workspace.root.join("images/qemu/modules.list");
     let wanted =
         fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
-    let key = Key::new("kernel", 2)
+    let key = Key::new("kernel", 3)
         .with("deb", &deb.sha256)
         .with("modules", &wanted)
         .finish();
@@ -134,13 +140,28 @@ fn from_package(workspace: &Workspace, arch: Arch, deb: &Deb) -> Result<PathBuf>
                 .find(|dir| dir.is_dir())
                 .with_context(|| format!("{} has no modules", deb.name))?;
             fs::create_dir(place.join("modules"))?;
+            let write = |module: &modules::Module| {
+                fs::write(place.join("modules").join(&module.file), &module.content)
+            };
+            let modules = modules::load_order(&tree, &wanted)?;
             let mut names = String::new();
-            for module in modules::load_order(&tree, &wanted)? {
-                fs::write(place.join("modules").join(&module.file), &module.content)?;
+            for module in &modules.first {
+                write(module)?;
                 names += &module.file;
                 names.push('\n');
             }
             fs::write(place.join("load.list"), names)?;
+            let mut names = String::new();
+            for (name, files) in &modules.later {
+                names += name;
+                for module in files {
+                    write(module)?;
+                    names.push(' ');
+                    names += &module.file;
+                }
+                names.push('\n');
+            }
+            fs::write(place.join("later.list"), names)?;
             cache::remove(&work)
         },
     )
@@ -177,16 +198,16 @@ fn write_kernel(place: &Path, arch: Arch, file: &[u8], version: Option<&str>) ->
     Ok(())
 }
 
-fn load_list(kernel: &Path) -> Result<Vec<String>> {
-    match fs::read_to_string(kernel.join("load.list")) {
+fn load_list(kernel: &Path, list: &str) -> Result<Vec<String>> {
+    match fs::read_to_string(kernel.join(list)) {
         Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error).context("cannot read the kernel's load.list"),
+        Err(error) => Err(error).with_context(|| format!("cannot read the kernel's {list}")),
     }
 }
 
 /// The first root file system: the agent as `/init`, two devices, and the modules in their order.
-fn initramfs(agent: &Path, kernel: &Path, loaded: &[String]) -> Result<Vec<u8>> {
+fn initramfs(agent: &Path, kernel: &Path, loaded: &[String], later: &[String]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     archive.directory("dev");
     archive.device("dev/console", 0o600, 5, 1);
@@ -195,14 +216,19 @@ fn initramfs(agent: &Path, kernel: &Path, loaded: &[String]) -> Result<Vec<u8>> 
         archive.directory(dir);
     }
     archive.file("init", 0o755, &fs::read(agent)?);
-    if !loaded.is_empty() {
+    let lists = [("load.list", loaded), ("later.list", later)];
+    if lists.iter().any(|(_, lines)| !lines.is_empty()) {
         archive.directory("modules");
-        archive.file(
-            "modules/load.list",
-            0o644,
-            (loaded.join("\n") + "\n").as_bytes(),
-        );
-        for file in loaded {
+    }
+    for (name, lines) in lists.into_iter().filter(|(_, lines)| !lines.is_empty()) {
+        let text = lines.join("\n") + "\n";
+        archive.file(&format!("modules/{name}"), 0o644, text.as_bytes());
+    }
+    let mut packed = BTreeSet::new();
+    // A line of the second list begins with a name that is no file's.
+    let later = later.iter().flat_map(|line| line.split(' ').skip(1));
+    for file in loaded.iter().map(String::as_str).chain(later) {
+        if packed.insert(file) {
             archive.file(
                 &format!("modules/{file}"),
                 0o644,

@@ -17,6 +17,7 @@ mod ports;
 mod reply;
 mod request;
 mod sandbox;
+mod volume;
 
 pub use container::{
     ContainerReply, ContainerRequest, ContainerRow, ContainerState, ExecRequest, Life, LogsRequest,
@@ -33,6 +34,7 @@ pub use request::{
     RegistrySettings, Request, RunRequest,
 };
 pub use sandbox::{HostEntry, Network, Sandbox, Seccomp};
+pub use volume::{MountSource, MountSpec, VolumeAction, VolumeRow};
 
 /// The version of the protocol that this crate speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -332,6 +334,14 @@ mod tests {
             ],
             entrypoint: Some(Vec::new()),
             stdin: true,
+            mounts: vec![MountSpec {
+                target: "/data".into(),
+                source: MountSource::Volume {
+                    name: Some("data".into()),
+                    no_copy: false,
+                },
+                read_only: true,
+            }],
             pull: PullPolicy::Never,
             settings: settings(),
             ..RunRequest::default()
@@ -389,6 +399,22 @@ mod tests {
                 args: vec!["sh".into()],
                 ..ExecRequest::default()
             })),
+            Request::MountShare {
+                share: "00ff".into(),
+                directory: true,
+                read_only: true,
+            },
+            Request::Release {
+                share: "00ff".into(),
+            },
+            Request::Share {
+                path: "/a".into(),
+                read_only: false,
+            },
+            Request::Shutdown,
+            Request::Volume {
+                action: VolumeAction::Prune { all: true },
+            },
         ] {
             round_trip(&request);
         }
@@ -431,6 +457,18 @@ mod tests {
             Reply::Container(ContainerReply::Stats {
                 samples: vec![Sample::default()],
             }),
+            Reply::Released,
+            Reply::Shared {
+                share: "00ff".into(),
+            },
+            Reply::Unmounted,
+            Reply::Volumes {
+                volumes: vec![VolumeRow::default()],
+            },
+            Reply::VolumesRemoved {
+                names: vec!["v1".into()],
+                freed: 7,
+            },
             Reply::Bye,
             Reply::Settled,
         ] {
@@ -453,6 +491,7 @@ mod tests {
                 level: LogLevel::Warn,
                 message: "m".into(),
             },
+            Event::Mounted,
             Event::Started {
                 pid: 12,
                 container: "c".into(),
@@ -502,6 +541,12 @@ mod tests {
             Event::decode(br#"{"event":"x","y":1}"#).unwrap(),
             Event::Unknown
         );
+        let spec: MountSpec =
+            serde_json::from_str(r#"{"target":"/a","source":{"type":"x"}}"#).unwrap();
+        assert_eq!(spec.source, MountSource::Unknown);
+        let volume = Request::decode(br#"{"op":"volume","action":{"do":"resize","by":1}}"#);
+        let action = VolumeAction::Unknown;
+        assert_eq!(volume.unwrap(), Request::Volume { action });
         let event = br#"{"event":"progress","layer":"l","phase":"melt","done":1}"#;
         let Event::Progress { phase, .. } = Event::decode(event).unwrap() else {
             panic!()

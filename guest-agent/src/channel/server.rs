@@ -19,8 +19,8 @@ use vdkr_core::channel::{
 
 use super::stream::{Outbox, Outgoing, SharedStream, Stream, Violation};
 
-/// Requests of one host that may be open at a time.
-const MAX_STREAMS: usize = 64;
+/// Requests of one host that may be open at a time; one host may speak for many commands.
+const MAX_STREAMS: usize = 256;
 /// Frames that wait for the host; with [`super::stream::OUTPUT_CHUNK`] each about 256 KiB.
 const OUTBOX_FRAMES: usize = 8;
 /// Input taken in one go.

@@ -28,7 +28,7 @@ use super::{
     streams::{Inlet, Outlet},
 };
 use crate::{
-    request::{Agent, run},
+    request::{Agent, mounts, run},
     run::{
         Container, EXIT_NOT_CREATED, Image, Remains, Report, RunError, Streams, networks::Place,
     },
@@ -202,7 +202,9 @@ async fn live(agent: Rc<Agent>, entry: Rc<Entry>, told: Told, gate: OwnedMutexGu
     entry.tell();
     clear(remains).await;
     if passing {
-        remove_dir(entry.dir.clone()).await;
+        let dir = entry.dir.clone();
+        remove_dir(dir).await;
+        mounts::remove_anonymous(&agent, &entry).await;
     }
     let cleaning = &agent.book().cleaning;
     cleaning.set(cleaning.get() - 1);
@@ -379,8 +381,14 @@ fn begin(agent: &Rc<Agent>, entry: &Rc<Entry>) -> Result<(Live, Option<Outputs>)
         .to_owned();
     let place = place(agent, entry, &record.request.sandbox)?;
     let defaults = run::defaults(&record.config);
-    let options = run::options(&record.request, &defaults, &entry.id, Some(&place))
+    let mut options = run::options(&record.request, &defaults, &entry.id, Some(&place))
         .map_err(|error| NotStarted::from(&error))?;
+    options.volumes =
+        mounts::resolve(agent, &record.request.mounts).map_err(|failure| NotStarted {
+            status: EXIT_NOT_CREATED,
+            message: failure.message,
+            usage: false,
+        })?;
     let image = Image {
         layers_dir,
         layers: stored.layers.clone(),
@@ -544,8 +552,14 @@ pub fn freeze(entry: &Entry, frozen: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes a container that does not run, or kills it first when `force` says so.
-pub async fn remove(agent: &Rc<Agent>, entry: &Rc<Entry>, force: bool) -> Result<(), Failure> {
+/// Removes a container that does not run, or kills it first when `force` says so; with `volumes`
+/// also those of its volumes that nobody has named.
+pub async fn remove(
+    agent: &Rc<Agent>,
+    entry: &Rc<Entry>,
+    force: bool,
+    volumes: bool,
+) -> Result<(), Failure> {
     if entry.is_active() {
         if !force {
             let name = entry.name();
@@ -565,7 +579,11 @@ pub async fn remove(agent: &Rc<Agent>, entry: &Rc<Entry>, force: bool) -> Result
         return Err(Failure::new(FailureCode::Failed, message));
     }
     agent.book().forget(entry);
+    entry.shares.take();
     remove_dir(entry.dir.clone()).await;
+    if volumes || entry.record.borrow().request.rm {
+        mounts::remove_anonymous(agent, entry).await;
+    }
     Ok(())
 }
 

@@ -28,7 +28,10 @@ use vdkr_core::{
     container::name::{self, NameError},
 };
 
-use crate::store::{Store, StoredImage};
+use crate::{
+    share::ShareUse,
+    store::{Store, StoredImage},
+};
 
 pub mod life;
 pub mod log;
@@ -61,6 +64,8 @@ pub struct Entry {
     pub log: Log,
     /// Hosts that see its streams.
     pub hub: Hub,
+    /// Keeps what the host shares with it.
+    pub shares: RefCell<Vec<ShareUse>>,
     /// Its image, as long as that is there.
     pub image: Option<StoredImage>,
     /// Its process.
@@ -248,6 +253,7 @@ impl Entry {
             id: record.id.clone(),
             log: Log::new(&dir),
             hub: Hub::default(),
+            shares: RefCell::default(),
             image,
             record: RefCell::new(record),
             live: RefCell::default(),

@@ -29,7 +29,9 @@ use crate::{
     container::Book,
     machine::{self, BootReport},
     run::networks::{Bridge, Networks},
+    share::Shares,
     store::Store,
+    volume::Volumes,
 };
 
 pub mod add;
@@ -40,13 +42,16 @@ pub mod images;
 pub mod info;
 pub mod inspect;
 pub mod layers;
+pub mod mounts;
 pub mod prune;
 pub mod pull;
 pub mod remove;
 pub mod run;
+pub mod share;
 pub mod shutdown;
 pub mod tag;
 pub mod usage;
+pub mod volume;
 
 /// How long requests may take to end once the agent is told to stop.
 const STOP_TIME: Duration = Duration::from_secs(10);
@@ -61,6 +66,8 @@ pub struct Agent {
     report: RefCell<BootReport>,
     /// Where the report is kept for an agent that takes this one's place.
     report_path: Option<PathBuf>,
+    volumes: Volumes,
+    shares: Shares,
     own_machine: bool,
     /// Ends the agent.
     stop: CancellationToken,
@@ -143,6 +150,8 @@ impl Agent {
             state_dir: options.state.clone(),
             report: RefCell::new(report),
             report_path: options.boot_report.clone(),
+            volumes: Volumes::new(options.state.join("volumes")),
+            shares: Shares::default(),
             own_machine: options.own_machine,
             stop: CancellationToken::new(),
             stopping: CancellationToken::new(),
@@ -176,7 +185,11 @@ impl Agent {
         };
         let (store, book) = match opened {
             Ok((book, leftovers)) => {
+                let volumes = self.volumes.leftovers();
                 self.tasks.spawn_blocking(move || {
+                    if let Err(error) = volumes.remove() {
+                        eprintln!("vdkr-agent: {error}");
+                    }
                     for dir in leftovers {
                         if let Err(error) = fs::remove_dir_all(&dir) {
                             eprintln!("vdkr-agent: cannot remove {}: {error}", dir.display());
@@ -324,10 +337,18 @@ impl Agent {
             | Request::Machine
             | Request::AdoptPorts { .. }
             | Request::Publish(_)
-            | Request::Published => Err(Failure::new(
+            | Request::Published
+            | Request::Share { .. } => Err(Failure::new(
                 FailureCode::Unsupported,
                 "only the monitor of a kept machine does this",
             )),
+            Request::MountShare {
+                share,
+                directory,
+                read_only,
+            } => share::mount(&self, &share, directory, read_only, &stream).await,
+            Request::Release { share } => share::release(&self, &share),
+            Request::Volume { action } => volume::volume(&self, action).await,
             Request::Unknown => Err(Failure::new(
                 FailureCode::Unsupported,
                 "the agent does not know this request",

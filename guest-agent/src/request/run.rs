@@ -13,6 +13,7 @@ use vdkr_core::{
 use super::{
     Agent,
     container::attach::{Mode, attach},
+    mounts,
 };
 use crate::{
     channel::stream::SharedStream,
@@ -41,7 +42,19 @@ pub async fn run(agent: &Rc<Agent>, request: &RunRequest, stream: &SharedStream)
     options(request, &defaults(&stored.config), &"0".repeat(64), None)
         .and_then(|options| isolation::resolve(&options.sandbox, network))
         .map_err(|error| usage(&error))?;
-    let entry = agent.book().add(stored, request)?;
+    let settled = mounts::settle(agent, &request.mounts, &stored.config.config.volumes)?;
+    let wanted = RunRequest {
+        mounts: settled.specs.clone(),
+        ..request.clone()
+    };
+    let entry = match agent.book().add(stored, &wanted) {
+        Ok(entry) => entry,
+        Err(failure) => {
+            settled.give_up(agent);
+            return Err(failure);
+        }
+    };
+    entry.shares.replace(settled.shares);
     let created = Ok(Reply::Container(ContainerReply::Created {
         id: entry.id.clone(),
     }));
@@ -157,6 +170,7 @@ pub fn options(
         hostname,
         process,
         read_only: request.read_only,
+        volumes: Vec::new(),
         stdin: request.stdin,
         init: request.life.init,
         sandbox: request.sandbox.clone(),

@@ -30,7 +30,7 @@ use super::{
     cgroup::{self, Cgroup},
     device_filter, isolation, names,
     report::{borrow, send_with_fds},
-    spec::{self, BoundFile, FilesJob, InitMessage, Network, Process, Root},
+    spec::{self, BoundFile, FilesJob, InitMessage, Network, Process, Root, Volume},
 };
 use crate::watch::watch;
 
@@ -58,6 +58,8 @@ pub struct Options {
     pub process: Process,
     /// Whether the root is read-only.
     pub read_only: bool,
+    /// What is mounted beside the image.
+    pub volumes: Vec<Volume>,
     /// Whether standard input comes from the host; it is empty otherwise.
     pub stdin: bool,
     /// Whether a small first process of the agent's stands before the command.
@@ -344,6 +346,7 @@ fn prepare(
         process: options.process,
         mounts,
         files,
+        volumes: options.volumes,
         masked_paths: paths(spec::default_masked_paths()),
         readonly_paths: paths(spec::default_readonly_paths()),
         cgroup: cgroup.map(|group| group.path().to_owned()),

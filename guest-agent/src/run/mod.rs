@@ -9,6 +9,7 @@
 pub mod capabilities;
 pub mod cgroup;
 pub mod container;
+mod copy_up;
 pub mod device_filter;
 pub mod devices;
 pub mod exec;
@@ -29,6 +30,7 @@ pub mod seccomp;
 pub mod spec;
 pub mod stdio;
 pub mod user;
+pub mod volumes;
 
 pub use container::{Container, Image, Options, Remains, Streams};
 pub use report::Report;

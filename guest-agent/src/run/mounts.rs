@@ -134,7 +134,8 @@ pub fn bind(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(), Er
     )
 }
 
-fn remount_readonly(path: &str, kept: MsFlags) -> Result<(), Errno> {
+/// Makes one mount read-only; flags that are not `kept` are lost.
+pub(super) fn remount_readonly(path: &str, kept: MsFlags) -> Result<(), Errno> {
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | kept;
     mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
 }

@@ -35,6 +35,7 @@ use super::{
     rootfs, seccomp,
     spec::ContainerSpec,
     user::{self, Identity},
+    volumes,
 };
 
 /// What the first process inherits from `container-init`; all of it close-on-exec.
@@ -103,12 +104,14 @@ fn prepare(spec: &ContainerSpec, inherited: Inherited) -> Result<Vec<String>, Ru
     }
 
     let files = rootfs::take_files(&spec.files)?;
+    let taken = volumes::take(&spec.volumes)?;
     rootfs::mount_overlay(&spec.root, spec.devices_filtered)?;
     rootfs::enter(&spec.root.merged)?;
     umask(Mode::from_bits_truncate(0o022));
     mounts::mount_all(&spec.mounts)?;
     devices::populate(&isolation.devices)?;
     rootfs::attach_files(files)?;
+    volumes::attach(taken)?;
     set_parameters(&isolation.sysctls)?;
 
     let identity = user::resolve_here(&spec.process.user, &isolation.groups)

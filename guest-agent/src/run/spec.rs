@@ -21,6 +21,8 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// Files of the agent that are bound over files inside, such as `/etc/resolv.conf`.
     pub files: Vec<BoundFile>,
+    /// What the user and the image want mounted, in order; it may cover everything above.
+    pub volumes: Vec<Volume>,
     /// Paths that are hidden.
     pub masked_paths: Vec<String>,
     /// Paths that are made read-only.
@@ -215,6 +217,33 @@ pub struct BoundFile {
     pub source: PathBuf,
     /// Absolute path inside the container.
     pub target: String,
+}
+
+/// Something of the machine's, or memory, inside the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// What it is.
+    pub source: VolumeSource,
+    /// Absolute path inside the container.
+    pub target: String,
+    /// Whether the container may write.
+    pub read_only: bool,
+    /// An empty directory first gets what the image has there.
+    pub copy: bool,
+}
+
+/// What a [`Volume`] is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VolumeSource {
+    /// A directory or file of the machine.
+    Tree(PathBuf),
+    /// Memory.
+    Tmpfs {
+        /// Bytes at most.
+        size: Option<u64>,
+        /// Permissions.
+        mode: Option<u32>,
+    },
 }
 
 fn mount(kind: &str, target: &str, options: &[&str]) -> Mount {

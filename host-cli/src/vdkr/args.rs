@@ -252,6 +252,12 @@ pub enum Command {
     Port(PortArgs),
     /// Show versions
     Version(VersionArgs),
+    /// Work with volumes, which keep data between containers: create, ls, inspect, rm, prune
+    Volume {
+        /// What to do.
+        #[command(subcommand)]
+        command: VolumeCommand,
+    },
     /// Commands that are not there.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -381,6 +387,69 @@ pub struct MemresStatusArgs {
     pub json: bool,
 }
 
+/// Commands behind `volume`.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  vdkr volume create data
+  vdkr run --rm -v data:/var/lib/app container-base touch /var/lib/app/x
+  vdkr volume ls
+  vdkr volume rm data
+  vdkr volume prune --all --force")]
+pub enum VolumeCommand {
+    /// Make a volume; one that is there stays as it is
+    Create(VolumeCreateArgs),
+    /// List volumes
+    #[command(visible_alias = "list")]
+    Ls(VolumeListArgs),
+    /// Show everything about volumes, as JSON
+    Inspect {
+        /// Names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Remove volumes and what is in them
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Say nothing about names that no volume has
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Remove volumes that no container uses: those without a name of their own
+    Prune {
+        /// Those with a name too
+        #[arg(short, long)]
+        all: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
+}
+
+/// Arguments of `volume create`.
+#[derive(Debug, Args)]
+pub struct VolumeCreateArgs {
+    /// Its name; a new one when absent
+    pub name: Option<String>,
+    /// Label (repeatable)
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub label: Vec<String>,
+}
+
+/// Arguments of `volume ls`.
+#[derive(Debug, Args)]
+pub struct VolumeListArgs {
+    /// Print names only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// What to say about a command that `vdkr` does not have.
 pub fn missing_command(name: &str) -> String {
     const OF_DOCKER: &[&str] = &[
@@ -398,7 +467,6 @@ pub fn missing_command(name: &str) -> String {
         "plugin",
         "swarm",
         "update",
-        "volume",
     ];
     if OF_DOCKER.contains(&name) {
         format!("docker's command {name:?} is not part of vdkr yet; see vdkr --help")

@@ -30,6 +30,7 @@ pub mod state;
 pub mod table;
 pub mod terminal;
 pub mod value;
+pub mod volumes;
 
 use clap::CommandFactory as _;
 
@@ -134,6 +135,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Port(args) => command::port::run(&settings, &args).await,
         Command::Vstorage { command } => command::vstorage::run(&settings, &command).await,
         Command::Version(args) => command::version::run(&settings, &args).await,
+        Command::Volume { command } => command::volume::run(&settings, command).await,
         Command::Containers(command) => command::container::run(&settings, command).await,
         Command::Run { .. } | Command::Create { .. } | Command::Vrun { .. } | Command::Other(_) => {
             Err(Error::usage("unknown command"))

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, ffi::OsString};
 use vdkr_core::{
     channel::message::PullPolicy,
     container::{restart::RestartPolicy, signal},
+    volume::{MountOption, VolumeError, parse_mount, parse_volume},
 };
 
 use super::{
@@ -91,6 +92,8 @@ pub struct RunOptions {
     pub interactive: bool,
     /// `-l` and `--label-file`, later ones over earlier ones.
     pub labels: BTreeMap<String, String>,
+    /// `-v` and `--mount`, in order.
+    pub mounts: Vec<MountOption>,
     /// `--name`.
     pub name: Option<String>,
     /// `--pull`.
@@ -173,6 +176,14 @@ pub enum OptionError {
     /// An option of docker's that cannot be had here.
     #[error("option {0} cannot be honoured: {1}")]
     Refused(String, &'static str),
+    /// A mount that cannot be.
+    #[error("option {option}: {source}")]
+    Volume {
+        /// The option.
+        option: String,
+        /// What is wrong with its value.
+        source: VolumeError,
+    },
     /// The image is missing.
     #[error("run needs the name of an image; see vdkr run --help")]
     NoImage,
@@ -196,6 +207,7 @@ pub fn parse(verb: Verb, words: Vec<OsString>) -> Result<Parsed, OptionError> {
         init: false,
         interactive: false,
         labels: BTreeMap::new(),
+        mounts: Vec::new(),
         name: None,
         pull: PullPolicy::Missing,
         quiet: false,
@@ -326,6 +338,10 @@ fn apply(
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(wrong("true, false")),
     };
+    let volume = |source| OptionError::Volume {
+        option: shown.to_owned(),
+        source,
+    };
     match option.meaning {
         Meaning::Sandbox(part) => {
             let value = match option.form {
@@ -389,8 +405,10 @@ fn apply(
         Meaning::EnvFile => options.env.push(EnvSource::File(value)),
         Meaning::Entrypoint => options.entrypoint = Some(value),
         Meaning::Hostname => options.hostname = Some(value),
+        Meaning::Mount => options.mounts.push(parse_mount(&value).map_err(volume)?),
         Meaning::Name => options.name = Some(value),
         Meaning::User => options.user = Some(value),
+        Meaning::Volume => options.mounts.push(parse_volume(&value).map_err(volume)?),
         Meaning::Workdir => options.workdir = Some(value),
     }
     Ok(false)
@@ -411,6 +429,7 @@ Options (the same as docker's; what follows IMAGE is passed on exactly as given)
   -i, --interactive          Pass on standard input
   -l, --label KEY[=VALUE]    Set a label
       --label-file FILE      Read labels from a file, one a line
+      --mount TYPE=...       Mount a host directory (type=bind), a volume or a tmpfs
       --name NAME            Name of the container
       --pull POLICY          When to pull first: always, missing, never [default: missing]
   -q, --quiet                Say nothing about the pull
@@ -423,6 +442,7 @@ Options (the same as docker's; what follows IMAGE is passed on exactly as given)
       --stop-timeout SECONDS How long stop waits before it kills [default: 10]
   -t, --tty                  Give the container a terminal
   -u, --user USER[:GROUP]    Run as this user, by name or number
+  -v, --volume SRC:DIR[:ro]  Share a host directory or file (/x, ./x), or use the volume SRC
   -w, --workdir DIR          Working directory inside the container
 
 Network:
@@ -468,6 +488,7 @@ Examples:
   vdkr {verb} -p 8080:80 container-base httpd -f
   vdkr {verb} --read-only --tmpfs /run --cap-drop ALL -m 64m container-base id
   vdkr run -d --name web --restart always container-base httpd -f
+  vdkr {verb} -v .:/work -w /work container-base make
   tar c src | vdkr run --rm -i container-base sh -c 'tar x && ls -R'
 ";
 

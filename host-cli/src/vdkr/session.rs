@@ -1,7 +1,7 @@
 //! A connection to an agent for one command: to a machine that is kept running, or to one that is
 //! started for the command and stopped after it.
 
-use std::{env, future::Future, time::Duration};
+use std::{env, future::Future, path::Path, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     exit::Exit,
+    share::Shares,
     vm::{
         channel::{ChannelError, Connection},
         forward::{Forwards, Owner},
@@ -49,6 +50,7 @@ pub struct Session {
     /// The connection.
     pub connection: Connection,
     machine: Option<Own>,
+    shares: Option<Shares>,
     stages: Stages,
     timing: Timing,
 }
@@ -148,6 +150,7 @@ impl Session {
                 forwards: Forwards::default(),
                 _lock: lock,
             }),
+            shares: None,
             stages,
             timing,
         }
@@ -173,6 +176,7 @@ impl Session {
         Self {
             connection,
             machine: None,
+            shares: None,
             stages,
             timing,
         }
@@ -258,6 +262,33 @@ impl Session {
         let request = Request::AdoptPorts { id: id.to_owned() };
         match self.ask(&request).await? {
             Reply::Published { .. } => Ok(()),
+            other => Err(wrong_reply(&other)),
+        }
+    }
+
+    /// Serves a path to the machine and gives the name of its mount there. A machine that is kept
+    /// is served by the one who keeps it, so that the mount outlives this command when a container
+    /// does.
+    pub async fn share(&mut self, path: &Path, read_only: bool) -> Result<String> {
+        if self.machine.is_some() {
+            let connection = &self.connection;
+            let shares = self
+                .shares
+                .get_or_insert_with(|| Shares::new(connection.clone()))
+                .clone();
+            let shared = interruptible(async { Ok(shares.share(path, read_only).await) }).await?;
+            return Ok(shared.map_err(Failure::from)?);
+        }
+        let Some(path) = path.to_str() else {
+            let shown = path.display();
+            return Err(Error::usage(format!("{shown} is not valid UTF-8 text")));
+        };
+        let request = Request::Share {
+            path: path.to_owned(),
+            read_only,
+        };
+        match self.ask(&request).await? {
+            Reply::Shared { share } => Ok(share),
             other => Err(wrong_reply(&other)),
         }
     }

@@ -1,13 +1,19 @@
 //! Keeps one machine and shares its agent among many commands, over a socket in the state
 //! directory that speaks the channel's own protocol.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::AsyncWriteExt as _,
     net::{UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, sleep_until, timeout},
 };
 use vdkr_core::channel::{
@@ -19,14 +25,16 @@ use vdkr_core::channel::{
 };
 
 use super::{
+    channel::Connection,
     forward::{Commands, Forwards, Owner},
     kept::{self, Description, GREETING},
-    pipe::{FrameReader, greet_host},
+    pipe::{FrameReader, greet_guest, greet_host},
     process::Qemu,
     qmp::QmpError,
     router::{ClientFrames, ClientId, Router, ToGuest, Verdict, client_queue},
     start::Started,
 };
+use crate::share::{ShareError, Shares};
 
 /// Bytes that one client may have on the way to the agent.
 const CLIENT_SHARE: usize = 1 << 20;
@@ -134,6 +142,7 @@ enum Input {
     ),
     Guest(Frame),
     GuestGone,
+    Shared(ClientId, u32, Result<String, Failure>),
 }
 
 struct Hub {
@@ -148,6 +157,10 @@ struct Hub {
     /// The ports that are open.
     forwards: Forwards,
     waiting_for_stop: Vec<(ClientId, u32)>,
+    /// What is served to the machine, by a client of this process's own.
+    shares: Arc<OnceCell<Shares>>,
+    /// Which client asked for which mounts.
+    granted: HashMap<ClientId, Vec<String>>,
     writers: tokio::task::JoinSet<()>,
 }
 
@@ -176,6 +189,8 @@ impl Hub {
             asked: None,
             forwards: Forwards::default(),
             waiting_for_stop: Vec::new(),
+            shares: Arc::default(),
+            granted: HashMap::new(),
             writers: tokio::task::JoinSet::new(),
         }
     }
@@ -308,15 +323,18 @@ impl Hub {
         match input {
             Input::ClientGreeted(reader, writer) => self.add_client(reader, writer),
             Input::ClientGone(id) => {
-                self.router.disconnect(id);
+                self.disconnect(id);
                 let owner = Owner::Client(id);
                 self.forwards.close(&mut Ports(qemu), &owner).await;
             }
             Input::Client(id, frame, share) => {
                 match self.router.from_client(id, &frame, Some(share)) {
                     Verdict::Routed => {}
-                    Verdict::CutOff => self.router.disconnect(id),
+                    Verdict::CutOff => self.disconnect(id),
                     Verdict::Own(stream, request) => match *request {
+                        Request::Share { path, read_only } => {
+                            self.share(id, stream, path.into(), read_only);
+                        }
                         Request::Shutdown => {
                             self.waiting_for_stop.push((id, stream));
                             return Some(Ending::Asked);
@@ -348,9 +366,10 @@ impl Hub {
                     self.forwards.close(&mut Ports(qemu), &owner).await;
                 }
                 if let Some(slow) = self.router.from_guest(&frame) {
-                    self.router.disconnect(slow);
+                    self.disconnect(slow);
                 }
             }
+            Input::Shared(id, stream, shared) => self.answer_share(id, stream, shared),
             Input::GuestGone => return Some(Ending::MachineGone),
         }
         if busy || self.router.busy() > self.own_requests() {
@@ -368,6 +387,70 @@ impl Hub {
             idle_left_ms: left.map(|left| left.as_millis().try_into().unwrap_or(u64::MAX)),
             disks,
         }
+    }
+
+    /// Removes a client. What it had mounted goes with the last container that uses it.
+    fn disconnect(&mut self, id: ClientId) {
+        self.router.disconnect(id);
+        for name in self.granted.remove(&id).unwrap_or_default() {
+            self.release(name);
+        }
+    }
+
+    /// Serves a path to the machine for a client, who is one of this user's.
+    fn share(&self, id: ClientId, stream: u32, path: PathBuf, read_only: bool) {
+        let (shares, sender) = (Arc::clone(&self.shares), self.sender.clone());
+        // A connection like every other's, so that the router keeps this process's calls apart too.
+        let pair = match UnixStream::pair() {
+            Ok((ours, theirs)) if !shares.initialized() => {
+                self.greet(theirs);
+                Ok(Some(ours))
+            }
+            Ok(_) => Ok(None),
+            Err(error) => Err(error),
+        };
+        tokio::spawn(async move {
+            let shared = async {
+                let failed = |error: String| Failure::new(FailureCode::Failed, error);
+                let ours = pair.map_err(|error| failed(error.to_string()))?;
+                let connect = || async {
+                    let closed = || io::Error::from(io::ErrorKind::NotConnected);
+                    let (reader, mut writer) = ours.ok_or_else(closed)?.into_split();
+                    let greeted = greet_guest(reader, &mut writer, super::SOFTWARE).await;
+                    let (reader, hello) = greeted.map_err(io::Error::other)?;
+                    Ok::<_, io::Error>(Shares::new(Connection::new(reader, writer, hello)))
+                };
+                let shares = shares.get_or_try_init(connect).await;
+                let shares = shares.map_err(|error| failed(error.to_string()))?;
+                let shared = shares.share(&path, read_only).await;
+                shared.map_err(|error: ShareError| error.into())
+            };
+            let shared: Result<String, Failure> = shared.await;
+            // Closed only when the monitor ends.
+            let _ = sender.send(Input::Shared(id, stream, shared)).await;
+        });
+    }
+
+    fn answer_share(&mut self, id: ClientId, stream: u32, shared: Result<String, Failure>) {
+        match shared {
+            Ok(name) if self.router.is_connected(id) => {
+                self.granted.entry(id).or_default().push(name.clone());
+                let reply = Reply::Shared { share: name };
+                self.router.answer(id, stream, &Ok(reply));
+            }
+            Ok(name) => self.release(name),
+            Err(failure) => self.router.answer(id, stream, &Err(failure)),
+        }
+    }
+
+    fn release(&self, name: String) {
+        let shares = Arc::clone(&self.shares);
+        tokio::spawn(async move {
+            if let Some(shares) = shares.get() {
+                // A connection that is gone has taken the mount with it.
+                let _ = shares.release(&name).await;
+            }
+        });
     }
 
     fn greet(&self, socket: UnixStream) {
@@ -403,7 +486,14 @@ impl Hub {
                     () = qemu.ended() => return,
                     Some(input) = self.inbox.recv() => match input {
                         Input::Guest(frame) => drop(self.router.from_guest(&frame)),
-                        Input::ClientGone(id) => self.router.disconnect(id),
+                        // What is under way goes on, above all the directories that are served
+                        // and are needed until they are unmounted. Nothing new begins.
+                        Input::Client(id, frame, share)
+                            if !matches!(frame.kind, Kind::Open | Kind::Part) =>
+                        {
+                            self.router.from_client(id, &frame, Some(share));
+                        }
+                        Input::ClientGone(id) => self.disconnect(id),
                         // The agent has closed its port: the end is near.
                         Input::GuestGone => {
                             let _ = timeout(POWER_OFF, qemu.ended()).await;

@@ -25,13 +25,14 @@ const CLIENT_LIMIT: usize = 32 << 20;
 /// paths and ports the longest things in them.
 const OWN_REQUEST: usize = 64 * 1024;
 /// How they begin; nothing else is read.
-const OWN_REQUESTS: [&str; 7] = [
+const OWN_REQUESTS: [&str; 8] = [
     "adopt_ports",
     "attach_disk",
     "detach_disk",
     "machine",
     "publish",
     "published",
+    "share",
     "shutdown",
 ];
 
@@ -290,6 +291,11 @@ impl Router {
         let mut bytes = Vec::new();
         encode(&mut bytes, frame.kind, stream, &frame.payload).ok()?;
         self.send_to_client(id, bytes, frame.kind == Kind::Event)
+    }
+
+    /// Whether a client is still there.
+    pub fn is_connected(&self, id: ClientId) -> bool {
+        self.clients.contains_key(&id)
     }
 
     fn add_route(&mut self, client: ClientId, stream: u32) -> Option<u32> {

@@ -23,7 +23,7 @@ use vdkr_core::channel::{
     message::{
         ContainerReply, ContainerRequest, ContainerRow, ContainerState, Done, Event, Failure,
         FailureCode, GuestHello, ImageRow, Info, Message as _, Phase, Pulled, Removed, Reply,
-        Request, RunRequest, Until,
+        Request, RunRequest, Until, VolumeAction, VolumeRow,
     },
 };
 
@@ -153,7 +153,14 @@ impl FakeAgent {
                 containers: self.running.load(Ordering::SeqCst),
                 ..Info::default()
             })),
+            Request::MountShare { .. } => mount(&mut stream).await,
+            Request::Release { .. } => Ok(Reply::Released),
+            // As if a monitor stood before it.
+            Request::Share { .. } => Ok(Reply::Shared {
+                share: "feedfeed".into(),
+            }),
             Request::Shutdown => Ok(Reply::Bye),
+            Request::Volume { action } => volume(action),
             _ => Err(Failure::new(FailureCode::Unsupported, "what?")),
         };
         let last = done == Ok(Reply::Bye);
@@ -161,6 +168,63 @@ impl FakeAgent {
         if last {
             let _ = die.send(()).await;
         }
+    }
+}
+
+/// Mounts nothing: it sends one request of a kernel, and is done when the answer has come.
+async fn mount(stream: &mut Stream) -> Done {
+    stream.event(&Event::Mounted).await;
+    // FUSE_GETATTR for the root.
+    let mut request = Vec::new();
+    for word in [56_u32, 3, 9, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0] {
+        request.extend(word.to_le_bytes());
+    }
+    stream.output(Pipe::Stdout, &request).await;
+    while stream.stdin.len() < 16 + 104 && !stream.cancelled {
+        if !stream.wait().await {
+            break;
+        }
+    }
+    if stream.stdin.get(..4) == Some(&[120, 0, 0, 0]) {
+        while !stream.cancelled && stream.wait().await {}
+        return Ok(Reply::Unmounted);
+    }
+    Err(Failure::new(FailureCode::Failed, "no answer"))
+}
+
+fn volume(action: VolumeAction) -> Done {
+    let row = |name: &str| VolumeRow {
+        name: name.into(),
+        created: 1_577_934_245,
+        mountpoint: format!("/var/lib/vdkr/volumes/{name}/_data"),
+        ..VolumeRow::default()
+    };
+    match action {
+        VolumeAction::Create { name, labels } => {
+            let mut volume = row(&name.unwrap_or_else(|| "0123abcd".into()));
+            volume.labels = labels;
+            Ok(Reply::Volumes {
+                volumes: vec![volume],
+            })
+        }
+        VolumeAction::List { names } if names.is_empty() => Ok(Reply::Volumes {
+            volumes: vec![row("data"), row("other")],
+        }),
+        VolumeAction::List { names } => match names.iter().find(|name| name.contains("missing")) {
+            Some(name) => Err(Failure::new(
+                FailureCode::NotFound,
+                format!("no such volume: {name}"),
+            )),
+            None => Ok(Reply::Volumes {
+                volumes: names.iter().map(|name| row(name)).collect(),
+            }),
+        },
+        VolumeAction::Remove { names, .. } => Ok(Reply::VolumesRemoved { names, freed: 0 }),
+        VolumeAction::Prune { .. } => Ok(Reply::VolumesRemoved {
+            names: vec!["0123abcd".into()],
+            freed: 4_261_550,
+        }),
+        VolumeAction::Unknown => Err(Failure::new(FailureCode::Unsupported, "what?")),
     }
 }
 

@@ -19,10 +19,19 @@ pub(super) struct Module {
     pub(super) content: Vec<u8>,
 }
 
+/// The modules of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Modules {
+    /// What is loaded at the start, dependencies first.
+    pub(super) first: Vec<Module>,
+    /// What is loaded when it is needed: its name, and its files that `first` does not have.
+    pub(super) later: Vec<(String, Vec<Module>)>,
+}
+
 /// The modules for `wanted` (one a line, `#` comments) and all they need, dependencies first.
 /// What the kernel has built in is left out; a name that it knows in neither form is an error
 /// unless a `?` stands behind it. `modules` is the directory `lib/modules/<version>`.
-pub(super) fn load_order(modules: &Path, wanted: &str) -> Result<Vec<Module>> {
+pub(super) fn load_order(modules: &Path, wanted: &str) -> Result<Modules> {
     let files: BTreeMap<String, PathBuf> = files_below(&modules.join("kernel"))?
         .into_iter()
         .filter_map(|file| Some((module_name(file.file_name()?.to_str()?)?, file)))
@@ -38,15 +47,37 @@ pub(super) fn load_order(modules: &Path, wanted: &str) -> Result<Vec<Module>> {
         done: BTreeSet::new(),
         list: Vec::new(),
     };
-    for line in wanted.lines() {
-        let name = line.split('#').next().unwrap_or_default().trim();
-        if let Some(optional) = name.strip_suffix('?') {
-            order.add(optional, true)?;
-        } else if !name.is_empty() {
-            order.add(name, false)?;
+    let names = || {
+        wanted
+            .lines()
+            .map(|line| line.split('#').next().unwrap_or_default().trim())
+            .filter(|name| !name.is_empty())
+    };
+    for name in names().filter(|name| later(name).is_none()) {
+        order.add_line(name)?;
+    }
+    let first = std::mem::take(&mut order.list);
+    let mut found = Modules {
+        first,
+        later: Vec::new(),
+    };
+    let done = order.done.clone();
+    for name in names().filter_map(later) {
+        order.done.clone_from(&done);
+        order.add_line(name)?;
+        let files = std::mem::take(&mut order.list);
+        if !files.is_empty() {
+            let name = name.trim_end_matches('?').replace('-', "_");
+            found.later.push((name, files));
         }
     }
-    Ok(order.list)
+    Ok(found)
+}
+
+/// The name behind `later`.
+fn later(line: &str) -> Option<&str> {
+    let (word, name) = line.split_once(char::is_whitespace)?;
+    (word == "later").then(|| name.trim())
 }
 
 struct Order {
@@ -57,6 +88,13 @@ struct Order {
 }
 
 impl Order {
+    fn add_line(&mut self, line: &str) -> Result<()> {
+        match line.strip_suffix('?') {
+            Some(optional) => self.add(optional, true),
+            None => self.add(line, false),
+        }
+    }
+
     fn add(&mut self, name: &str, optional: bool) -> Result<()> {
         let name = name.replace('-', "_");
         if self.builtin.contains(&name) || !self.done.insert(name.clone()) {
@@ -156,7 +194,7 @@ fn module_name(file: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{lightened, module_name};
+    use super::{later, lightened, module_name};
     use crate::elf::Elf;
 
     #[test]
@@ -167,6 +205,14 @@ mod tests {
         );
         assert_eq!(module_name("overlay.ko").as_deref(), Some("overlay"));
         assert_eq!(module_name("modules.order"), None);
+    }
+
+    #[test]
+    fn what_comes_later_is_marked() {
+        assert_eq!(later("later fuse?"), Some("fuse?"));
+        assert_eq!(later("later\t veth"), Some("veth"));
+        assert_eq!(later("laterfuse"), None);
+        assert_eq!(later("later"), None);
     }
 
     /// An ELF file of two sections: `.BTF` with four bytes in it, and the names.

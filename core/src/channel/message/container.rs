@@ -119,6 +119,9 @@ pub enum ContainerRequest {
         /// Kill it first.
         #[serde(default)]
         force: bool,
+        /// Also the volumes that were made for it alone.
+        #[serde(default)]
+        volumes: bool,
     },
     /// Give it another name: [`ContainerReply::Done`].
     Rename {

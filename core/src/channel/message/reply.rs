@@ -5,7 +5,7 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ContainerReply, NeededLayers, Publication};
+use super::{ContainerReply, NeededLayers, Publication, VolumeRow};
 use crate::{digest::Digest, manifest::Descriptor};
 
 /// The answer that ends a stream.
@@ -83,6 +83,28 @@ pub enum Reply {
     Usage(Usage),
     /// The agent and its machine.
     Info(Info),
+    /// The mount goes with its last container.
+    Released,
+    /// A path is served and mounted.
+    Shared {
+        /// Name of the mount.
+        share: String,
+    },
+    /// A mount has ended.
+    Unmounted,
+    /// Volumes.
+    Volumes {
+        /// In the order of their names.
+        volumes: Vec<VolumeRow>,
+    },
+    /// Volumes are gone.
+    VolumesRemoved {
+        /// Their names.
+        names: Vec<String>,
+        /// Bytes of their files.
+        #[serde(default)]
+        freed: u64,
+    },
     /// The machine goes down now.
     Bye,
     /// The machine goes down now, and has nothing left to write: it may be switched off.
@@ -340,6 +362,8 @@ pub enum Event {
         /// One line, without secrets.
         message: String,
     },
+    /// The mount is there.
+    Mounted,
     /// The container's process runs.
     Started {
         /// Its number inside the machine.

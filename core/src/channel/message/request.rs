@@ -4,7 +4,10 @@ use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{AdmitRequest, ContainerRequest, LayerDisk, Life, PublishRequest, Sandbox, exposed};
+use super::{
+    AdmitRequest, ContainerRequest, LayerDisk, Life, MountSpec, PublishRequest, Sandbox,
+    VolumeAction, exposed,
+};
 use crate::{
     credentials::{Credential, Secret},
     digest::Digest,
@@ -120,6 +123,40 @@ pub enum Request {
     Publish(PublishRequest),
     /// List the ports that are open: [`Reply::Published`](super::Reply::Published).
     Published,
+    /// Mount a file system that the host serves: [`Event::Mounted`](super::Event::Mounted) when it
+    /// is there, then requests of the machine's kernel as standard output and the host's answers
+    /// as standard input, until [`Reply::Unmounted`](super::Reply::Unmounted).
+    MountShare {
+        /// Its name, 8 to 64 lower-case hex digits.
+        share: String,
+        /// It is a directory, not a file.
+        #[serde(default)]
+        directory: bool,
+        /// Nobody may write to it.
+        #[serde(default)]
+        read_only: bool,
+    },
+    /// No new container will use a mount; it goes with its last one:
+    /// [`Reply::Released`](super::Reply::Released).
+    Release {
+        /// Its name.
+        share: String,
+    },
+    /// Serve a path of this computer to the machine, until this client has gone and no container
+    /// uses it: [`Reply::Shared`](super::Reply::Shared). Only the one who keeps a machine can do
+    /// that; an agent cannot.
+    Share {
+        /// Absolute path.
+        path: String,
+        /// The machine may not change anything.
+        #[serde(default)]
+        read_only: bool,
+    },
+    /// Work with the volumes that the agent keeps.
+    Volume {
+        /// What to do.
+        action: VolumeAction,
+    },
     /// A request of a later version.
     #[serde(other)]
     Unknown,
@@ -226,6 +263,9 @@ pub struct RunRequest {
     /// What the container may do and use.
     #[serde(default)]
     pub sandbox: Sandbox,
+    /// Directories and files beside the image's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<MountSpec>,
     /// Whether to pull first.
     #[serde(default)]
     pub pull: PullPolicy,

@@ -10,7 +10,7 @@ use super::{Agent, list};
 use crate::{
     boot::network::{GATEWAY, PREFIX},
     container::{Entry, record::Record},
-    request::run,
+    request::{mounts, run},
     run::{process, spec::SHM_SIZE},
 };
 
@@ -20,13 +20,15 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 /// Describes a container.
 pub fn inspect(agent: &Agent, name: &str) -> Done {
     let entry = agent.book().find(name)?;
-    let document = document(&entry, &entry.record.borrow());
+    let record = entry.record.borrow();
+    let mounts = mounts::describe(agent, &record.request.mounts);
+    let document = document(&entry, &record, &mounts);
     Ok(Reply::Inspected {
         documents: vec![document],
     })
 }
 
-fn document(entry: &Entry, record: &Record) -> Value {
+fn document(entry: &Entry, record: &Record, mounts: &Value) -> Value {
     let (request, status) = (&record.request, &record.status);
     let command = list::command(record);
     let (path, args) = match command.split_first() {
@@ -65,7 +67,7 @@ fn document(entry: &Entry, record: &Record) -> Value {
         "RestartCount": status.restarts,
         "Driver": "overlay2",
         "Platform": "linux",
-        "Mounts": [],
+        "Mounts": mounts,
         "Config": config(record),
         "HostConfig": host_config(request, policy, retries),
         "NetworkSettings": network_settings(entry),

@@ -57,7 +57,11 @@ pub async fn carry_out(
         ContainerRequest::List => Ok(list::list(agent)),
         ContainerRequest::Logs(request) => logs::logs(agent, &request, stream).await,
         ContainerRequest::Pause { name } => life::freeze(&*find(&name)?, true).map(|()| done()),
-        ContainerRequest::Remove { name, force } => life::remove(agent, &find(&name)?, force)
+        ContainerRequest::Remove {
+            name,
+            force,
+            volumes,
+        } => life::remove(agent, &find(&name)?, force, volumes)
             .await
             .map(|()| done()),
         ContainerRequest::Rename { name, new_name } => agent

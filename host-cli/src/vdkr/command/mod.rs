@@ -23,6 +23,7 @@ pub mod tag;
 pub mod vconfig;
 pub mod version;
 pub mod vimport;
+pub mod volume;
 pub mod vstorage;
 
 use vdkr_core::channel::message::Reply;

@@ -24,6 +24,7 @@ use crate::{
         sandbox,
         session::{Session, interruptible, say, with_session},
         settings::Settings,
+        volumes,
     },
     vm::channel::Incoming,
 };
@@ -61,6 +62,7 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
     }
     registry::check_name(&options.image)?;
     let registry_settings = registry::for_request(settings, &[&options.image])?;
+    let mounts = volumes::check(&options.mounts)?;
     let env = environment::assemble(&options.env, &|name| std::env::var(name).ok())?;
     for warning in &options.warnings {
         say(warning);
@@ -76,6 +78,7 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
         memres::ensure(settings).await?;
     }
     with_session(settings, verb.purpose(), async |session| {
+        let mounts = volumes::share(session, &mounts).await?;
         let mut request = RunRequest {
             image: registry::translate_name(&options.image),
             args: options.args.clone(),
@@ -103,6 +106,7 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
                 labels: options.labels.clone(),
             },
             read_only: options.read_only,
+            mounts,
             pull: options.pull,
             settings: registry_settings,
             ..RunRequest::default()

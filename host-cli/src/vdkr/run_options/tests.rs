@@ -250,6 +250,23 @@ fn what_cannot_be_honoured_is_refused_and_what_does_no_harm_is_told() {
 }
 
 #[test]
+fn mounts_keep_their_order() {
+    let options = run(&[
+        "-v",
+        "/a:/b:ro",
+        "--mount=type=tmpfs,target=/t",
+        "-vdata:/d",
+        "i",
+    ]);
+    let targets: Vec<_> = options.mounts.iter().map(|mount| &*mount.target).collect();
+    assert_eq!(targets, ["/b", "/t", "/d"]);
+    assert!(options.mounts[0].read_only);
+    let wrong = error(&["-v", "a:b:c:d", "i"]);
+    assert!(wrong.starts_with("option -v:"), "{wrong}");
+    assert!(error(&["--mount", "type=bind", "i"]).contains("names no target"));
+}
+
+#[test]
 fn unknown_and_incomplete() {
     assert!(error(&["--bogus", "i"]).contains("unknown option --bogus"));
     assert!(error(&["--bogus=1", "i"]).contains("unknown option --bogus;"));

@@ -330,3 +330,61 @@ async fn an_idle_machine_stops_but_a_busy_one_does_not() {
     );
     assert_eq!(bench.served.await.unwrap().unwrap(), Ending::Idle);
 }
+
+#[tokio::test]
+async fn a_path_is_served_for_a_client_as_long_as_it_is_there() {
+    let bench = bench(None).await;
+    let shared = tempfile::tempdir().unwrap();
+    let share = |path: &Path| Request::Share {
+        path: path.to_str().unwrap().to_owned(),
+        read_only: true,
+    };
+    // A process of its own, as it were, that ends.
+    let (state, served) = (bench.dir.path().to_owned(), shared.path().to_owned());
+    let client = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let client = connect(&state).await.unwrap().unwrap();
+            let mut answers = Vec::new();
+            for path in [&served, &served, &served.join("no")] {
+                answers.push(client.ask(&share(path)).await.unwrap());
+            }
+            answers
+        })
+    });
+    let mut answers = client.await.unwrap();
+    let failure = answers.pop().unwrap().unwrap_err();
+    assert_eq!(failure.code, FailureCode::NotFound);
+    assert!(failure.hint.unwrap().contains("mkdir -p"));
+    let names: Vec<String> = answers
+        .into_iter()
+        .map(|answer| match answer {
+            Ok(Reply::Shared { share }) => share,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_ne!(names[0], names[1]);
+    // The agent got a name and no path; the fake one goes on only when its request is answered.
+    let asked = bench.agent.requests.lock().unwrap().clone();
+    assert!(matches!(
+        &asked[0],
+        Request::MountShare { share, directory: true, read_only: true } if *share == names[0]
+    ));
+
+    let released = || {
+        let asked = bench.agent.requests.lock().unwrap();
+        let released = |name: &String| {
+            let share = name.clone();
+            asked.contains(&Request::Release { share })
+        };
+        names.iter().all(released)
+    };
+    while !released() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bench.emulator.end.notify_one();
+    bench.served.await.unwrap().unwrap();
+}

@@ -85,6 +85,7 @@ pub async fn run(settings: &Settings, command: ContainerCommand) -> Result<u8> {
                 ContainerRequest::Remove {
                     name,
                     force: args.force,
+                    volumes: args.volumes,
                 }
             })
             .await

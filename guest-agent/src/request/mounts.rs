@@ -1,0 +1,226 @@
+//! What containers get mounted: settled when a container is made, found again at each start.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vdkr_core::{
+    channel::message::{Failure, FailureCode, MountSource, MountSpec},
+    volume::check_target,
+};
+
+use super::{Agent, share, volume};
+use crate::{
+    container::Entry,
+    run::spec::{Volume, VolumeSource},
+    share::ShareUse,
+};
+
+/// Mounts of one container, those of its image included.
+const MAX_MOUNTS: usize = 256;
+
+/// Mounts of a new container, every volume with its name.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    /// In the order of mounting.
+    pub(crate) specs: Vec<MountSpec>,
+    /// Keeps what the host shares.
+    pub(crate) shares: Vec<ShareUse>,
+    /// Volumes that were made just now for this container alone.
+    own: Vec<String>,
+}
+
+/// Settles what the user and the image want mounted.
+pub(crate) fn settle(
+    agent: &Agent,
+    wanted: &[MountSpec],
+    of_image: &BTreeSet<String>,
+) -> Result<Settled, Failure> {
+    let usage = |text: String| Failure::new(FailureCode::Usage, text);
+    if wanted.len() + of_image.len() > MAX_MOUNTS {
+        let count = wanted.len() + of_image.len();
+        return Err(usage(format!(
+            "{count} mounts for one container; at most {MAX_MOUNTS} are possible"
+        )));
+    }
+    let mut places: BTreeMap<String, MountSpec> = BTreeMap::new();
+    for spec in wanted {
+        let target = check_target(&spec.target).map_err(|error| usage(error.to_string()))?;
+        if places.contains_key(&target) {
+            return Err(usage(format!("two mounts on {target}")));
+        }
+        places.insert(target, spec.clone());
+    }
+    for path in of_image {
+        let target =
+            check_target(path).map_err(|error| usage(format!("a volume of the image: {error}")))?;
+        places.entry(target).or_insert_with(|| MountSpec {
+            source: MountSource::Volume {
+                name: None,
+                no_copy: false,
+            },
+            ..MountSpec::default()
+        });
+    }
+    let mut settled = Settled::default();
+    for (target, spec) in places {
+        if let Err(failure) = settled.add(agent, MountSpec { target, ..spec }) {
+            settled.give_up(agent);
+            return Err(failure);
+        }
+    }
+    // What is mounted on a directory of another mount comes after it.
+    settled
+        .specs
+        .sort_by_key(|spec| spec.target.matches('/').count());
+    Ok(settled)
+}
+
+impl Settled {
+    fn add(&mut self, agent: &Agent, mut spec: MountSpec) -> Result<(), Failure> {
+        match &mut spec.source {
+            MountSource::Share { share, .. } => {
+                let held = agent.shares.hold(share);
+                self.shares
+                    .push(held.map_err(|error| share::failed(&error))?);
+            }
+            MountSource::Volume { name, .. } => {
+                let volumes = &agent.volumes;
+                let made = volumes
+                    .create(name.as_deref(), BTreeMap::new())
+                    .map_err(volume::failed)?;
+                if name.is_none() {
+                    self.own.push(made.clone());
+                }
+                *name = Some(made);
+            }
+            MountSource::Tmpfs { .. } => {}
+            MountSource::Unknown => {
+                return Err(Failure::new(
+                    FailureCode::Unsupported,
+                    "the agent does not know this kind of mount",
+                )
+                .with_hint("use a host program and an agent of the same release"));
+            }
+        }
+        self.specs.push(spec);
+        Ok(())
+    }
+
+    /// There will be no container: what was made for it goes, while it is still empty.
+    pub(crate) fn give_up(self, agent: &Agent) {
+        if let Ok(gone) = agent.volumes.discard(&self.own, true, &|_| false) {
+            let _ = gone.remove();
+        }
+    }
+}
+
+/// Finds what a container has mounted, for a start of it.
+pub(crate) fn resolve(agent: &Agent, specs: &[MountSpec]) -> Result<Vec<Volume>, Failure> {
+    specs
+        .iter()
+        .map(|spec| {
+            let (source, copy) = match &spec.source {
+                MountSource::Share { share, path } => {
+                    let held = agent.shares.hold(share).map_err(|_| not_shared(path))?;
+                    // The container holds it for longer.
+                    (VolumeSource::Tree(held.point().to_owned()), false)
+                }
+                MountSource::Volume { name, no_copy } => {
+                    let name = name.as_deref().unwrap_or_default();
+                    let data = agent.volumes.data(name).map_err(volume::failed)?;
+                    (VolumeSource::Tree(data), !no_copy)
+                }
+                MountSource::Tmpfs { size, mode } => {
+                    let (size, mode) = (*size, *mode);
+                    (VolumeSource::Tmpfs { size, mode }, false)
+                }
+                MountSource::Unknown => {
+                    let text = format!("unknown mount on {}", spec.target);
+                    return Err(Failure::new(FailureCode::Unsupported, text));
+                }
+            };
+            Ok(Volume {
+                source,
+                target: spec.target.clone(),
+                read_only: spec.read_only,
+                copy,
+            })
+        })
+        .collect()
+}
+
+fn not_shared(path: &str) -> Failure {
+    Failure::new(
+        FailureCode::NotFound,
+        format!(
+            "{path} of the host has not been shared since this machine was started; remove the \
+             container and run it again"
+        ),
+    )
+}
+
+/// Whether a container has a volume.
+pub(crate) fn is_used(agent: &Agent, name: &str) -> bool {
+    let has = |entry: &Entry| {
+        let record = entry.record.borrow();
+        volumes_of(&record.request.mounts).any(|other| other == name)
+    };
+    agent.book().all().iter().any(|entry| has(entry))
+}
+
+fn volumes_of(specs: &[MountSpec]) -> impl Iterator<Item = &str> {
+    specs.iter().filter_map(|spec| match &spec.source {
+        MountSource::Volume { name, .. } => name.as_deref(),
+        _ => None,
+    })
+}
+
+/// A container is gone: so are the volumes that nobody has named, unless another one has them.
+pub(crate) async fn remove_anonymous(agent: &Agent, entry: &Entry) {
+    let names = {
+        let record = entry.record.borrow();
+        agent.volumes.anonymous(volumes_of(&record.request.mounts))
+    };
+    let unused: Vec<String> = names
+        .into_iter()
+        .filter(|name| !is_used(agent, name))
+        .collect();
+    match agent.volumes.discard(&unused, true, &|_| false) {
+        Ok(gone) => {
+            let removed = tokio::task::spawn_blocking(move || gone.remove()).await;
+            if let Ok(Err(error)) = removed {
+                eprintln!("vdkr-agent: {error}");
+            }
+        }
+        Err(error) => eprintln!("vdkr-agent: {error}"),
+    }
+}
+
+/// What a container has mounted, as docker describes it.
+pub(crate) fn describe(agent: &Agent, specs: &[MountSpec]) -> serde_json::Value {
+    let describe = |spec: &MountSpec| {
+        let (kind, name, source) = match &spec.source {
+            MountSource::Share { path, .. } => ("bind", None, path.clone()),
+            MountSource::Volume { name, .. } => {
+                let name = name.clone().unwrap_or_default();
+                let data = agent.volumes.place(&name).display().to_string();
+                ("volume", Some(name), data)
+            }
+            MountSource::Tmpfs { .. } => ("tmpfs", None, String::new()),
+            MountSource::Unknown => ("unknown", None, String::new()),
+        };
+        let mut shown = serde_json::json!({
+            "Type": kind,
+            "Source": source,
+            "Destination": spec.target,
+            "Mode": if spec.read_only { "ro" } else { "" },
+            "RW": !spec.read_only,
+            "Propagation": if kind == "bind" { "rprivate" } else { "" },
+        });
+        if let Some(name) = name {
+            shown["Name"] = name.into();
+            shown["Driver"] = "local".into();
+        }
+        shown
+    };
+    specs.iter().map(describe).collect()
+}
