@@ -220,7 +220,7 @@ impl Mounted<'_> {
         let gone = async {
             stream.cancelled().cancelled().await;
             if stopping.is_cancelled() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         let read_ahead = tokio::task::spawn_blocking({

@@ -253,6 +253,10 @@ pub struct Forgets<'a> {
     rest: &'a [u8],
 }
 
+#[expect(
+    clippy::copy_iterator,
+    reason = "it is a part of a request, which is copied as a whole"
+)]
 impl Iterator for Forgets<'_> {
     type Item = (u64, u64);
 
@@ -422,7 +426,9 @@ impl<'a> Body<'a> {
             8 => {
                 let mode = self.u32()?;
                 // Device number, umask (already applied), padding.
-                (self.u32()?, self.u32()?, self.u32()?);
+                self.u32()?;
+                self.u32()?;
+                self.u32()?;
                 Operation::MkNod {
                     name: self.name()?,
                     mode,
@@ -479,7 +485,9 @@ impl<'a> Body<'a> {
                 let (handle, offset) = (self.u64()?, self.u64()?);
                 let (size, flags) = (self.u32()?, self.u32()?);
                 // Lock owner, open flags, padding.
-                (self.u64()?, self.u32()?, self.u32()?);
+                self.u64()?;
+                self.u32()?;
+                self.u32()?;
                 Operation::Write {
                     handle,
                     offset,
@@ -540,7 +548,8 @@ impl<'a> Body<'a> {
             35 => {
                 let (flags, mode) = (self.u32()?, self.u32()?);
                 // Umask (already applied) and flags of no interest for a new file.
-                (self.u32()?, self.u32()?);
+                self.u32()?;
+                self.u32()?;
                 Operation::Create {
                     name: self.name()?,
                     flags,
@@ -596,7 +605,8 @@ impl<'a> Body<'a> {
         // The owner of locks.
         self.u64()?;
         let (atime, mtime, _ctime) = (self.u64()?, self.u64()?, self.u64()?);
-        let (atime_nsec, mtime_nsec, _ctime_nsec) = (self.u32()?, self.u32()?, self.u32()?);
+        let (atime_nsec, mtime_nsec) = (self.u32()?, self.u32()?);
+        self.u32()?;
         let mode = self.u32()?;
         self.u32()?;
         let (uid, gid) = (self.u32()?, self.u32()?);

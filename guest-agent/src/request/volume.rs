@@ -46,6 +46,10 @@ async fn remove(mut gone: Gone) -> Done {
     })
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is given to map_err as it is"
+)]
 pub(crate) fn failed(error: VolumeError) -> Failure {
     let code = match error {
         VolumeError::Missing(_) => FailureCode::NotFound,

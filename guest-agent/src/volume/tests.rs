@@ -68,7 +68,10 @@ fn what_nobody_named_goes_first() {
     assert_eq!(anonymous.len(), 64);
     volumes.create(Some("named"), BTreeMap::new()).unwrap();
     let both = [anonymous.as_str(), "named", "missing", "../x"];
-    assert_eq!(volumes.anonymous(both.into_iter()), [anonymous.clone()]);
+    assert_eq!(
+        volumes.anonymous(both.into_iter()),
+        std::slice::from_ref(&anonymous)
+    );
     let unused = |all| volumes.discard_unused(all, &|_| false).unwrap().names;
     assert_eq!(unused(false), [anonymous]);
     assert_eq!(names(&volumes), ["named"]);

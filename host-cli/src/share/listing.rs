@@ -43,7 +43,7 @@ impl Server {
         let fd = lock(fd);
         seek(&*fd, SeekFrom::Start(offset))?;
         let size = size as usize;
-        let mut names = [MaybeUninit::uninit(); PIECE];
+        let mut names = vec![MaybeUninit::uninit(); PIECE];
         // Of the names that are read more than fit would be read again for the next piece.
         let wanted = size.clamp(2 * (MAX_NAME + 32), PIECE);
         let mut names = RawDir::new(&*fd, names.get_mut(..wanted).unwrap_or_default());

@@ -66,6 +66,10 @@ struct Node {
 
 /// The table of nodes.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the table of nodes is the one of them"
+)]
 pub(super) struct Nodes {
     root: Arc<OwnedFd>,
     root_key: Key,

@@ -25,7 +25,7 @@ const AT_ONCE: usize = 16;
 /// Files that this process shall be able to have open, if the system allows it.
 const OPEN_FILES: u64 = 16 * 1024;
 /// How long a machine may take to mount something.
-const MOUNT_PATIENCE: Duration = Duration::from_secs(60);
+const MOUNT_PATIENCE: Duration = Duration::from_mins(1);
 
 /// A directory cannot be shared.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +102,9 @@ impl Shares {
         let server = Server::new(source, read_only, Limits::default()).map_err(failed)?;
         let mut name = [0; 16];
         crate::random::fill(&mut name).map_err(|error| failed(error.into()))?;
-        let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = name
+            .iter()
+            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         let call = self
             .connection
             .call(&Request::MountShare {

@@ -86,10 +86,6 @@ pub type ClientId = u64;
 
 /// What a client's frame calls for beyond routing.
 #[derive(Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives from one function to the next"
-)]
 pub enum Verdict {
     /// Nothing.
     Routed,
