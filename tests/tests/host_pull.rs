@@ -98,14 +98,14 @@ fn layers_come_to_a_machine_that_runs_and_come_back_when_they_were_removed() {
 
     // `run` pulls what is not there, hands it over and runs it.
     let said = user
-        .run(["run", "container-base", "echo", "hello"])
+        .run(["run", "--rm", "container-base", "echo", "hello"])
         .expect(0);
     assert_eq!(said.text(), "hello\n");
     let files = layers(&user);
     assert!(!files.is_empty());
     let again = user.run(["pull", "container-base"]).expect(0);
     assert!(again.stderr.contains("already present"), "{}", again.stderr);
-    user.run(["run", "--pull", "always", "container-base", "true"])
+    user.run(["run", "--rm", "--pull", "always", "container-base", "true"])
         .expect(0);
 
     // What an image needs is not removed; a container may write on top of it.
@@ -117,35 +117,40 @@ fn layers_come_to_a_machine_that_runs_and_come_back_when_they_were_removed() {
     );
     user.run([
         "run",
+        "--rm",
         "container-base",
         "sh",
         "-c",
         "rm -r /etc/passwd /usr && : > /etc/x",
     ])
     .expect(0);
-    user.run(["run", "container-base", "test", "-e", "/etc/passwd"])
+    user.run(["run", "--rm", "container-base", "test", "-e", "/etc/passwd"])
         .expect(0);
 
     // A machine that starts anew is handed the layers again, and those that somebody took away are
     // pulled again.
     user.run(["memres", "restart"]).expect(0);
-    user.run(["run", "container-base", "true"]).expect(0);
+    user.run(["run", "--rm", "container-base", "true"])
+        .expect(0);
     user.run(["memres", "restart"]).expect(0);
     for file in &files {
         fs::remove_file(file).unwrap();
     }
-    user.run(["run", "container-base", "true"]).expect(0);
+    user.run(["run", "--rm", "container-base", "true"])
+        .expect(0);
     assert_eq!(layers(&user).len(), files.len());
     // Even when the cache is gone with all its notes.
     user.run(["memres", "restart"]).expect(0);
     fs::remove_dir_all(user.home().join(".vdkr/layers")).unwrap();
-    user.run(["run", "container-base", "true"]).expect(0);
+    user.run(["run", "--rm", "container-base", "true"])
+        .expect(0);
     // One that is damaged, too.
     user.run(["memres", "restart"]).expect(0);
     let damaged = &files[0];
     fs::remove_file(damaged).unwrap();
     fs::write(damaged, "damage").unwrap();
-    user.run(["run", "container-base", "true"]).expect(0);
+    user.run(["run", "--rm", "container-base", "true"])
+        .expect(0);
 
     // With the image go its layers.
     user.run(["rmi", "container-base"]).expect(0);

@@ -119,7 +119,7 @@ fn containers_behave_as_docker_users_expect() {
     run(&[
         "sh",
         "-c",
-        "test ! -e /dev/vda && test ! -e /init && test -c /dev/null",
+        "test ! -e /dev/sda && test ! -e /dev/vda && test ! -e /init && test -c /dev/null",
     ])
     .expect(0);
     run(&["mount", "-t", "tmpfs", "none", "/tmp"]).expect(1);

@@ -590,13 +590,7 @@ pub async fn remove(
 /// Starts what starts with the machine.
 pub async fn resume(agent: &Rc<Agent>) {
     for entry in agent.book().all() {
-        let starts = {
-            let record = entry.record.borrow();
-            let status = &record.status;
-            // What never ran was only created.
-            status.started_ms.is_some()
-                && record.request.life.restart.at_start(status.stopped_by_user)
-        };
+        let starts = entry.record.borrow().resumes();
         if starts && let Err(why) = start(agent, &entry).await {
             let name = entry.name();
             eprintln!(

@@ -151,6 +151,13 @@ impl Record {
         self.request.rm
     }
 
+    /// Whether it starts with a machine that stays.
+    pub fn resumes(&self) -> bool {
+        let status = &self.status;
+        // What never ran was only created.
+        status.started_ms.is_some() && self.request.life.restart.at_start(status.stopped_by_user)
+    }
+
     /// What it is stopped with.
     pub fn stop_signal(&self) -> u8 {
         let image = self.config.config.stop_signal.as_deref();

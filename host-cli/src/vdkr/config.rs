@@ -470,13 +470,15 @@ mod tests {
         let place = dir.path().join("new/vdkr");
         let mut config = Config::load(&place).unwrap();
         let values = [
-            ("registry", "none"),
             ("registry", "localhost:5000/yocto"),
             ("idle-timeout", "60"),
             ("secure-registry", "true"),
             ("memory", "1G"),
             ("insecure-registry", "a:1,b:2"),
         ];
+        let registry = key("registry").unwrap();
+        config.set(registry, "none").unwrap();
+        assert_eq!(config.get(registry).unwrap().as_deref(), Some("none"));
         for (name, value) in values {
             config.set(key(name).unwrap(), value).unwrap();
         }

@@ -56,7 +56,7 @@ mod tests {
         ];
         for (word, expected) in [
             ("imgaes", &["images", "image"][..]),
-            ("pul", &["pull", "push"]),
+            ("pul", &["pull"]),
             ("improt", &["import"]),
             ("xyzzy", &[]),
             ("", &[]),

@@ -134,6 +134,11 @@ impl Session {
         Ok(Self::own(started, lock, stages, timing))
     }
 
+    /// A machine that is kept, over a connection to it.
+    pub fn of_kept(connection: Connection, settings: &Settings) -> Self {
+        Self::kept(connection, settings, Stages::new(), Timing::Hidden)
+    }
+
     fn own(started: Started, lock: Option<Lock>, stages: Stages, timing: Timing) -> Self {
         let Started {
             qemu,

@@ -73,10 +73,7 @@ pub async fn serve(
     } = started;
     description.write(state_dir)?;
     let idle = Some(description.idle_timeout).filter(|&seconds| seconds > 0);
-    let mut hub = Hub::new(reader, writer, hello, idle.map(Duration::from_secs));
-    // What starts with the machine starts now: this one stays.
-    let resume = Request::Container(ContainerRequest::Resume);
-    let _ = hub.router.own_request(&resume);
+    let hub = Hub::new(reader, writer, hello, idle.map(Duration::from_secs));
     hub.serve(listener, state_dir, &mut qemu).await
 }
 

@@ -347,6 +347,8 @@ pub struct ContainerRow {
     pub tty: bool,
     /// Whether its standard input is open.
     pub stdin: bool,
+    /// Whether [`ContainerRequest::Resume`] starts it.
+    pub resumes: bool,
 }
 
 /// Facts about a path of a container.

@@ -34,6 +34,7 @@ fn row(record: &Record) -> ContainerRow {
         labels: labels(record),
         tty: record.request.tty,
         stdin: record.request.stdin,
+        resumes: record.resumes(),
     }
 }
 

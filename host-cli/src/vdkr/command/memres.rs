@@ -23,7 +23,7 @@ use tokio::{
     process::{Child, Command},
     time::{Instant, sleep, timeout},
 };
-use vdkr_core::channel::message::{MachineState, Reply, Request};
+use vdkr_core::channel::message::{ContainerReply, ContainerRequest, MachineState, Reply, Request};
 
 use crate::{
     exit::Exit,
@@ -31,8 +31,8 @@ use crate::{
     vdkr::{
         args::{MemresCommand, MemresStartArgs, MemresStatusArgs},
         error::{Error, Result},
-        human,
-        session::{LOCK_PATIENCE, interruptible, say},
+        human, layers,
+        session::{LOCK_PATIENCE, Session, interruptible, say},
         settings::{Settings, StatePlace},
         state::{self, Wait},
         value,
@@ -121,6 +121,7 @@ async fn begin(settings: &Settings, args: &MemresStartArgs) -> Result<u8> {
         hear(child).await
     })
     .await?;
+    resume(settings, dir).await?;
     out!(
         "Started {} machine in {:.1} s ({} {}, {} MiB, process {})",
         description.arch,
@@ -135,6 +136,35 @@ async fn begin(settings: &Settings, args: &MemresStartArgs) -> Result<u8> {
         seconds => format!("it stops after {} without a command", spell(seconds)),
     });
     Ok(0)
+}
+
+/// Has the containers start that start with a machine, which has just been started and stays. Their
+/// layers come first; a container whose layers cannot be had is told of, and the others start.
+async fn resume(settings: &Settings, dir: &Path) -> Result<()> {
+    let Some(connection) = kept::connect(dir).await? else {
+        return Ok(());
+    };
+    let mut session = Session::of_kept(connection, settings);
+    let list = Request::Container(ContainerRequest::List);
+    let rows = match session.ask_plainly(&list).await? {
+        Ok(Reply::Container(ContainerReply::List { containers })) => containers,
+        // An agent of an earlier version has none.
+        _ => return Ok(()),
+    };
+    let resuming: Vec<_> = rows.into_iter().filter(|row| row.resumes).collect();
+    if resuming.is_empty() {
+        return Ok(());
+    }
+    for row in resuming {
+        if let Err(error) = layers::prepare_containers(&mut session, settings, &[row.id]).await {
+            say(&format!("container {} does not start: {error}", row.name));
+        }
+    }
+    session
+        .ask(&Request::Container(ContainerRequest::Resume))
+        .await?;
+    session.close().await;
+    Ok(())
 }
 
 /// Has a machine run that stays, for containers that outlive the command that starts them.
@@ -164,6 +194,7 @@ pub async fn ensure(settings: &Settings) -> Result<()> {
     })
     .await?;
     if let Some(description) = description {
+        resume(settings, dir).await?;
         say(&format!(
             "started a machine that stays as long as a container runs in it (process {}); it can \
              be stopped with: vdkr memres stop",
