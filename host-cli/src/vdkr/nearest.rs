@@ -57,7 +57,7 @@ mod tests {
         for (word, expected) in [
             ("imgaes", &["images", "image"][..]),
             ("pul", &["pull"]),
-            ("improt", &["import"]),
+            ("improt", &["import", "vimport"]),
             ("xyzzy", &[]),
             ("", &[]),
             ("vimp", &["vimport"]),

@@ -146,12 +146,13 @@ async fn resume(settings: &Settings, dir: &Path) -> Result<()> {
     };
     let mut session = Session::of_kept(connection, settings);
     let list = Request::Container(ContainerRequest::List);
-    let rows = match session.ask_plainly(&list).await? {
-        Ok(Reply::Container(ContainerReply::List { containers })) => containers,
-        // An agent of an earlier version has none.
-        _ => return Ok(()),
+    // An agent of an earlier version has none.
+    let Ok(Reply::Container(ContainerReply::List { containers })) =
+        session.ask_plainly(&list).await?
+    else {
+        return Ok(());
     };
-    let resuming: Vec<_> = rows.into_iter().filter(|row| row.resumes).collect();
+    let resuming: Vec<_> = containers.into_iter().filter(|row| row.resumes).collect();
     if resuming.is_empty() {
         return Ok(());
     }
