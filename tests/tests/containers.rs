@@ -406,18 +406,12 @@ fn containers_survive_their_machine() {
         .expect(0);
 }
 
-/// The QEMU process that works on this user's state.
+/// The emulator of this user's kept machine.
 fn qemu_of(user: &User) -> i32 {
-    let home = user.home().to_str().unwrap().to_owned();
-    let found = std::fs::read_dir("/proc").unwrap().find_map(|entry| {
-        let entry = entry.ok()?;
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).into_owned();
-        (line.starts_with("qemu-system") || line.contains("/qemu-system")).then_some(())?;
-        line.contains(&home).then_some(pid)
-    });
-    found.expect("a QEMU that works on this user's state")
+    let status = user.run(["memres", "status", "--json"]).expect(0).text();
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let pid = status["monitor"]["qemu_pid"].as_i64();
+    i32::try_from(pid.expect("an emulator")).unwrap()
 }
 
 fn write(path: &Path, text: &str) {
