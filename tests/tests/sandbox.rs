@@ -296,16 +296,16 @@ fn networks_and_ports() {
         out(&user, &["--network", "none"], "ls /sys/class/net"),
         "lo"
     );
-    let files = "cat /etc/resolv.conf; grep -c . /etc/hosts; grep db /etc/hosts; grep \"$(hostname)\" /etc/hosts | cut -c1-7";
+    let files = "cat /etc/resolv.conf; grep -c . /etc/hosts; grep zulu /etc/hosts; grep \"$(hostname)\" /etc/hosts | cut -c1-7";
     let names = [
         "--add-host",
-        "db:1.2.3.4",
+        "zulu:1.2.3.4",
         "--dns",
         "9.9.9.9",
         "--dns-search",
         "ex.org",
     ];
-    let expected = "nameserver 9.9.9.9\nsearch ex.org\n4\n1.2.3.4\tdb\n10.0.2.";
+    let expected = "nameserver 9.9.9.9\nsearch ex.org\n4\n1.2.3.4\tzulu\n10.0.2.";
     assert_eq!(out(&user, &names, files), expected);
     assert!(refused(&user, &["--network", "mine"]).contains("those are bridge, host, none"));
 
