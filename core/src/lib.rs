@@ -30,5 +30,6 @@ pub mod seccomp;
 pub mod tags;
 pub mod tar;
 pub mod template;
+pub mod time;
 pub mod transport;
 pub mod volume;

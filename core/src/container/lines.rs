@@ -3,8 +3,8 @@
 
 use alloc::vec::Vec;
 
-use super::time::rfc3339;
 use crate::channel::Pipe;
+use crate::time::rfc3339;
 
 /// What is wanted of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,4 +10,3 @@ pub mod ports;
 pub mod process_stat;
 pub mod restart;
 pub mod signal;
-pub mod time;

@@ -42,9 +42,14 @@ impl Format {
         Ok(Self::Template { template, table })
     }
 
-    /// The lines for some rows. `columns` are the fields and heads of the command's own table, in order.
-    pub fn rows(&self, rows: &[Map<String, Value>], columns: &[(&str, &str)]) -> Result<String> {
-        let cell = |row: &Map<String, Value>, field: &str| match row.get(field) {
+    /// The lines for some rows, which are objects. `columns` are the fields and heads of the command's
+    /// own table, in order.
+    pub fn rows<R>(&self, rows: &[R], columns: &[(&str, &str)]) -> Result<String>
+    where
+        R: Clone + Into<Value>,
+    {
+        let rows: Vec<Value> = rows.iter().cloned().map(Into::into).map(harmless).collect();
+        let cell = |row: &Value, field: &str| match row.get(field) {
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
             None => String::new(),
@@ -76,9 +81,8 @@ impl Format {
                             .map_err(wrong)?,
                     );
                 }
-                for row in rows {
-                    let row = Value::Object(row.clone());
-                    lines.push(template.render(&row, true).map_err(wrong)?);
+                for row in &rows {
+                    lines.push(template.render(row, true).map_err(wrong)?);
                 }
                 if *table {
                     let rows: Vec<Vec<String>> = lines
@@ -102,6 +106,18 @@ impl Format {
                 Ok(template.render(object, true).map_err(wrong)? + "\n")
             }
         }
+    }
+}
+
+/// A row without anything that could drive a terminal: a machine says what it likes.
+fn harmless(row: Value) -> Value {
+    match row {
+        Value::String(text) => Value::String(text.chars().filter(|c| !c.is_control()).collect()),
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(name, value)| (name, harmless(value)))
+            .collect(),
+        other => other,
     }
 }
 
@@ -144,6 +160,17 @@ mod tests {
             let format = Format::read(format).unwrap();
             assert_eq!(format.rows(&rows(), &COLUMNS).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn nothing_drives_the_terminal() {
+        let rows = [json!({"ID": "a\u{1b}[2Jb\nc"})];
+        let format = Format::read(Some("{{.ID}}")).unwrap();
+        assert_eq!(format.rows(&rows, &[]).unwrap(), "a[2Jbc\n");
+        assert_eq!(
+            Format::Table.rows(&rows, &[("ID", "ID")]).unwrap(),
+            "ID\na[2Jbc\n"
+        );
     }
 
     #[test]

@@ -27,7 +27,6 @@ pub mod session;
 pub mod settings;
 pub mod since;
 pub mod state;
-pub mod table;
 pub mod terminal;
 pub mod value;
 pub mod volumes;

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use vdkr_core::digest::{Algorithm, Digest, Hasher};
+use vdkr_core::time::rfc3339_seconds;
 
 use super::durable::Staged;
 use super::{Result, Storage, StorageError, make_dirs, now, paths, random_hex};
@@ -244,7 +245,7 @@ impl Storage {
         let _shared = self.locks.share(repository);
         let begun = make_dirs(&self.fs, &directory).and_then(|()| {
             let started = self.fs.create(&format!("{directory}/startedat"))?;
-            started.write_at(rfc3339(now()).as_bytes(), 0)
+            started.write_at(rfc3339_seconds(now()).as_bytes(), 0)
         });
         if let Err(error) = begun {
             self.remove_upload(&directory);
@@ -378,31 +379,6 @@ impl Storage {
     }
 }
 
-/// The time in the form of RFC 3339, in UTC.
-fn rfc3339(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days to a civil date: years begin in March here, so that the leap day is the last of its year.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -436,14 +412,5 @@ mod tests {
                 prop_assert!(!id.as_str().contains(['/', '.', '\0']));
             }
         }
-    }
-
-    #[test]
-    fn times_are_written_as_distribution_reads_them() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
-        assert_eq!(rfc3339(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(rfc3339(1_709_251_199), "2024-02-29T23:59:59Z");
-        assert_eq!(rfc3339(1_709_251_200), "2024-03-01T00:00:00Z");
-        assert_eq!(rfc3339(4_102_444_799), "2099-12-31T23:59:59Z");
     }
 }

@@ -173,5 +173,5 @@ fn time(milliseconds: Option<u64>) -> String {
     let Some(milliseconds) = milliseconds else {
         return NEVER.to_owned();
     };
-    vdkr_core::container::time::rfc3339(milliseconds.saturating_mul(1_000_000))
+    vdkr_core::time::rfc3339(milliseconds.saturating_mul(1_000_000))
 }

@@ -15,10 +15,10 @@ use crate::{
     vdkr::{
         container_args::PsArgs,
         error::{Error, Result},
+        format::Format,
         human,
         session::with_session,
         settings::Settings,
-        table::Form,
     },
 };
 
@@ -41,7 +41,7 @@ pub async fn run(settings: &Settings, args: &PsArgs) -> Result<u8> {
         .iter()
         .map(|text| Filter::read(text))
         .collect::<Result<Vec<_>>>()?;
-    let form = Form::read(args.format.as_deref())?;
+    let format = Format::read(args.format.as_deref())?;
     let (rows, publications) = with_session(settings, "vdkr ps", async |session| {
         Ok((list(session).await?, session.published().await))
     })
@@ -62,7 +62,7 @@ pub async fn run(settings: &Settings, args: &PsArgs) -> Result<u8> {
             value
         })
         .collect();
-    crate::output::write(format_args!("{}", form.show(&values, HEADS)?));
+    crate::output::write(format_args!("{}", format.rows(&values, HEADS)?));
     Ok(0)
 }
 
@@ -384,7 +384,7 @@ mod tests {
             .iter()
             .map(|row| value(row, false, now, &TimeZone::UTC))
             .collect();
-        let text = Form::read(None).unwrap().show(&values, HEADS).unwrap();
+        let text = Format::read(None).unwrap().show(&values, HEADS).unwrap();
         assert_eq!(
             text,
             "CONTAINER ID   IMAGE         COMMAND                  CREATED              STATUS                          PORTS   NAMES\n\
@@ -393,7 +393,7 @@ mod tests {
              aaaaaaaaaaaa   base:latest   \"sh -c sleep 1000000\"    About a minute ago   Up About a minute (Paused)              db\n"
                 .replace("1000000\"    ", "1000000\"   ").replace("COMMAND                  ", "COMMAND                 ")
         );
-        let template = Form::read(Some("{{.Names}}:{{.State}}")).unwrap();
+        let template = Format::read(Some("{{.Names}}:{{.State}}")).unwrap();
         assert_eq!(
             template.show(&values, HEADS).unwrap(),
             "web:running\nweb-old:exited\ndb:paused\n"

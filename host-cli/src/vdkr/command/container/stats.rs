@@ -15,10 +15,10 @@ use crate::{
         command::wrong_reply,
         container_args::StatsArgs,
         error::Result,
+        format::Format,
         human,
         session::{Session, interruptible, with_session},
         settings::Settings,
-        table::Form,
     },
 };
 
@@ -37,7 +37,7 @@ const HEADS: &[(&str, &str)] = &[
 
 /// Shows it once, or until the user has seen enough.
 pub async fn run(settings: &Settings, args: &StatsArgs) -> Result<u8> {
-    let form = Form::read(args.format.as_deref())?;
+    let format = Format::read(args.format.as_deref())?;
     with_session(settings, "vdkr stats", async |session| {
         let mut before = samples(session, args).await?;
         loop {
@@ -54,7 +54,7 @@ pub async fn run(settings: &Settings, args: &StatsArgs) -> Result<u8> {
                     row(sample, earlier, args.no_trunc)
                 })
                 .collect();
-            let text = form.show(&rows, HEADS)?;
+            let text = format.rows(&rows, HEADS)?;
             if args.no_stream {
                 crate::output::write(format_args!("{text}"));
                 return Ok(0);

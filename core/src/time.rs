@@ -8,10 +8,19 @@ const DAY: u64 = 86_400;
 /// A time in nanoseconds since 1970 as RFC 3339 in UTC, with nine decimals as docker writes them.
 pub fn rfc3339(nanoseconds: u64) -> String {
     let (seconds, fraction) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
+    format!("{}.{fraction:09}Z", date_time(seconds))
+}
+
+/// A time in seconds since 1970 as RFC 3339 in UTC, without a fraction.
+pub fn rfc3339_seconds(seconds: u64) -> String {
+    date_time(seconds) + "Z"
+}
+
+fn date_time(seconds: u64) -> String {
     let (year, month, day) = date(seconds / DAY);
     let rest = seconds % DAY;
     format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{fraction:09}Z",
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}",
         rest / 3600,
         rest / 60 % 60,
         rest % 60
@@ -53,6 +62,14 @@ mod tests {
             assert_eq!(rfc3339(seconds * 1_000_000_000), text);
         }
         assert_eq!(rfc3339(1_000_000_007), "1970-01-01T00:00:01.000000007Z");
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_709_251_200, "2024-03-01T00:00:00Z"),
+            (4_102_444_799, "2099-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339_seconds(seconds), text);
+        }
         assert!(rfc3339(u64::MAX).starts_with("2554-07-21T"));
     }
 }
