@@ -398,6 +398,18 @@ fn configuration() {
     let output = user.run(&["images"]);
     status(&output, 2);
     assert!(stderr(&output).contains("config.toml") && stderr(&output).contains("nokey"));
+    // What is wrong can be mended by the command that the words send users to.
+    fs::write(
+        user.config(),
+        "nokey = 1\nmemory = \"lots\"\naccel = \"tcg\"\n",
+    )
+    .unwrap();
+    status(&user.run(&["vconfig"]), 2);
+    status(&user.run(&["vconfig", "nokey", "--reset"]), 0);
+    status(&user.run(&["vconfig", "memory", "lots"]), 2);
+    status(&user.run(&["vconfig", "memory", "1G"]), 0);
+    assert_eq!(stdout(&user.run(&["vconfig", "memory"])), "1G\n");
+    assert_eq!(stdout(&user.run(&["vconfig", "accel"])), "tcg\n");
 }
 
 #[test]

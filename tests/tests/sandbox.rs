@@ -442,13 +442,13 @@ fn system_calls_of_a_debian_container() {
         call("io_uring_setup", 425, 0, 0); call("perf_event_open", 298, 0, 0, 0, 0, 0);
         call("mount", 165, 0, 0, 0, 0, 0); call("kexec_load", 246, 0, 0, 0, 0); call("reboot", 169, 0, 0, 0, 0);
         call("swapon", 167, 0, 0); call("open_by_handle_at", 304, 0, 0, 0); call("syslog", 103, 3, 0, 0);
-        call("clone3", 435, 0, 0); call("new", 3000); call("vsock", 41, 40, 1, 0);
+        call("clone3", 435, 0, 0); call("new", 3000); call("vsock", 41, 40, 1, 0); call("vsock", 41, 0x100000028, 1, 0);
         call("personality", 135, 0x40000); call("namespace", 56, 0x10000000 | 17, 0, 0, 0, 0);
         call("socket", 41, 1, 1, 0); call("query", 135, 0xffffffff); call("getpid", 39); call("chroot", 161, 0);
     "#;
     let expected = "keyctl 1\nadd_key 1\nunshare 1\nsetns 1\nbpf 1\nuserfaultfd 1\nio_uring_setup 1\n\
         perf_event_open 1\nmount 1\nkexec_load 1\nreboot 1\nswapon 1\nopen_by_handle_at 1\nsyslog 1\n\
-        clone3 38\nnew 38\nvsock 1\npersonality 1\nnamespace 1\nsocket 0\nquery 0\ngetpid 0\nchroot 14\n";
+        clone3 38\nnew 38\nvsock 1\nvsock 1\npersonality 1\nnamespace 1\nsocket 0\nquery 0\ngetpid 0\nchroot 14\n";
     assert_eq!(run(&[], &["perl", "-e", script]).expect(0).text(), expected);
     // The same for a process that comes later, and for one without new privileges.
     run(&["-d", "--name", "box"], &["sleep", "1000"]).expect(0);

@@ -2,13 +2,16 @@
 
 use alloc::{collections::BTreeMap, vec, vec::Vec};
 
-use super::{Abi, Action, Comparison, Condition, Decision, Machine, Profile};
+use super::{Abi, Action, Comparison, Condition, Decision, ENOSYS, Machine, Profile};
 
 /// Longest program that the kernel takes.
 pub const MAX_INSTRUCTIONS: usize = 4096;
 
 /// Numbers above this are an architecture's private calls, far from all others.
 const PRIVATE_CALLS: u32 = 0x1_0000;
+
+/// Numbers from this on are those of programs with 64-bit registers and 32-bit addresses.
+const X32_CALLS: u32 = 0x4000_0000;
 
 // `struct seccomp_data`: number, architecture, instruction pointer, six arguments.
 const NUMBER: u32 = 0;
@@ -64,7 +67,12 @@ pub fn compile(profile: &Profile, machine: Machine) -> Result<Vec<Instruction>, 
 fn filter(profile: &Profile, abi: Abi) -> Vec<Instruction> {
     let table = profile.by_number(abi);
     let mut program = vec![plain(LOAD, NUMBER)];
-    program.extend(search(&ranges(profile, &table)));
+    let mut ranges = ranges(profile, &table);
+    if abi == Abi::X86_64 && profile.otherwise.lets_through() {
+        // The same calls under other numbers would pass by the rules.
+        ranges.push((X32_CALLS, leave(Action::Errno(ENOSYS)).into()));
+    }
+    program.extend(search(&ranges));
     program
 }
 

@@ -87,7 +87,8 @@ const BY_CAPABILITY: [(&str, &str); 14] = [
     ("SYSLOG", "syslog"),
 ];
 
-/// `AF_VSOCK`: a way to the host that no network namespace closes.
+/// `AF_VSOCK`: a way to the host that no network namespace closes. 32-bit programs that open
+/// sockets by `socketcall`, whose arguments no filter sees, keep that way, as with docker.
 const FAMILY_VSOCK: u64 = 40;
 /// `personality(2)`: Linux and 32-bit Linux, each also with the old `uname`, and the question.
 const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
@@ -112,10 +113,20 @@ pub fn default_profile(machine: Machine, capabilities: Capabilities) -> Profile 
         value,
         second: 0,
     };
-    rules.push(allow_if(
-        "socket",
-        condition(Comparison::NotEqual, FAMILY_VSOCK),
-    ));
+    // The kernel looks at the lower half of the argument alone.
+    rules.push(Rule {
+        action: Action::Errno(EPERM),
+        ..allow_if(
+            "socket",
+            Condition {
+                index: 0,
+                comparison: Comparison::MaskedEqual,
+                value: 0xffff_ffff,
+                second: FAMILY_VSOCK,
+            },
+        )
+    });
+    rules.push(allow("socket"));
     for value in PERSONALITIES {
         rules.push(allow_if("personality", condition(Comparison::Equal, value)));
     }

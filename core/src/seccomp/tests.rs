@@ -180,7 +180,13 @@ fn the_default_looks_at_arguments() {
     for (machine, abi) in NATIVE {
         let says = |name, arg| default_says(machine, abi, DEFAULT, name, arg);
         // Families: unix, inet, netlink, and the way to the host.
-        for (family, expected) in [(1, ALLOW), (2, ALLOW), (16, ALLOW), (40, REFUSE)] {
+        for (family, expected) in [
+            (1, ALLOW),
+            (2, ALLOW),
+            (16, ALLOW),
+            (40, REFUSE),
+            (0x1_0000_0028, REFUSE),
+        ] {
             assert_eq!(says("socket", family), expected, "{family}");
         }
         for (persona, expected) in [
@@ -339,6 +345,17 @@ fn a_profile_of_ones_own() {
 }
 
 #[test]
+fn calls_by_other_numbers_do_not_pass_a_profile_that_lets_all_others_through() {
+    let text = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mount"],"action":"SCMP_ACT_ERRNO"}]}"#;
+    let profile = parsed(text, DEFAULT).unwrap();
+    let program = compile(&profile, Machine::X86_64).unwrap();
+    let says = |number| kernel(&program, Abi::X86_64.audit(), number, [0; 6]);
+    assert_eq!((says(165), says(39)), (REFUSE, ALLOW));
+    assert_eq!(says(0x4000_00a5), NOT_THERE);
+    assert_eq!(says(0x4000_0027), NOT_THERE);
+}
+
+#[test]
 fn what_is_no_profile_is_refused() {
     let error = |text: &str| parsed(text, DEFAULT).unwrap_err();
     assert!(matches!(error("{}"), ProfileError::Json(_)));
@@ -392,7 +409,9 @@ fn meaning(profile: &Profile, abi: Abi, number: u32, args: [u64; 6]) -> Action {
         .filter_map(|&call| abi.number(call))
         .filter(|&n| n < 0x1_0000)
         .max();
+    let lenient = profile.otherwise.lets_through();
     match decided {
+        _ if abi == Abi::X86_64 && number >= 0x4000_0000 && lenient => Action::Errno(ENOSYS),
         Some(rule) => rule.action,
         None if newest.is_some_and(|newest| number <= newest) => profile.otherwise,
         None if all_private(profile, abi, number) => profile.otherwise,

@@ -341,9 +341,7 @@ async fn incarnation(
         });
     }
     live.container.kill();
-    for output in outputs {
-        let _ = output.await;
-    }
+    entry.last_output(outputs).await;
     entry.live.borrow_mut().take();
     (ended, live.container.take_remains())
 }

@@ -33,6 +33,7 @@ use crate::{
     store::{Store, StoredImage},
 };
 
+mod ending;
 pub mod life;
 pub mod log;
 pub mod record;
@@ -110,11 +111,11 @@ impl Book {
                     let entry = Entry::new(path, record, store);
                     entries.insert(entry.id.clone(), Rc::new(entry));
                 }
+                // The rest of one that was being made or removed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => leftovers.push(path),
+                // A disk that fails, or a record of a later version: its data are not ours to remove.
                 Err(error) => {
-                    if error.kind() != io::ErrorKind::NotFound {
-                        eprintln!("vdkr-agent: {} is dropped: {error}", path.display());
-                    }
-                    leftovers.push(path);
+                    eprintln!("vdkr-agent: {} is left alone: {error}", path.display());
                 }
             }
         }

@@ -53,6 +53,13 @@ impl Hub {
         Seat(gone)
     }
 
+    /// Has all hosts leave.
+    pub fn dismiss(&self) {
+        for sink in self.sinks.borrow_mut().drain(..) {
+            sink.gone.cancel();
+        }
+    }
+
     /// Sends what came on a stream; `frame` has room for a header in front.
     async fn send(&self, pipe: Pipe, frame: Vec<u8>) {
         let mut sinks = self.sinks.borrow().clone();

@@ -1,40 +1,43 @@
 //! What root inside a container may do.
 
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities,
+use rustix::{
+    io::Errno,
+    thread::{
+        CapabilitySet, CapabilitySets, capability_is_in_bounding_set, clear_ambient_capability_set,
+        remove_capability_from_bounding_set, set_capabilities,
+    },
 };
 
-/// Takes everything but `kept` away from this process and what it will execute: bounding,
-/// permitted and effective sets; inheritable and ambient sets become empty.
+/// Takes everything but `kept` out of the bounding set of this process and of what it will execute.
 ///
-/// A later change to a user other than root also clears permitted and effective sets.
-pub fn restrict(kept: CapabilitySet) -> rustix::io::Result<()> {
-    let last = last_capability();
-    for number in 0..=last {
+/// The kernel is asked capability by capability what it knows: its files in `/proc` may be the
+/// container's own by now.
+pub fn bound(kept: CapabilitySet) -> rustix::io::Result<()> {
+    for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
-        if !kept.contains(capability) {
-            remove_capability_from_bounding_set(capability)?;
+        match capability_is_in_bounding_set(capability) {
+            Ok(true) if !kept.contains(capability) => {
+                remove_capability_from_bounding_set(capability)?;
+            }
+            Ok(_) => {}
+            // Behind the last one.
+            Err(Errno::INVAL) => break,
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
+}
+
+/// Leaves this process `held` as its permitted and effective capabilities; the inheritable and the
+/// ambient set become empty.
+pub fn hold(held: CapabilitySet) -> rustix::io::Result<()> {
     clear_ambient_capability_set()?;
-    let empty = CapabilitySet::empty();
     set_capabilities(
         None,
         CapabilitySets {
-            effective: kept,
-            permitted: kept,
-            inheritable: empty,
+            effective: held,
+            permitted: held,
+            inheritable: CapabilitySet::empty(),
         },
     )
-}
-
-/// The highest capability that this kernel knows.
-fn last_capability() -> u32 {
-    const CHECKPOINT_RESTORE: u32 = 40;
-    std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .filter(|&last| last < 64)
-        .unwrap_or(CHECKPOINT_RESTORE)
 }

@@ -4,14 +4,13 @@ use std::{
     ffi::CStr,
     io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
 };
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid,
-        XattrFlags, chownat, fchmod, fgetxattr, flistxattr, fsetxattr, mkdirat, mknodat, openat,
-        readlinkat, statat, symlinkat, utimensat,
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
+        chownat, fchmod, fgetxattr, flistxattr, fremovexattr, fsetxattr, mkdirat, mknodat, openat,
+        readlinkat, statat, symlinkat, unlinkat, utimensat,
     },
     io::Errno,
 };
@@ -24,21 +23,71 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 const MAX_XATTR: usize = 64 * 1024;
 /// Bytes copied in one go.
 const PIECE: usize = 64 * 1024;
+/// On a volume whose copy has begun and not ended; containers cannot see it.
+const UNFINISHED: &str = "trusted.vdkr.unfinished";
 /// Directories within directories; each is held open.
 const MAX_DEPTH: usize = 500;
 
-/// Copies the directory `from` to an empty volume, with owners, permissions, times and attributes.
-/// A volume that has anything stays as it is.
-pub(super) fn copy_up(from: &Path, volume: &OwnedFd) -> io::Result<()> {
+/// Copies the directory `from` to an empty volume, with owners, permissions, times and attributes;
+/// not what is mounted below it. A volume that has anything stays as it is, unless that is the
+/// beginning of a copy that did not come to its end.
+pub(super) fn copy_up(from: &OwnedFd, volume: &OwnedFd) -> io::Result<()> {
     let to = openat(volume, ".", DIRECTORY, Mode::empty())?;
-    if !entries(&to)?.is_empty() {
+    let begun = is_marked(&to)?;
+    if !begun && !entries(&to)?.is_empty() {
         return Ok(());
     }
-    // The mount point itself may be reached through links, what is below may not.
-    let from = openat(CWD, from, DIRECTORY - OFlags::NOFOLLOW, Mode::empty())?;
+    if begun {
+        clear(&to, 0)?;
+    }
+    let marked = mark(&to)?;
+    let from = openat(from, ".", DIRECTORY, Mode::empty())?;
     let stat = statat(&from, "", AtFlags::EMPTY_PATH)?;
-    copy_directory(&from, &to, 0)?;
-    finish(&from, &to, &stat)
+    copy_directory(&from, &to, stat.st_dev, 0)?;
+    finish(&from, &to, &stat)?;
+    if marked {
+        fremovexattr(&to, UNFINISHED)?;
+    }
+    Ok(())
+}
+
+/// Whether a copy to this directory has begun and not ended.
+fn is_marked(directory: &OwnedFd) -> io::Result<bool> {
+    match fgetxattr(directory, UNFINISHED, &mut [0_u8; 0][..]) {
+        Ok(_) => Ok(true),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Marks a directory as one with a part of a copy. `false` when its file system has no room for
+/// such a word.
+fn mark(directory: &OwnedFd) -> io::Result<bool> {
+    match fsetxattr(directory, UNFINISHED, b"", XattrFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::PERM) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Empties a directory.
+fn clear(directory: &OwnedFd, depth: usize) -> io::Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(io::Error::other("the volume's directories are too deep"));
+    }
+    for name in entries(directory)? {
+        let stat = statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            clear(
+                &openat(directory, &name, DIRECTORY, Mode::empty())?,
+                depth + 1,
+            )?;
+            unlinkat(directory, &name, AtFlags::REMOVEDIR)?;
+        } else {
+            unlinkat(directory, &name, AtFlags::empty())?;
+        }
+    }
+    Ok(())
 }
 
 fn entries(directory: &OwnedFd) -> io::Result<Vec<std::ffi::CString>> {
@@ -52,27 +101,35 @@ fn entries(directory: &OwnedFd) -> io::Result<Vec<std::ffi::CString>> {
     Ok(names)
 }
 
-fn copy_directory(from: &OwnedFd, to: &OwnedFd, depth: usize) -> io::Result<()> {
+fn copy_directory(from: &OwnedFd, to: &OwnedFd, device: u64, depth: usize) -> io::Result<()> {
     if depth >= MAX_DEPTH {
         return Err(io::Error::other("the image's directories are too deep"));
     }
     for name in entries(from)? {
-        copy_entry(from, to, &name, depth)
+        copy_entry(from, to, &name, device, depth)
             .map_err(|error| io::Error::new(error.kind(), format!("{name:?}: {error}")))?;
     }
     Ok(())
 }
 
-fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, depth: usize) -> io::Result<()> {
+fn copy_entry(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    name: &CStr,
+    device: u64,
+    depth: usize,
+) -> io::Result<()> {
     let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
     match FileType::from_raw_mode(stat.st_mode) {
+        // The kernel's files, or another volume. Files of an overlay may be of other devices.
+        FileType::Directory if stat.st_dev != device => Ok(mkdirat(to, name, Mode::RWXU)?),
         FileType::Directory => {
             mkdirat(to, name, Mode::RWXU)?;
             let (from, to) = (
                 openat(from, name, DIRECTORY, Mode::empty())?,
                 openat(to, name, DIRECTORY, Mode::empty())?,
             );
-            copy_directory(&from, &to, depth + 1)?;
+            copy_directory(&from, &to, device, depth + 1)?;
             finish(&from, &to, &stat)
         }
         FileType::RegularFile => {
@@ -143,7 +200,7 @@ fn copy_attributes(from: &impl AsFd, to: &impl AsFd) -> io::Result<()> {
         .split(|&byte| byte == 0)
         .filter(|name| !name.is_empty())
     {
-        if name.starts_with(b"trusted.overlay.") {
+        if name.starts_with(b"trusted.") {
             continue;
         }
         let length = fgetxattr(from, name, &mut value[..])?;
@@ -172,6 +229,7 @@ mod tests {
     use std::{
         fs,
         os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+        path::Path,
     };
 
     use super::*;
@@ -195,7 +253,9 @@ mod tests {
         file.set_modified(old).unwrap();
 
         let to: OwnedFd = fs::File::open(&volume).unwrap().into();
-        copy_up(&image, &to).unwrap();
+        let from: OwnedFd = fs::File::open(&image).unwrap().into();
+        copy_up(&from, &to).unwrap();
+        assert!(!is_marked(&to).unwrap());
         assert_eq!(fs::read(volume.join(".hidden")).unwrap(), b"dot");
         assert_eq!(
             fs::read(volume.join("deep/er/file")).unwrap(),
@@ -219,8 +279,32 @@ mod tests {
         );
 
         fs::remove_file(volume.join(".hidden")).unwrap();
-        copy_up(&image, &to).unwrap();
+        copy_up(&from, &to).unwrap();
         assert!(!volume.join(".hidden").exists());
+    }
+
+    #[test]
+    fn a_copy_that_was_cut_off_is_made_again() {
+        let place = tempfile::tempdir().unwrap();
+        let (image, volume) = (place.path().join("image"), place.path().join("volume"));
+        fs::create_dir_all(image.join("data")).unwrap();
+        fs::write(image.join("data/base"), "whole").unwrap();
+        fs::create_dir_all(volume.join("data/half")).unwrap();
+        fs::write(volume.join("data/half/base"), "who").unwrap();
+        symlink("/etc", volume.join("link")).unwrap();
+        let to: OwnedFd = fs::File::open(&volume).unwrap().into();
+        let from: OwnedFd = fs::File::open(&image).unwrap().into();
+        if !mark(&to).unwrap() {
+            // Not root, or not on this file system: nothing is ever marked then.
+            assert!(!is_marked(&to).unwrap());
+            return;
+        }
+        copy_up(&from, &to).unwrap();
+        assert!(!is_marked(&to).unwrap());
+        let names: Vec<_> = entries(&to).unwrap();
+        assert_eq!(names, [c"data".to_owned()]);
+        assert_eq!(fs::read(volume.join("data/base")).unwrap(), b"whole");
+        assert!(!volume.join("data/half").exists());
     }
 
     #[test]
@@ -235,7 +319,8 @@ mod tests {
         let volume = place.path().join("volume");
         fs::create_dir(&volume).unwrap();
         let to: OwnedFd = fs::File::open(&volume).unwrap().into();
-        let error = copy_up(&image, &to).unwrap_err();
+        let from: OwnedFd = fs::File::open(&image).unwrap().into();
+        let error = copy_up(&from, &to).unwrap_err();
         assert!(error.to_string().contains("too deep"), "{error}");
     }
 }

@@ -85,6 +85,18 @@ fn make_node(device: &DeviceNode) -> Result<(), RunError> {
     make().map_err(RunError::io(format!("make {path}")))
 }
 
+/// The container's own null device, open for reading; `None` when its programs put something else
+/// there.
+pub fn open_null() -> Option<OwnedFd> {
+    use rustix::fs::{FileType, Mode, OFlags, fstat, makedev, open};
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let null = open("/dev/null", flags, Mode::empty()).ok()?;
+    let stat = fstat(&null).ok()?;
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == makedev(1, 3);
+    is_null.then_some(null)
+}
+
 /// A terminal of the container's own `devpts`.
 #[derive(Debug)]
 pub struct Terminal {

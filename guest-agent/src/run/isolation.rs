@@ -87,6 +87,7 @@ pub fn tmpfs_mounts(sandbox: &Sandbox) -> Result<Vec<Mount>, RunError> {
             kind: "tmpfs".to_owned(),
             target: tmpfs.target.clone(),
             options: tmpfs.options.clone(),
+            asked: true,
         })
     };
     sandbox.tmpfs.iter().map(mount).collect()

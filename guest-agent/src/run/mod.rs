@@ -22,6 +22,7 @@ pub mod mounts;
 pub mod names;
 pub mod network;
 pub mod networks;
+mod point;
 pub mod process;
 pub mod report;
 pub mod rootfs;

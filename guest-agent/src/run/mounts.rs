@@ -8,7 +8,7 @@ use nix::{
     mount::{MsFlags, mount},
 };
 
-use super::{RunError, spec::Mount};
+use super::{RunError, point, spec::Mount};
 
 /// Flags that stay when a mount point of `/proc` or `/sys` is made read-only.
 const STRICT: MsFlags = MsFlags::MS_NOSUID
@@ -38,16 +38,24 @@ pub fn parse_options<'a>(options: impl IntoIterator<Item = &'a str>) -> (MsFlags
 /// Mounts `entries` in order, making mount points that are missing.
 ///
 /// A mount point that is a link is refused: an image could otherwise move `/proc` to where the
-/// masks of [`mask`] miss it. A cgroup hierarchy that the kernel does not have is left out.
+/// masks of [`mask`] miss it. Those that the request names may be links. A cgroup hierarchy that
+/// the kernel does not have is left out.
 pub fn mount_all(entries: &[Mount]) -> Result<(), RunError> {
     for entry in entries {
         let target = entry.target.as_str();
-        make_dir(target).map_err(RunError::io(format!("make mount point {target}")))?;
+        let no_point = || RunError::io(format!("make mount point {target}"));
+        let point = if entry.asked {
+            Some(point::open(Path::new(target), true).map_err(no_point())?)
+        } else {
+            make_dir(target).map_err(no_point())?;
+            None
+        };
+        let place = point.as_ref().map_or_else(|| target.into(), point::path);
         let (flags, data) = parse_options(entry.options.iter().map(String::as_str));
         let source = entry.kind.as_str();
         let mounted = mount(
             Some(source),
-            target,
+            &place,
             Some(source),
             flags,
             Some(data.as_str()),
@@ -135,8 +143,9 @@ pub fn bind(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(), Er
 }
 
 /// Makes one mount read-only; flags that are not `kept` are lost.
-pub(super) fn remount_readonly(path: &str, kept: MsFlags) -> Result<(), Errno> {
+pub(super) fn remount_readonly(path: impl AsRef<Path>, kept: MsFlags) -> Result<(), Errno> {
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | kept;
+    let path = path.as_ref();
     mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
 }
 

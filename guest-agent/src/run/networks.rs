@@ -21,6 +21,7 @@ use crate::boot::network::first_device;
 pub struct Networks {
     members: RefCell<BTreeMap<String, Member>>,
     last: Cell<u8>,
+    places: Cell<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -28,6 +29,7 @@ struct Member {
     network: Network,
     pid: Option<u32>,
     dir: PathBuf,
+    place: u64,
 }
 
 /// A container's place among the networks; given up when this is dropped.
@@ -35,6 +37,8 @@ struct Member {
 pub struct Place {
     networks: Rc<Networks>,
     id: String,
+    /// Which of all places it is: a container that starts again has another.
+    number: u64,
     /// The container's network.
     pub network: Network,
     /// Directory of the container whose files of name resolution hold here too.
@@ -78,15 +82,19 @@ impl Networks {
                 }
             }
         };
+        let number = self.places.get();
+        self.places.set(number + 1);
         let member = Member {
             network: network.clone(),
             pid: None,
             dir: dir.to_owned(),
+            place: number,
         };
         self.members.borrow_mut().insert(id.to_owned(), member);
         Ok(Place {
             networks: Rc::clone(self),
             id: id.to_owned(),
+            number,
             network,
             shared_files,
         })
@@ -156,7 +164,13 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.networks.members.borrow_mut().remove(&self.id);
+        let mut members = self.networks.members.borrow_mut();
+        if members
+            .get(&self.id)
+            .is_some_and(|member| member.place == self.number)
+        {
+            members.remove(&self.id);
+        }
     }
 }
 
@@ -221,6 +235,22 @@ mod tests {
         let first = enter(&networks, "a", &sandbox).unwrap().address();
         let second = enter(&networks, "b", &sandbox).unwrap().address();
         assert_ne!(first, second, "an address rests before it is given again");
+    }
+
+    #[test]
+    fn an_earlier_place_that_is_given_up_late_leaves_the_later_one() {
+        let networks = Rc::new(Networks::default());
+        let earlier = enter(&networks, "a", &Sandbox::default()).unwrap();
+        let later = enter(&networks, "a", &Sandbox::default()).unwrap();
+        later.started(5);
+        drop(earlier);
+        let other = with(message::Network::Container("a".into()));
+        assert_eq!(
+            enter(&networks, "b", &other).unwrap().network,
+            Network::Process(5)
+        );
+        drop(later);
+        assert!(enter(&networks, "c", &other).is_err());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use nix::{
     unistd::{Gid, Uid, chdir, setgroups, sethostname, setresgid, setresuid, setsid},
 };
 use rustix::{
+    fs::FileType,
     process::{Resource, Rlimit, setrlimit},
     thread::CapabilitySet,
 };
@@ -224,11 +225,23 @@ fn attach_pipes(stdio: &[OwnedFd], uid: u32) -> Result<(), RunError> {
         return Err(RunError::Setup("standard streams are missing".to_owned()));
     };
     if uid != 0 {
-        for fd in stdio {
+        for fd in stdio.iter().filter(|fd| is_pipe(fd)) {
             let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None);
         }
     }
+    // The agent's null device is not the container's to own or to change.
+    let null = if is_pipe(stdin) {
+        None
+    } else {
+        devices::open_null()
+    };
+    let stdin = null.as_ref().unwrap_or(stdin);
     dup_stdio(stdin.as_fd(), stdout.as_fd(), stderr.as_fd())
+}
+
+fn is_pipe(fd: &OwnedFd) -> bool {
+    let stat = rustix::fs::fstat(fd);
+    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
 }
 
 fn dup_stdio(
@@ -339,10 +352,19 @@ fn become_user(
     if let Some(filter) = filter.filter(|_| !no_new_privileges) {
         seccomp::install(filter)?;
     }
-    capabilities::restrict(kept)
+    capabilities::bound(kept)
         .map_err(io::Error::from)
         .map_err(RunError::io("restrict capabilities"))?;
     setresuid(uid, uid, uid).map_err(step("set the user"))?;
+    // Whoever stops being root has none from here on. What root loses it loses last: changing the
+    // user takes one, too.
+    let held = match identity.uid {
+        0 => kept,
+        _ => CapabilitySet::empty(),
+    };
+    capabilities::hold(held)
+        .map_err(io::Error::from)
+        .map_err(RunError::io("restrict capabilities"))?;
     // The container never outlives the process that waits for it.
     let kill = Some(rustix::process::Signal::KILL);
     rustix::process::set_parent_process_death_signal(kill)

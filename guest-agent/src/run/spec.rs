@@ -208,6 +208,9 @@ pub struct Mount {
     pub target: String,
     /// Options as `mount` names them: flags and data mixed.
     pub options: Vec<String>,
+    /// The request names it, and may do so through links of the image.
+    #[serde(default)]
+    pub asked: bool,
 }
 
 /// A file of the agent inside the container.
@@ -252,6 +255,7 @@ fn mount(kind: &str, target: &str, options: &[&str]) -> Mount {
         kind: kind.to_owned(),
         target: target.to_owned(),
         options,
+        asked: false,
     }
 }
 

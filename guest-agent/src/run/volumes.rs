@@ -2,16 +2,16 @@
 //! their own, and memory. All of it happens after the change of root, so no link of the image leads
 //! out of the container.
 
-use std::{fs, io, os::fd::OwnedFd, path::Path};
+use std::{io, os::fd::OwnedFd, path::Path};
 
 use nix::mount::{MsFlags, mount};
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, fstat},
+    fs::{CWD, FileType, fstat},
     mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
 };
 
 use super::{
-    RunError, copy_up,
+    RunError, copy_up, point,
     spec::{Volume, VolumeSource},
 };
 
@@ -56,49 +56,30 @@ fn attach_one(volume: &Volume, tree: Option<OwnedFd>) -> io::Result<()> {
     match (&volume.source, tree) {
         (VolumeSource::Tree(_), Some(tree)) => {
             let kind = FileType::from_raw_mode(fstat(&tree)?.st_mode);
-            make_point(target, kind == FileType::Directory)?;
+            let point = point::open(target, kind == FileType::Directory)?;
             if volume.copy && kind == FileType::Directory {
-                copy_up::copy_up(target, &tree)?;
+                copy_up::copy_up(&point, &tree)?;
             }
             let flags =
-                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
-            move_mount(&tree, "", CWD, target, flags)?;
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+            move_mount(&tree, "", &point, "", flags)?;
+            if volume.read_only {
+                let kept = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+                super::mounts::remount_readonly(point::path(&tree), kept)?;
+            }
         }
         (VolumeSource::Tmpfs { size, mode }, _) => {
-            make_point(target, true)?;
+            let point = point::open(target, true)?;
             let mut data = format!("mode={:o}", mode.unwrap_or(0o1777));
             if let Some(size) = size {
                 data += &format!(",size={size}");
             }
-            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            flags.set(MsFlags::MS_RDONLY, volume.read_only);
             let kind = Some("tmpfs");
-            mount(kind, target, kind, flags, Some(&*data))?;
+            mount(kind, &point::path(&point), kind, flags, Some(&*data))?;
         }
         (VolumeSource::Tree(_), None) => {}
     }
-    if volume.read_only {
-        let kept = match volume.source {
-            VolumeSource::Tree(_) => MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-            VolumeSource::Tmpfs { .. } => {
-                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC
-            }
-        };
-        super::mounts::remount_readonly(&volume.target, kept)?;
-    }
-    Ok(())
-}
-
-fn make_point(target: &Path, directory: bool) -> io::Result<()> {
-    if directory {
-        return fs::create_dir_all(target);
-    }
-    if fs::metadata(target).is_ok() {
-        return Ok(());
-    }
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOCTTY | OFlags::CLOEXEC;
-    rustix::fs::open(target, flags, Mode::from_raw_mode(0o644))?;
     Ok(())
 }

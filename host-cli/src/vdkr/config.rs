@@ -269,6 +269,13 @@ pub struct Config {
 impl Config {
     /// Reads the file in a directory; one that is not there is empty. Every value in it is checked.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
+        let config = Self::read(dir)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads the file in a directory as it is, to mend it.
+    pub fn read(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join(FILE);
         let mut text = String::new();
         match fs::File::open(&path) {
@@ -289,19 +296,20 @@ impl Config {
                 path: path.clone(),
                 reason: error.to_string(),
             })?;
-        let config = Self { path, values };
-        for name in config.values.keys() {
+        Ok(Self { path, values })
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        for name in self.values.keys() {
             if name == MIRROR {
-                config.check_mirrors()?;
-            } else if let Some(value) =
-                config.get(key(name).map_err(|error| config.wrong(&error))?)?
-            {
+                self.check_mirrors()?;
+            } else if let Some(value) = self.get(key(name).map_err(|error| self.wrong(&error))?)? {
                 key(name)?
                     .check(&value, name)
-                    .map_err(|error| config.wrong(&error))?;
+                    .map_err(|error| self.wrong(&error))?;
             }
         }
-        Ok(config)
+        Ok(())
     }
 
     /// The file.
@@ -338,7 +346,12 @@ impl Config {
 
     /// Takes a key back to its default. `false` when it was not set.
     pub fn reset(&mut self, key: &Key) -> bool {
-        self.values.remove(key.name).is_some()
+        self.remove(key.name)
+    }
+
+    /// Takes out whatever has this name. `false` when nothing has.
+    pub fn remove(&mut self, name: &str) -> bool {
+        self.values.remove(name).is_some()
     }
 
     /// All mirrors: the host whose names are mirrored, and URLs.

@@ -12,8 +12,8 @@ const MAX_FILE: u64 = 1024 * 1024;
 
 /// Puts the environment together: files first, then single entries, later ones winning.
 ///
-/// `own` gives this process's value of a name that stands without one; a name that has none here
-/// is left out.
+/// `own` gives this process's value of a name that stands without one. A name that has none here is
+/// left out of what a file says; as an entry it stays bare, which takes the image's value away.
 pub fn assemble(
     sources: &[EnvSource],
     own: &dyn Fn(&str) -> Option<String>,
@@ -35,7 +35,10 @@ pub fn assemble(
                     )));
                 }
                 Some(_) => env.push(entry.clone()),
-                None => env.extend(own(entry).map(|value| format!("{entry}={value}"))),
+                None => env.push(match own(entry) {
+                    Some(value) => format!("{entry}={value}"),
+                    None => entry.clone(),
+                }),
             }
         }
     }
@@ -122,6 +125,7 @@ mod tests {
                 "C=x=y",
                 "A=2",
                 "HOME=/home/me",
+                "NONE",
                 "E="
             ]
         );

@@ -96,13 +96,21 @@ async fn dispatch(cli: Cli) -> Result<u8> {
             .unwrap_or_default();
         return Err(Error::usage(missing_command(&name)));
     }
-    let settings = Settings::resolve(cli.global, &Surroundings::real());
+    let outside = Surroundings::real();
+    let config_dir = settings::config_dir(&cli.global, &outside);
+    let settings = Settings::resolve(cli.global, &outside);
     match command {
         Command::Run { words } => return Ok(command::run::run(settings, Verb::Run, words).await),
         Command::Create { words } => {
             return Ok(command::run::run(settings, Verb::Create, words).await);
         }
         Command::Vrun { words } => return Ok(command::run::run(settings, Verb::Vrun, words).await),
+        // What is wrong may be what it is to change.
+        Command::Vconfig(ref args)
+            if settings.is_err() && command::vconfig::mend(&config_dir?, args)? =>
+        {
+            return Ok(0);
+        }
         _ => {}
     }
     let settings = settings?;

@@ -109,21 +109,28 @@ pub struct Settings {
     layers: Vec<(&'static Key, String, Origin)>,
 }
 
+/// The directory with the configuration file.
+pub fn config_dir(global: &Global, outside: &Surroundings<'_>) -> Result<PathBuf, ConfigError> {
+    let variable = outside.variable;
+    if let Some(dir) = &global.config_dir {
+        return Ok(dir.clone());
+    }
+    if let Some(dir) = variable("VDKR_CONFIG_DIR") {
+        return Ok(dir.into());
+    }
+    match (absolute(variable("XDG_CONFIG_HOME")), variable("HOME")) {
+        (Some(dir), _) => Ok(dir.join("vdkr")),
+        (None, Some(home)) => Ok(PathBuf::from(home).join(".config/vdkr")),
+        (None, None) => Err(ConfigError::NoHome),
+    }
+}
+
 impl Settings {
     /// Puts the layers together.
     pub fn resolve(global: Global, outside: &Surroundings<'_>) -> Result<Self> {
         let variable = outside.variable;
         let home = variable("HOME").map(PathBuf::from);
-        let config_dir = match (&global.config_dir, variable("VDKR_CONFIG_DIR")) {
-            (Some(dir), _) => dir.clone(),
-            (None, Some(dir)) => dir.into(),
-            (None, None) => match (absolute(variable("XDG_CONFIG_HOME")), &home) {
-                (Some(dir), _) => dir.join("vdkr"),
-                (None, Some(home)) => home.join(".config/vdkr"),
-                (None, None) => return Err(ConfigError::NoHome.into()),
-            },
-        };
-        let config = Config::load(&config_dir)?;
+        let config = Config::load(&config_dir(&global, outside)?)?;
         let layers = layers(&global, outside, &config)?;
         let value = |name: &str| {
             let layer = layers.iter().find(|(key, ..)| key.name == name);

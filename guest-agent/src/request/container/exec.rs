@@ -30,10 +30,11 @@ use crate::{
 /// Runs a process in a container: to its end, or with `detach` until it runs.
 pub async fn exec(agent: &Rc<Agent>, request: &ExecRequest, stream: &SharedStream) -> Done {
     let entry = agent.book().find(&request.name)?;
-    let live = entry.running()?;
     let process = process(&entry.record.borrow(), request).map_err(|error| usage(&error))?;
     let stdin = request.stdin && !request.detach;
-    let (container, streams) = live
+    // Not held on to: what the container has, its address too, is given up when it ends.
+    let (container, streams) = entry
+        .running()?
         .container
         .join(process, stdin, request.privileged)
         .map_err(|error| {

@@ -74,7 +74,8 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
         ));
     }
     let cidfile = options.cidfile.as_deref().map(new_cidfile).transpose()?;
-    if until == Until::Started {
+    // What is gone when its machine ends needs one that stays.
+    if until == Until::Started || (until == Until::Created && options.rm) {
         memres::ensure(settings).await?;
     }
     with_session(settings, verb.purpose(), async |session| {

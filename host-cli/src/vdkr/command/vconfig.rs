@@ -1,5 +1,7 @@
 //! `vdkr vconfig`: shows and changes the configuration.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use crate::{
@@ -49,6 +51,28 @@ pub fn run(settings: &Settings, args: &VconfigArgs) -> Result<u8> {
         _ => return Err(Error::usage(format!("give {name} one value, or --reset"))),
     }
     Ok(0)
+}
+
+/// Changes a file that cannot be used as it is. `false` when that was not asked for.
+pub fn mend(dir: &Path, args: &VconfigArgs) -> Result<bool> {
+    let Some(name) = args.key.as_deref() else {
+        return Ok(false);
+    };
+    let mut config = Config::read(dir)?;
+    match (&args.values[..], args.reset) {
+        ([], true) if config.remove(name) => {
+            config.save()?;
+            out!("Reset {name}");
+        }
+        ([value], false) => {
+            let key = config::key(name)?;
+            config.set(key, value)?;
+            config.save()?;
+            out!("Set {name} = {}", config.get(key)?.unwrap_or_default());
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
 }
 
 fn list(settings: &Settings, json: bool) {
