@@ -3,10 +3,13 @@
 //! hashes them and decides, as it does for a session that was interrupted.
 
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
-use rustix::fs::{Advice, copy_file_range, fadvise};
+use rustix::fs::{Advice, FallocateFlags, copy_file_range, fadvise, fallocate};
 use rustix::io::Errno;
 use vdkr_core::digest::Digest;
 
@@ -17,6 +20,10 @@ use crate::progress::{Progress, ProgressEvent};
 pub(super) const WORTHWHILE: u64 = 4 * 1024 * 1024;
 /// How much the kernel copies at once, bytes.
 const STEP: u64 = 8 * 1024 * 1024;
+/// How many steps the copy may be ahead of the disk.
+const AHEAD: usize = 32;
+/// Stack of a thread that waits for the disk, bytes.
+const STACK: usize = 64 * 1024;
 
 /// The upload sessions of registries whose storage lies on this machine.
 pub trait LocalSessions: Send + Sync {
@@ -62,6 +69,12 @@ impl Copying {
 
     fn copy(&self, mut at: u64) -> bool {
         let size = self.from.size;
+        if at < size {
+            // With its place on the disk found beforehand, the copy does not wait for the search that goes
+            // with each write to the disk. Where that cannot be done, or only in part, the copy shows.
+            let _ = fallocate(&self.to, FallocateFlags::KEEP_SIZE, at, size - at);
+        }
+        let disk = Writeback::begin(&self.to);
         while at < size && !self.stopped.load(Ordering::Relaxed) {
             let mut from = self.from.start + at;
             let mut to = at;
@@ -75,8 +88,7 @@ impl Copying {
             ) {
                 Ok(0) => return false,
                 Ok(count) => {
-                    // The disk begins its work now, not when the registry syncs.
-                    let _ = fadvise(&self.to, at, None, Advice::DontNeed);
+                    disk.add(at, count as u64);
                     at += count as u64;
                     self.progress.event(&ProgressEvent::Advanced {
                         digest: self.digest.clone(),
@@ -91,6 +103,36 @@ impl Copying {
             }
         }
         at == size
+    }
+}
+
+/// Has the disk begin its work now, not when the registry syncs. The kernel makes whoever asks for that
+/// wait while the disk's queue is full, so a thread asks that does nothing else: the copy goes on at
+/// the speed of memory, and the registry can begin to hash.
+struct Writeback(Option<SyncSender<(u64, u64)>>);
+
+impl Writeback {
+    /// Without a thread or a second handle there is no early start, and the sync has all to do.
+    fn begin(file: &File) -> Self {
+        let Ok(file) = file.try_clone() else {
+            return Self(None);
+        };
+        let (sender, copied) = sync_channel::<(u64, u64)>(AHEAD);
+        let work = move || {
+            for (at, count) in copied {
+                // Dirty pages are queued for writing by this, and stay cached as long as they are dirty.
+                let _ = fadvise(&file, at, NonZeroU64::new(count), Advice::DontNeed);
+            }
+        };
+        // Nobody waits for it: what it does is only a hint.
+        let begun = thread::Builder::new().stack_size(STACK).spawn(work);
+        Self(begun.is_ok().then_some(sender))
+    }
+
+    fn add(&self, at: u64, count: u64) {
+        if let Some(sender) = &self.0 {
+            let _ = sender.send((at, count));
+        }
     }
 }
 
@@ -135,6 +177,43 @@ mod tests {
             let (copying, dir) = copying(&content, start, &wanted[..has]);
             assert!(copying.run());
             assert!(std::fs::read(dir.path().join("to")).unwrap() == wanted);
+        }
+    }
+
+    #[test]
+    fn place_that_was_found_is_not_kept_by_a_copy_that_failed() {
+        use std::os::unix::fs::MetadataExt as _;
+        let (copying, dir) = copying(b"content", 0, b"con");
+        let place = 64 * 1024 * 1024;
+        // A source that ends long before it should: more is asked for than comes.
+        let short = Copying {
+            from: WholeFile {
+                size: place,
+                ..copying.from
+            },
+            ..copying
+        };
+        assert!(!short.run());
+        let to = std::fs::metadata(dir.path().join("to")).unwrap();
+        assert_eq!(to.len(), 3);
+        assert!(to.blocks() * 512 < place / 2, "{} blocks", to.blocks());
+    }
+
+    #[test]
+    fn the_disk_may_be_far_behind_or_out_of_reach() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("file")).unwrap();
+        let disk = Writeback::begin(&file);
+        for at in 0..4 * AHEAD as u64 {
+            disk.add(at * STEP, STEP);
+        }
+        // Nobody there to take it.
+        let (sender, receiver) = sync_channel(AHEAD);
+        drop(receiver);
+        for disk in [Writeback(Some(sender)), Writeback(None)] {
+            for at in 0..4 * AHEAD as u64 {
+                disk.add(at, 1);
+            }
         }
     }
 
