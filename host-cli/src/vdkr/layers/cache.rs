@@ -2,16 +2,19 @@
 //!
 //! ```text
 //! layers/sha256/<hex>.erofs   a layer by its diff ID, whole and read-only
+//! layers/sha256/<hex>.blobs   which blobs of registries it was unpacked from
 //! layers/new/<n>              a layer under way, locked by its writer
 //! layers/users/<hex>.json     which layers the images of one state directory have
 //! layers/lock                 shared by commands that use layers, exclusive for a collector
 //! ```
 //!
 //! A layer appears by a rename when its whole content has been verified, so a kill at any moment
-//! leaves nothing but a file in `new` that the next collector takes away. The time of a layer's last
+//! leaves nothing but a file in `new` that the next collector takes away; so does a power cut, as the
+//! content is on the disk before it has its name. The time of a layer's last
 //! use is its time of modification.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, TryLockError},
     io::{self, Read},
     os::unix::fs::{
@@ -26,25 +29,38 @@ use std::{
     time::SystemTime,
 };
 
-use vdkr_core::digest::{Algorithm, Digest};
+use vdkr_core::{
+    digest::{Algorithm, Digest},
+    reference::Host,
+};
 use vdkr_transfer::{
     erofs::{Note, write_image},
-    layer::{Limits, UnpackError, Unpacked},
-    pull::{ImageError, LayerStore},
+    layer::{Limits, Pool, UnpackError, Unpacked},
+    pull::{Holding, ImageError, LayerStore, Wanted},
 };
+
+use super::origins::{self, Origin};
 
 /// Name of the directory in the root of all state.
 const NAME: &str = "layers";
 /// End of a layer's name.
 const SUFFIX: &str = ".erofs";
+/// End of the name of the list of a layer's blobs.
+const ORIGINS: &str = ".blobs";
 /// Directory of layers under way.
 const NEW: &str = "new";
+/// Bytes that a pull leaves free on the disk.
+const RESERVE: u64 = 256 << 20;
 
 /// The layers of this user. Clones are the same cache.
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: Arc<Path>,
     serial: Arc<AtomicU64>,
+    /// Layers that whoever pulls has been given before.
+    given: Arc<BTreeSet<Digest>>,
+    /// What the layers of one pull may take together.
+    pool: Pool,
 }
 
 /// A layer that is there.
@@ -73,6 +89,8 @@ impl Cache {
         let cache = Self {
             root: root.into(),
             serial: Arc::default(),
+            given: Arc::default(),
+            pool: Pool::default(),
         };
         for directory in [
             cache.root.to_path_buf(),
@@ -88,6 +106,18 @@ impl Cache {
                 .map_err(ImageError::io("make", directory))?;
         }
         Ok(cache)
+    }
+
+    /// The cache as one pull may use it, for somebody who was given these layers before: all layers of
+    /// the pull find room in what is free now, less a reserve.
+    pub(super) fn for_pull(&self, given: BTreeSet<Digest>) -> Result<Self, ImageError> {
+        let root = File::open(&*self.root).map_err(ImageError::io("open", &*self.root))?;
+        let free = Limits::default().within_free(root).total;
+        Ok(Self {
+            given: Arc::new(given),
+            pool: Pool::of_bytes(free.saturating_sub(RESERVE)),
+            ..self.clone()
+        })
     }
 
     /// The directory.
@@ -112,6 +142,11 @@ impl Cache {
     pub fn path(&self, diff_id: &Digest) -> PathBuf {
         let name = format!("{}{SUFFIX}", diff_id.hex());
         self.directory(diff_id.algorithm()).join(name)
+    }
+
+    /// Where the list of a layer's blobs is.
+    pub(super) fn origins_path(&self, diff_id: &Digest) -> PathBuf {
+        self.path(diff_id).with_extension(&ORIGINS[1..])
     }
 
     /// Keeps every layer where it is, until the hold is dropped. Waits for a collector to end.
@@ -243,6 +278,28 @@ impl LayerStore for Cache {
         self.find(diff_id).is_some()
     }
 
+    fn holding(&self, layer: &Wanted, registry: &Host) -> Holding {
+        let origins = origins::read(&self.origins_path(&layer.diff_id));
+        let origin = Origin::new(registry, &layer.blob.digest);
+        let is_layer = origins.iter().any(|known| known.blob == origin.blob);
+        if !is_layer || !self.has_layer(&layer.diff_id) {
+            Holding::Absent
+        } else if self.given.contains(&layer.diff_id) {
+            Holding::Present
+        } else if origins.contains(&origin) {
+            Holding::IfOffered
+        } else {
+            // Any registry can say that it offers a blob.
+            Holding::Absent
+        }
+    }
+
+    fn verified(&self, layer: &Wanted, registry: &Host) -> Result<(), ImageError> {
+        let path = self.origins_path(&layer.diff_id);
+        let origin = Origin::new(registry, &layer.blob.digest);
+        origins::add(&path, &self.new_directory(), &origin).map_err(ImageError::io("write", path))
+    }
+
     fn take_layer(
         &self,
         source: impl Read + Send,
@@ -253,27 +310,25 @@ impl LayerStore for Cache {
         let mut unfinished = Unfinished(Some(path.clone()));
         let scratch = tempfile::tempfile_in(self.new_directory())
             .map_err(ImageError::io("make a file in", self.new_directory()))?;
-        let written = write_image(
-            source,
-            diff_id,
-            &Limits::default(),
-            cancelled,
-            &file,
-            &scratch,
-        );
+        let limits = Limits {
+            pool: self.pool.clone(),
+            ..Limits::default()
+        };
+        let written = write_image(source, diff_id, &limits, cancelled, &file, &scratch);
         let unpacked = match written {
             Ok(unpacked) => unpacked,
             Err(error) => return Ok(Err(error)),
         };
         let target = self.path(diff_id);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o400))
+        file.sync_all()
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o400)))
             .and_then(|()| fs::rename(&path, &target))
             .map_err(ImageError::io("make", target))?;
         unfinished.0 = None;
         Ok(Ok(unpacked))
     }
 
-    /// A layer that a power cut made shorter than it says is pulled again.
+    /// A layer is durable before it has its name; one whose name a power cut took is pulled again.
     fn checkpoint(&self) -> Result<(), ImageError> {
         Ok(())
     }
