@@ -62,20 +62,19 @@ async fn bearer_flow_uses_the_credentials_once_and_keeps_the_token() {
 #[tokio::test]
 async fn a_token_server_that_knows_nothing_is_no_missing_image() {
     let (server, hub) = (Double::start().await, Double::start().await);
-    let refused = challenge(&server.url("/token"));
+    let realm = server.url("/token");
+    let refused = Reply::status(401).header(
+        "WWW-Authenticate",
+        format!(r#"Bearer realm="{realm}",service="reg",scope="repository:yocto/app:pull""#),
+    );
     server
         .on("GET", "/v2/yocto/app/manifests/latest")
         .reply(refused);
-    server
-        .on("GET", "/token?service=reg&scope=repository%3Aa%3Apull")
-        .maybe()
-        .reply(Reply::status(404));
     server
         .on(
             "GET",
             "/token?service=reg&scope=repository%3Ayocto%2Fapp%3Apull",
         )
-        .maybe()
         .reply(Reply::status(404));
     let settings = RegistrySettings {
         registry: Some(format!("{}/yocto", server.host())),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! layers/sha256/<hex>.erofs   a layer by its diff ID, whole and read-only
-//! layers/sha256/<hex>.blobs   which blobs of registries it was unpacked from
+//! layers/blobs/<digest>.json  which blobs of registries a layer was unpacked from
 //! layers/new/<n>              a layer under way, locked by its writer
 //! layers/users/<hex>.json     which layers the images of one state directory have
 //! layers/lock                 shared by commands that use layers, exclusive for a collector
@@ -45,8 +45,8 @@ use super::origins::{self, Origin};
 const NAME: &str = "layers";
 /// End of a layer's name.
 const SUFFIX: &str = ".erofs";
-/// End of the name of the list of a layer's blobs.
-const ORIGINS: &str = ".blobs";
+/// Directory of the lists of layers' blobs.
+const ORIGINS: &str = "blobs";
 /// Directory of layers under way.
 const NEW: &str = "new";
 /// Bytes that a pull leaves free on the disk.
@@ -96,6 +96,7 @@ impl Cache {
             cache.root.to_path_buf(),
             cache.directory(Algorithm::Sha256),
             cache.directory(Algorithm::Sha512),
+            cache.root.join(ORIGINS),
             cache.new_directory(),
             cache.users_directory(),
         ] {
@@ -146,7 +147,8 @@ impl Cache {
 
     /// Where the list of a layer's blobs is.
     pub(super) fn origins_path(&self, diff_id: &Digest) -> PathBuf {
-        self.path(diff_id).with_extension(&ORIGINS[1..])
+        let name = format!("{}-{}.json", diff_id.algorithm(), diff_id.hex());
+        self.root.join(ORIGINS).join(name)
     }
 
     /// Keeps every layer where it is, until the hold is dropped. Waits for a collector to end.
@@ -331,5 +333,108 @@ impl LayerStore for Cache {
     /// A layer is durable before it has its name; one whose name a power cut took is pulled again.
     fn checkpoint(&self) -> Result<(), ImageError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vdkr_core::{
+        manifest::{Descriptor, media_type::OCI_LAYER_GZIP},
+        tar::write::{END, Member, Type, header, padding},
+    };
+
+    use super::*;
+
+    /// The archive of one file.
+    fn archive(name: &str, size: usize) -> Vec<u8> {
+        let member = Member {
+            kind: Type::File,
+            name: name.as_bytes(),
+            link: b"",
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            size: size as u64,
+            mtime: 5,
+        };
+        let mut plain = header(&member);
+        plain.extend(vec![7; size]);
+        plain.extend(&END[..padding(size as u64)]);
+        plain.extend(END);
+        plain
+    }
+
+    fn wanted(blob: &[u8], plain: &[u8]) -> Wanted {
+        Wanted {
+            blob: Descriptor::new(OCI_LAYER_GZIP, Digest::sha256(blob), blob.len() as u64),
+            diff_id: Digest::sha256(plain),
+        }
+    }
+
+    #[test]
+    fn an_image_gets_a_layer_for_its_blob_and_not_for_its_name() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(root.path()).unwrap();
+        let [home, evil] =
+            ["localhost:5000", "evil.example"].map(|host| Host::parse(host).unwrap());
+        let plain = archive("secret", 100);
+        let (private, other) = (wanted(b"blob", &plain), wanted(b"other blob", &plain));
+        let own = cache
+            .for_pull(BTreeSet::from([private.diff_id.clone()]))
+            .unwrap();
+        let others = cache.for_pull(BTreeSet::new()).unwrap();
+        let taken = own.take_layer(&plain[..], &private.diff_id, &|| false);
+        taken.unwrap().unwrap();
+        // Nobody has seen a blob that is this layer.
+        for cache in [&own, &others] {
+            assert_eq!(cache.holding(&private, &home), Holding::Absent);
+        }
+        own.verified(&private, &home).unwrap();
+        assert_eq!(own.holding(&private, &home), Holding::Present);
+        assert_eq!(others.holding(&private, &home), Holding::IfOffered);
+        // An image with a blob of its own that says it were this layer.
+        for cache in [&own, &others] {
+            assert_eq!(cache.holding(&other, &home), Holding::Absent);
+        }
+        // A registry that may say anything about a blob it never served.
+        assert_eq!(others.holding(&private, &evil), Holding::Absent);
+        assert_eq!(own.holding(&private, &evil), Holding::Present);
+        // Another compression of the same layer, once it was unpacked.
+        others.verified(&other, &evil).unwrap();
+        assert_eq!(others.holding(&other, &evil), Holding::IfOffered);
+        assert_eq!(others.holding(&private, &home), Holding::IfOffered);
+        // The list goes with the layer, and says nothing without it.
+        fs::remove_file(cache.path(&private.diff_id)).unwrap();
+        assert_eq!(own.holding(&private, &home), Holding::Absent);
+        let taken = own.take_layer(&plain[..], &private.diff_id, &|| false);
+        taken.unwrap().unwrap();
+        super::super::collect(&cache, 0).unwrap();
+        assert!(!cache.origins_path(&private.diff_id).exists());
+    }
+
+    #[test]
+    fn the_layers_of_one_pull_find_room_together() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache {
+            pool: Pool::of_bytes(50_000),
+            ..Cache::open(root.path()).unwrap()
+        };
+        let take = |cache: &Cache, name: &str| {
+            let plain = archive(name, 30_000);
+            let taken = cache.take_layer(&plain[..], &Digest::sha256(&plain), &|| false);
+            taken.unwrap()
+        };
+        take(&cache, "a").unwrap();
+        let full = take(&cache.clone(), "b");
+        assert!(
+            matches!(full, Err(UnpackError::TooLarge { limit: 50_000 })),
+            "{full:?}"
+        );
+        assert_eq!(cache.layers().unwrap().len(), 1);
+        // The next pull has what is free then, and leaves some of it.
+        let next = cache.for_pull(BTreeSet::new()).unwrap();
+        let free = Limits::default().within_free(File::open(root.path()).unwrap());
+        assert!(next.pool.max_bytes() < free.total);
+        take(&next, "b").unwrap();
     }
 }
