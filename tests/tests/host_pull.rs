@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use vdkr_tests::fixtures::deploy_dir;
@@ -107,6 +108,28 @@ fn layers_come_to_a_machine_that_runs_and_come_back_when_they_were_removed() {
     assert!(again.stderr.contains("already present"), "{}", again.stderr);
     user.run(["run", "--rm", "--pull", "always", "container-base", "true"])
         .expect(0);
+    // Another instance gets them without a download, as the registry offers it the same blobs.
+    let inodes = || files.iter().map(|file| fs::metadata(file).unwrap().ino());
+    let before: Vec<u64> = inodes().collect();
+    let other = [
+        "-I",
+        "other",
+        "--accel",
+        "tcg",
+        "--registry",
+        &prefix(&registry),
+    ];
+    let pulled = user
+        .run([&other[..], &["pull", "container-base"]].concat())
+        .expect(0);
+    assert!(
+        pulled.stderr.contains("already present"),
+        "{}",
+        pulled.stderr
+    );
+    assert!(!pulled.stderr.contains("pulled"), "{}", pulled.stderr);
+    assert!(inodes().eq(before));
+    user.run(["-I", "other", "vstorage", "clean"]).expect(0);
 
     // What an image needs is not removed; a container may write on top of it.
     let cleaned = user.run(["vstorage", "clean", "--layers"]).expect(0);

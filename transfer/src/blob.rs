@@ -35,7 +35,33 @@ impl Client {
         digest: &Digest,
     ) -> Result<Option<u64>, TransferError> {
         let places = self.places(repository.host())?;
-        let endpoint = places.registry();
+        self.head_blob_at(places.registry(), repository, digest)
+            .await
+    }
+
+    /// As [`Client::head_blob`], but mirrors are asked too: whether the blob could be read.
+    pub async fn offers_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<bool, TransferError> {
+        let places = self.places(repository.host())?;
+        let mut last = Ok(None);
+        for endpoint in places.readable() {
+            last = self.head_blob_at(endpoint, repository, digest).await;
+            if places.settles(endpoint, &last) {
+                break;
+            }
+        }
+        Ok(last?.is_some())
+    }
+
+    async fn head_blob_at(
+        &self,
+        endpoint: &Endpoint,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<u64>, TransferError> {
         let path = format!("blobs/{digest}");
         let request = self
             .request(endpoint, Method::HEAD, repository, &path, &["pull"])

@@ -178,10 +178,10 @@ impl TransferError {
         }
     }
 
-    /// What pull candidates need to know: only "unknown there" lets the next one be tried.
+    /// What pull candidates need to know. No error is "unknown there": a 404 on the way may be anybody's,
+    /// and only [`crate::Client::find_manifest`] can tell the registry's own.
     pub fn outcome(&self) -> FetchOutcome {
         match self {
-            Self::NotFound { .. } => FetchOutcome::Unknown,
             Self::Unreachable { .. } => FetchOutcome::Unreachable,
             Self::Tls { .. } => FetchOutcome::Tls,
             Self::Denied { .. } | Self::Credentials { .. } => FetchOutcome::Denied,

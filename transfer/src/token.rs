@@ -207,7 +207,7 @@ async fn fetch_once(
     }
     let answer = http.exchange(&url, request).await?;
     if !answer.status().is_success() {
-        return Err(answer.into_error(&method, "a token").await);
+        return Err(refusal(answer.into_error(&method, "a token").await));
     }
     let body = answer
         .body("the token server's answer", MAX_TOKEN_ANSWER)
@@ -236,6 +236,19 @@ async fn fetch_once(
         value,
         until: sent + life.saturating_sub(MARGIN),
     })
+}
+
+/// What a token server's answer means for the request that needs the token. Its 404 says nothing of what
+/// the registry has: whoever took it for that would ask the next registry for a private image.
+fn refusal(error: TransferError) -> TransferError {
+    match error {
+        TransferError::NotFound { url, answer, .. } => TransferError::Denied {
+            url,
+            answer,
+            hint: Some("the registry's token server gives no token there".to_owned()),
+        },
+        other => other,
+    }
 }
 
 /// `application/x-www-form-urlencoded`; the encoding of a query is the same.

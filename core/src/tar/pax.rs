@@ -18,6 +18,9 @@ pub enum PaxError {
     /// A global header sets what must be set for each member on its own.
     #[error("a global extended header may not set {0}")]
     Global(&'static str),
+    /// More of something than any member has: what, and how many are allowed.
+    #[error("the extended header has more than {1} {0}")]
+    TooMany(&'static str, usize),
 }
 
 /// Iterates over the records of `body` as (key, value).

@@ -16,9 +16,7 @@ use vdkr_core::{
 };
 use vdkr_transfer::erofs::Note;
 
-use super::{
-    ImageError, Store, StoredImage, layer::free_name, registry, state::LayerRecord, translated,
-};
+use super::{ImageError, Store, StoredImage, layer::free_name, meant, state::LayerRecord};
 
 impl StoredImage {
     /// Whether every layer is where it belongs, those that the host keeps among them.
@@ -78,9 +76,7 @@ impl Store {
         let Some(name) = image else {
             return Ok(needed);
         };
-        let registry = registry(settings)?;
-        let name = translated(name, settings)?;
-        let id = live.state.find(&name, registry.as_ref())?.image().clone();
+        let id = meant(&live.state, name, settings)?;
         let Some(image) = live.state.images.get(&id) else {
             return Ok(needed);
         };

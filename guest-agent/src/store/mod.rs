@@ -170,15 +170,8 @@ impl Store {
         name: &str,
         settings: &RegistrySettings,
     ) -> Result<StoredImage, ImageError> {
-        let registry = registry(settings)?;
-        let name = translated(name, settings)?;
         let mut live = self.inner.lock();
-        let found = match settings.gateway.as_str() {
-            "" => live.state.find(&name, registry.as_ref())?,
-            // Where there is a gateway, a registry of the host has two names.
-            _ => live.state.find_either(&name, registry.as_ref())?,
-        };
-        let id = found.image().clone();
+        let id = meant(&live.state, name, settings)?;
         let image = live.state.images[&id].clone();
         let config = self.inner.config(&id)?;
         let mut layers = Vec::new();
@@ -388,6 +381,18 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// The image that a name or an id means to a request with these settings.
+fn meant(state: &State, name: &str, settings: &RegistrySettings) -> Result<Digest, ImageError> {
+    let registry = registry(settings)?;
+    let name = translated(name, settings)?;
+    let found = match settings.gateway.as_str() {
+        "" => state.find(&name, registry.as_ref())?,
+        // Where there is a gateway, a registry of the host has two names.
+        _ => state.find_either(&name, registry.as_ref())?,
+    };
+    Ok(found.image().clone())
 }
 
 impl Inner {

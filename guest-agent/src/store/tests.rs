@@ -91,6 +91,40 @@ fn a_loopback_host_means_the_gateway() {
 }
 
 #[test]
+fn layers_are_needed_of_the_image_that_would_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let gateway = RegistrySettings {
+        gateway: "10.0.2.2".into(),
+        ..any()
+    };
+    let there = add(&store, "10.0.2.2:5000/app", &[layer("a", "1")]);
+    let here = add(&store, "localhost:5001/tool", &[layer("b", "2")]);
+    let under = add(&store, "10.0.2.2:5000/yocto/app", &[layer("c", "3")]);
+    let with_registry = RegistrySettings {
+        registry: Some("10.0.2.2:5000/yocto".into()),
+        ..gateway.clone()
+    };
+    for (name, settings, id) in [
+        ("localhost:5000/app", &gateway, &there),
+        ("10.0.2.2:5001/tool", &gateway, &here),
+        ("localhost:5001/tool", &gateway, &here),
+        ("app", &with_registry, &under),
+    ] {
+        let needed = store.needed_layers(Some(name), settings).unwrap();
+        assert_eq!(needed.id, id.to_string(), "{name}");
+        assert_eq!(store.resolve(name, settings).unwrap().id, *id, "{name}");
+    }
+    for store_of in [&any(), &gateway] {
+        assert!(
+            store
+                .needed_layers(Some("localhost:5002/app"), store_of)
+                .is_err()
+        );
+    }
+}
+
+#[test]
 fn rubbish_of_a_crash_goes_and_images_stay() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();

@@ -34,6 +34,8 @@ pub(super) struct Writer<'a> {
     deferred_bytes: usize,
     total: u64,
     limit: u64,
+    /// Directories that were made in the root without being named before this layer.
+    implied_before: u64,
     counts: Unpacked,
 }
 
@@ -54,6 +56,7 @@ impl<'a> Writer<'a> {
             deferred_bytes: 0,
             total: 0,
             limit,
+            implied_before: root.implied(),
             counts: Unpacked::default(),
         }
     }
@@ -406,7 +409,8 @@ impl Sink for Writer<'_> {
         archive: &mut Archive<R>,
     ) -> Result<(), UnpackError> {
         self.counts.entries += 1;
-        if self.counts.entries > self.options.limits.entries {
+        let implied = self.root.implied() - self.implied_before;
+        if self.counts.entries + implied > self.options.limits.entries {
             return Err(UnpackError::TooManyEntries {
                 limit: self.options.limits.entries,
             });

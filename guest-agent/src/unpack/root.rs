@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
@@ -28,6 +29,7 @@ const IMPLIED_MODE: Mode = Mode::from_raw_mode(0o755);
 #[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
+    implied: AtomicU64,
 }
 
 impl Root {
@@ -36,7 +38,13 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(Self {
             fd: fs::open(path, flags, Mode::empty())?,
+            implied: AtomicU64::new(0),
         })
+    }
+
+    /// How many directories were made here without being named.
+    pub fn implied(&self) -> u64 {
+        self.implied.load(Ordering::Relaxed)
     }
 
     /// The directory itself.
@@ -70,12 +78,12 @@ impl Root {
             }
             match fs::statat(&at, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => {
-                    make_implied(&at, &name)?;
+                    self.make_implied(&at, &name)?;
                 }
                 Err(error) => return Err(error),
                 Ok(stat) if is_whiteout(&stat) => {
                     fs::unlinkat(&at, name.as_slice(), AtFlags::empty())?;
-                    marks.set_opaque(make_implied(&at, &name)?)?;
+                    marks.set_opaque(self.make_implied(&at, &name)?)?;
                 }
                 Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
                     FileType::Directory => {}
@@ -118,6 +126,16 @@ impl Root {
         self.resolve(&real.join(&b'/'), DIRECTORY, how)
     }
 
+    fn make_implied(&self, parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
+        fs::mkdirat(parent, name, IMPLIED_MODE)?;
+        self.implied.fetch_add(1, Ordering::Relaxed);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = fs::openat(parent, name, flags, Mode::empty())?;
+        // The process's umask may have taken bits away.
+        fs::fchmod(&made, IMPLIED_MODE)?;
+        Ok(made)
+    }
+
     fn resolve(&self, path: &[u8], flags: OFlags, how: ResolveFlags) -> Result<OwnedFd> {
         let path = if path.is_empty() { b"." } else { path };
         let how = how | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
@@ -130,15 +148,6 @@ impl Root {
             }
         }
     }
-}
-
-fn make_implied(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
-    fs::mkdirat(parent, name, IMPLIED_MODE)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = fs::openat(parent, name, flags, Mode::empty())?;
-    // The process's umask may have taken bits away.
-    fs::fchmod(&made, IMPLIED_MODE)?;
-    Ok(made)
 }
 
 fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {

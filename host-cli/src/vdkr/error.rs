@@ -9,7 +9,7 @@ use vdkr_core::{
 };
 use vdkr_transfer::{TransferError, pull::ImageError};
 
-use super::{config::ConfigError, state::StateError};
+use super::{config::ConfigError, session::printable, state::StateError};
 use crate::{
     exit::Exit,
     registry_cli::error::{exit_of, words},
@@ -79,6 +79,11 @@ impl Error {
     }
 }
 
+/// What others had a say in, as one line: what follows it is ours.
+fn one_line(text: &str) -> String {
+    printable(text).replace('\n', " ")
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
@@ -93,7 +98,7 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let told = Self {
             unsupported: failure.code == FailureCode::Unsupported,
-            ..Self::new(failure.code.into(), failure.message)
+            ..Self::new(failure.code.into(), one_line(&failure.message))
         };
         match failure.hint {
             Some(hint) => told.with_hint(hint),
@@ -169,7 +174,7 @@ impl From<PipeError> for Error {
 
 impl From<TransferError> for Error {
     fn from(error: TransferError) -> Self {
-        let told = Self::new(Exit::from(&error), error.to_string());
+        let told = Self::new(Exit::from(&error), one_line(&error.to_string()));
         match error {
             TransferError::Tls { .. } => told.with_hint(
                 "give the certificate of the registry's CA with --ca-cert, or name the host with \
@@ -193,5 +198,30 @@ impl From<anyhow::Error> for Error {
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         Self::new(Exit::Failed, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_foreign_drives_the_terminal_or_adds_lines() {
+        let failure = Failure::new(
+            FailureCode::NotFound,
+            "it has \u{1b}[2Jlinux/\u{9b}arm64\r\nvdkr: all is well\u{7}",
+        );
+        let shown = Error::from(failure.with_hint("try\nthis")).to_string();
+        assert_eq!(
+            printable(&shown),
+            "it has  [2Jlinux/ arm64  vdkr: all is well \ntry\nthis"
+        );
+        let image = ImageError::NoPlatform {
+            reference: "r".into(),
+            wanted: "linux/amd64".into(),
+            available: vec!["linux/\u{1b}]0;x\u{7}\n".into()],
+        };
+        let shown = Error::from(image).to_string();
+        assert!(!shown.contains(char::is_control), "{shown:?}");
     }
 }

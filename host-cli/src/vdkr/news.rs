@@ -48,14 +48,17 @@ impl News {
     /// Shows an event.
     pub fn show(&mut self, event: &Event) {
         match event {
-            Event::Trying { reference } => self.progress.note(&format!("pulling {reference}")),
+            Event::Trying { reference } => {
+                self.progress
+                    .note(&format!("pulling {}", printable(reference)));
+            }
             Event::Progress {
                 layer,
                 phase,
                 done,
                 total,
             } => {
-                self.layer(layer, *phase, *done, *total);
+                self.layer(&printable(layer), *phase, *done, *total);
             }
             Event::Log {
                 level: LogLevel::Warn,

@@ -41,7 +41,14 @@ const POWER_OFF_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Says something to the user beside the command's output.
 pub fn say(text: &str) {
-    eprintln!("vdkr: {text}");
+    eprintln!("vdkr: {}", printable(text));
+}
+
+/// Text without anything that could drive a terminal: registries and machines have a say in it. Lines
+/// stay lines.
+pub fn printable(text: &str) -> String {
+    let space = |c: char| if c.is_control() && c != '\n' { ' ' } else { c };
+    text.chars().map(space).collect()
 }
 
 /// An agent to talk to.

@@ -41,7 +41,7 @@ impl<'a> Builder<'a> {
     /// Writes data to `image`, the ends of files to `scratch`.
     pub(super) fn new(image: &'a File, scratch: &'a File, limits: &Limits) -> Self {
         Self {
-            tree: Tree::new(),
+            tree: Tree::new(limits.pool.clone()),
             image,
             scratch,
             // The first block is the superblock's.
@@ -61,6 +61,8 @@ impl<'a> Builder<'a> {
             entries: self.counts.entries,
             opaque: self.counts.opaque_root,
         };
+        // Names and attributes are written only now.
+        self.take_room(self.tree.memory() as u64)?;
         let written = self
             .tails
             .flush()
@@ -68,6 +70,17 @@ impl<'a> Builder<'a> {
             .and_then(|()| layout::write(&self.tree, self.data, self.image, self.scratch, &note));
         written.map_err(|error| UnpackError::write(b"(metadata)", errno(&error)))?;
         Ok(self.counts)
+    }
+
+    /// Takes room on the disk from what the layers under way have together.
+    fn take_room(&self, bytes: u64) -> Result<(), UnpackError> {
+        let pool = &self.limits.pool;
+        if pool.take_bytes(bytes) {
+            return Ok(());
+        }
+        Err(UnpackError::TooLarge {
+            limit: pool.max_bytes(),
+        })
     }
 
     fn make<R: BufRead>(
@@ -171,6 +184,8 @@ impl<'a> Builder<'a> {
     ) -> Result<Data, UnpackError> {
         let failed = |error: io::Error| UnpackError::write(&member.name, errno(&error));
         let size = member.size();
+        // The end of a file is on the disk twice until the image is whole, or fills a block.
+        self.take_room(member.stored.saturating_add(member.stored % BLOCK as u64))?;
         let start = self.data.position();
         let block = u32::try_from(start / BLOCK as u64).map_err(|_| UnpackError::TooLarge {
             limit: self.limits.total,
@@ -270,10 +285,13 @@ impl Sink for Builder<'_> {
         archive: &mut Archive<R>,
     ) -> Result<(), UnpackError> {
         self.counts.entries += 1;
-        if self.counts.entries > self.limits.entries || self.tree.is_too_large() {
+        if self.counts.entries + self.tree.implied() > self.limits.entries {
             return Err(UnpackError::TooManyEntries {
                 limit: self.limits.entries,
             });
+        }
+        if self.tree.is_too_large() {
+            return Err(UnpackError::TooMuchMemory);
         }
         self.total = self.total.saturating_add(member.size());
         if self.total > self.limits.total {

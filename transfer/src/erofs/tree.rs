@@ -9,6 +9,7 @@ use rustix::io::{Errno, Result};
 
 use super::attributes::Attributes;
 use super::format::{DIRENT, FileType};
+use crate::layer::Pool;
 use crate::layer::pax::Time;
 
 /// Symbolic links followed in one path before it is called a loop, as in the kernel.
@@ -17,8 +18,8 @@ const MAX_LINKS: u32 = 40;
 const MAX_PATH: usize = 4095;
 /// Bytes of one component.
 const MAX_COMPONENT: usize = 255;
-/// Memory that a layer may take here; two million ordinary files do with it.
-const MAX_MEMORY: usize = 768 << 20;
+/// Memory for the map that a directory gets with its first name.
+const FIRST_NAME: usize = 300;
 
 /// Mode of a directory that a layer uses without naming it.
 const IMPLIED_MODE: u16 = 0o755;
@@ -130,16 +131,23 @@ impl Node {
 pub(super) struct Tree {
     nodes: Vec<Node>,
     memory: usize,
+    pool: Pool,
+    is_too_large: bool,
+    /// Directories that no member names.
+    implied: u64,
     /// The directory that the last member went to: archives list a directory's members together.
     parent: Option<(Vec<u8>, Id)>,
 }
 
 impl Tree {
-    /// A root directory.
-    pub(super) fn new() -> Self {
+    /// A root directory, which takes its memory from a pool.
+    pub(super) fn new(pool: Pool) -> Self {
         Self {
             nodes: vec![Node::directory()],
             memory: 0,
+            pool,
+            is_too_large: false,
+            implied: 0,
             parent: None,
         }
     }
@@ -157,14 +165,25 @@ impl Tree {
         self.nodes.len()
     }
 
-    /// Whether the layer takes more memory than a layer may.
+    /// How many directories were made without being named.
+    pub(super) fn implied(&self) -> u64 {
+        self.implied
+    }
+
+    /// Bytes of memory, which are more than names and attributes take in the image.
+    pub(super) fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// Whether the layer takes more memory than there is.
     pub(super) fn is_too_large(&self) -> bool {
-        self.memory > MAX_MEMORY
+        self.is_too_large
     }
 
     /// Counts attributes set on a file that is there already.
     pub(super) fn charge(&mut self, bytes: usize) {
         self.memory = self.memory.saturating_add(bytes);
+        self.is_too_large |= !self.pool.take_memory(bytes);
     }
 
     /// What a directory has under a name, which is not followed.
@@ -228,12 +247,12 @@ impl Tree {
             }
             let at = real.last().copied().unwrap_or(ROOT);
             let id = match self.checked_child(at, &name)? {
-                None => self.make(at, &name, Node::directory())?,
+                None => self.make_implied(at, &name, Node::directory())?,
                 Some(found) if self.node(found).is_whiteout() => {
                     self.remove(at, &name);
                     let mut node = Node::directory();
                     node.opaque = true;
-                    self.make(at, &name, node)?
+                    self.make_implied(at, &name, node)?
                 }
                 Some(found) => match &self.node(found).content {
                     Content::Directory(_) => found,
@@ -257,6 +276,11 @@ impl Tree {
             }
         }
         Ok(real.last().copied().unwrap_or(ROOT))
+    }
+
+    fn make_implied(&mut self, directory: Id, name: &[u8], node: Node) -> Result<Id> {
+        self.implied += 1;
+        self.make(directory, name, node)
     }
 
     fn checked_child(&self, directory: Id, name: &[u8]) -> Result<Option<Id>> {
@@ -287,8 +311,13 @@ impl Tree {
         }
         // Besides the bytes, what the map and the allocator take.
         self.charge(name.len() + 48 + DIRENT);
+        let mut is_first = false;
         if let Content::Directory(entries) = &mut self.node_mut(directory).content {
+            is_first = entries.is_empty();
             entries.insert(name.into(), id);
+        }
+        if is_first {
+            self.charge(FIRST_NAME);
         }
     }
 
@@ -306,6 +335,12 @@ impl Tree {
                 gone.extend(std::mem::take(entries).into_values());
             }
         }
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        self.pool.give_back_memory(self.memory);
     }
 }
 

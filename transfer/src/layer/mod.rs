@@ -15,10 +15,12 @@ pub mod archive;
 pub mod fixture;
 pub mod name;
 pub mod pax;
+mod pool;
 pub mod recipe;
 pub mod sparse;
 mod stream;
 
+pub use pool::Pool;
 pub use stream::{Hash, Measures, Sink, read_layer, read_layer_recorded};
 
 use archive::ArchiveError;
@@ -27,7 +29,8 @@ use name::NameError;
 /// How much an archive may ask for.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Members. Large images have some hundred thousand.
+    /// Members, and directories that are only on the way to one. Large images have some hundred
+    /// thousand.
     pub entries: u64,
     /// Bytes of the plain archive, and of its files with their holes. What is free on the file
     /// system bounds both as well.
@@ -38,6 +41,9 @@ pub struct Limits {
     pub ratio: u64,
     /// Plain bytes that may come at any ratio.
     pub ratio_after: u64,
+    /// What the layers that become images at the same time may take together; clones of these limits
+    /// share it.
+    pub pool: Pool,
 }
 
 impl Limits {
@@ -58,6 +64,7 @@ impl Default for Limits {
             total: 64 << 30,
             ratio: 250,
             ratio_after: 256 << 20,
+            pool: Pool::default(),
         }
     }
 }
@@ -156,6 +163,9 @@ pub enum UnpackError {
         /// [`Limits::entries`].
         limit: u64,
     },
+    /// Names and attributes that do not fit into memory.
+    #[error("the layer's names and attributes need more memory than layers may take together")]
+    TooMuchMemory,
     /// More bytes than allowed or free.
     #[error("the layer needs more than the {limit} bytes that are free or allowed")]
     TooLarge {

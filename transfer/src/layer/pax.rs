@@ -3,10 +3,16 @@
 //! A body of records is a run of `LENGTH KEY=VALUE\n`, the length counting itself. Anything else in
 //! it is an error: a reader that skips a record it cannot read may skip the one that sets the size.
 
+use std::collections::BTreeSet;
+
 use vdkr_core::tar::pax::decimal;
 pub use vdkr_core::tar::pax::{PaxError, records};
 
 use super::sparse::Segment;
+
+/// Most `SCHILY.xattr.*` records of one member. File systems take some dozens; every one costs whoever
+/// sets them a look at all others.
+const MAX_XATTRS: usize = 1024;
 
 /// A time stamp: seconds since 1970 and nanoseconds (0 to 999,999,999) after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,7 +77,9 @@ impl Extensions {
                         if key.is_empty() {
                             return Err(PaxError::Value("extended attribute name"));
                         }
-                        all.xattrs.retain(|(known, _)| known != key);
+                        if all.xattrs.len() == MAX_XATTRS {
+                            return Err(PaxError::TooMany("extended attributes", MAX_XATTRS));
+                        }
                         all.xattrs.push((key.to_vec(), value.to_vec()));
                     } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
                         all.sparse.get_or_insert_default().record(key, value)?;
@@ -86,8 +94,21 @@ impl Extensions {
         {
             return Err(PaxError::Value("GNU.sparse.offset"));
         }
+        keep_last(&mut all.xattrs);
         Ok(all)
     }
+}
+
+/// Of several attributes with one name the last one stands.
+fn keep_last(xattrs: &mut Vec<(Vec<u8>, Vec<u8>)>) {
+    let mut seen = BTreeSet::new();
+    let last: Vec<bool> = xattrs
+        .iter()
+        .rev()
+        .map(|(name, _)| seen.insert(name))
+        .collect();
+    let mut last = last.into_iter().rev();
+    xattrs.retain(|_| last.next().unwrap_or(true));
 }
 
 /// Checks a global header. Image builders write comments there and every reader of layers leaves
@@ -241,6 +262,30 @@ mod tests {
             .iter()
             .flat_map(|(key, value)| crate::layer::fixture::record(key, value))
             .collect()
+    }
+
+    #[test]
+    fn attributes_are_few_and_the_last_of_a_name_stands() {
+        let many = |count: usize| {
+            let keys = (0..count).map(|n| format!("SCHILY.xattr.user.{n}"));
+            let records = keys.flat_map(|key| crate::layer::fixture::record(key.as_bytes(), b"v"));
+            Extensions::parse(&records.collect::<Vec<u8>>())
+        };
+        assert_eq!(many(MAX_XATTRS).unwrap().xattrs.len(), MAX_XATTRS);
+        let refused = PaxError::TooMany("extended attributes", MAX_XATTRS);
+        assert_eq!(many(MAX_XATTRS + 1), Err(refused));
+        // What a header has room for at most.
+        assert_eq!(many(40_000), Err(refused));
+        let twice: [(&[u8], &[u8]); 4] = [
+            (b"SCHILY.xattr.user.a", b"1"),
+            (b"SCHILY.xattr.user.b", b"2"),
+            (b"SCHILY.xattr.user.a", b"3"),
+            (b"SCHILY.xattr.user.c", b"4"),
+        ];
+        let found = Extensions::parse(&body(&twice)).unwrap().xattrs;
+        let expected = [("user.b", "2"), ("user.a", "3"), ("user.c", "4")]
+            .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        assert_eq!(found, expected);
     }
 
     #[test]

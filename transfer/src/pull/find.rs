@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
 use vdkr_core::{
-    candidates::{Candidate, Source, falls_through, pull_candidates},
+    candidates::{Candidate, FetchOutcome, Source, falls_through, pull_candidates},
     channel::message::{Event, LogLevel, RegistrySettings},
     digest::Digest,
     manifest::{
@@ -142,16 +142,23 @@ async fn first_known(
             unknown: unknown.clone(),
         };
         let selector = remote.reference.selector();
-        match client.get_manifest(&remote.repository, selector).await {
-            Ok(fetched) => return Ok((remote, fetched)),
-            Err(error) if falls_through(&error.outcome()) => {
+        let error = match client.find_manifest(&remote.repository, selector).await {
+            Ok(Some(fetched)) => return Ok((remote, fetched)),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        let outcome = error
+            .as_ref()
+            .map_or(FetchOutcome::Unknown, TransferError::outcome);
+        match error {
+            Some(error) if !falls_through(&outcome) => return Err(remote.failed(error)),
+            _ => {
                 events(Event::Log {
                     level: LogLevel::Debug,
-                    message: error.to_string(),
+                    message: format!("manifest {selector} is not at {}", remote.repository),
                 });
                 unknown.push(shown);
             }
-            Err(error) => return Err(remote.failed(error)),
         }
     }
     Err(ImageError::Unknown {

@@ -20,6 +20,7 @@ use vdkr_core::{
     channel::message::{Event, Phase},
     digest::Digest,
     manifest::Descriptor,
+    reference::Host,
 };
 
 use super::{ImageError, Remote};
@@ -38,10 +39,38 @@ const CHECKPOINT: Duration = Duration::from_secs(5);
 /// How long what is under way may take to end once a pull is stopped.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// What a store has of a layer that an image names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// Nothing that may be taken for it.
+    Absent,
+    /// The layer itself.
+    Present,
+    /// The layer, for whoever may read its blob: its registry is asked.
+    IfOffered,
+}
+
 /// Where layers are kept.
 pub trait LayerStore: Clone + Send + 'static {
     /// Whether a layer is there.
     fn has_layer(&self, diff_id: &Digest) -> bool;
+
+    /// What is there of a layer of a registry's image. A store of several owners says more than
+    /// [`LayerStore::has_layer`]: an image may name any diff_id.
+    fn holding(&self, layer: &Wanted, registry: &Host) -> Holding {
+        let _ = registry;
+        if self.has_layer(&layer.diff_id) {
+            Holding::Present
+        } else {
+            Holding::Absent
+        }
+    }
+
+    /// Takes note that a registry's blob was read to its end, and is this layer.
+    fn verified(&self, layer: &Wanted, registry: &Host) -> Result<(), ImageError> {
+        let _ = (layer, registry);
+        Ok(())
+    }
 
     /// Takes the layer that `source` gives, all of it or nothing. The outer error is the store's, the
     /// inner one the layer's.
@@ -75,12 +104,15 @@ pub async fn fetch<S: LayerStore>(
 ) -> Result<(), ImageError> {
     let mut waiting = VecDeque::new();
     for layer in wanted {
-        if store.has_layer(&layer.diff_id) {
-            let size = layer.blob.size;
-            events(progress(&layer.blob, Phase::Present, size));
-        } else {
-            events(progress(&layer.blob, Phase::Waiting, 0));
-            waiting.push_back(layer);
+        match store.holding(&layer, remote.repository.host()) {
+            Holding::Present => {
+                let size = layer.blob.size;
+                events(progress(&layer.blob, Phase::Present, size));
+            }
+            held => {
+                events(progress(&layer.blob, Phase::Waiting, 0));
+                waiting.push_back((layer, held));
+            }
         }
     }
     if waiting.is_empty() {
@@ -101,10 +133,10 @@ pub async fn fetch<S: LayerStore>(
 async fn run<S: LayerStore>(
     store: &S,
     remote: &Remote,
-    mut waiting: VecDeque<Wanted>,
+    mut waiting: VecDeque<(Wanted, Holding)>,
     events: &dyn Fn(Event),
     stop: &CancellationToken,
-    running: &mut JoinSet<Result<Descriptor, LayerError>>,
+    running: &mut JoinSet<Result<(Descriptor, Phase), LayerError>>,
 ) -> Result<(), ImageError> {
     let mut shown: Vec<Shown> = Vec::new();
     let mut tick = interval(TICK);
@@ -112,7 +144,7 @@ async fn run<S: LayerStore>(
     let mut saved = Instant::now();
     loop {
         while running.len() < AT_ONCE
-            && let Some(layer) = waiting.pop_front()
+            && let Some((layer, held)) = waiting.pop_front()
         {
             let meter = Arc::new(AtomicU64::new(0));
             shown.push(Shown {
@@ -126,6 +158,7 @@ async fn run<S: LayerStore>(
                     client: remote.client.clone(),
                     repository: remote.repository.clone(),
                     layer,
+                    held,
                     meter,
                     stop: stop.clone(),
                 }
@@ -136,9 +169,9 @@ async fn run<S: LayerStore>(
             () = stop.cancelled() => return Err(ImageError::Cancelled),
             ended = running.join_next() => {
                 let Some(ended) = ended else { return Ok(()) };
-                let blob = joined(ended.map(Ok))?.map_err(|error| error.explain(remote))?;
+                let (blob, phase) = joined(ended.map(Ok))?.map_err(|error| error.explain(remote))?;
                 shown.retain(|shown| shown.blob.digest != blob.digest);
-                events(progress(&blob, Phase::Complete, blob.size));
+                events(progress(&blob, phase, blob.size));
                 if saved.elapsed() >= CHECKPOINT && !waiting.is_empty() {
                     checkpoint(store).await?;
                     saved = Instant::now();
@@ -202,6 +235,7 @@ struct Job<S> {
     client: Client,
     repository: Repository,
     layer: Wanted,
+    held: Holding,
     meter: Arc<AtomicU64>,
     stop: CancellationToken,
 }
@@ -233,7 +267,20 @@ impl From<ImageError> for LayerError {
 }
 
 impl<S: LayerStore> Job<S> {
-    async fn run(self) -> Result<Descriptor, LayerError> {
+    /// Brings the layer; its blob, and whether it was there or came.
+    async fn run(self) -> Result<(Descriptor, Phase), LayerError> {
+        if self.held == Holding::IfOffered {
+            let blob = &self.layer.blob.digest;
+            let offered = self.client.offers_blob(&self.repository, blob);
+            let offered = tokio::select! {
+                () = self.stop.cancelled() => return Err(ImageError::Cancelled.into()),
+                offered = offered => offered,
+            };
+            // Whatever else it answers, it answers once more when the blob is asked for.
+            if matches!(offered, Ok(true)) {
+                return Ok((self.layer.blob, Phase::Present));
+            }
+        }
         let opened = self.client.get_blob(&self.repository, &self.layer.blob);
         let reader = tokio::select! {
             () = self.stop.cancelled() => return Err(ImageError::Cancelled.into()),
@@ -244,7 +291,7 @@ impl<S: LayerStore> Job<S> {
     }
 
     /// On a thread that may block.
-    fn unpack<R>(self, mut reader: VerifyingReader<R>) -> Result<Descriptor, LayerError>
+    fn unpack<R>(self, mut reader: VerifyingReader<R>) -> Result<(Descriptor, Phase), LayerError>
     where
         VerifyingReader<R>: Read + Send,
     {
@@ -257,7 +304,12 @@ impl<S: LayerStore> Job<S> {
             .store
             .take_layer(metered, &self.layer.diff_id, &cancelled)?;
         let Err(error) = unpacked else {
-            return Ok(self.layer.blob);
+            // At its end it is known that the blob is what was asked for.
+            drain(&mut reader, &cancelled).map_err(TransferError::from)?;
+            if reader.is_verified() {
+                self.store.verified(&self.layer, self.repository.host())?;
+            }
+            return Ok((self.layer.blob, Phase::Complete));
         };
         match error {
             UnpackError::Cancelled => Err(ImageError::Cancelled.into()),

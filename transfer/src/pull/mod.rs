@@ -15,5 +15,5 @@ mod names;
 pub use client::{client_config, connect};
 pub use error::ImageError;
 pub use find::{Image, MAX_DEPTH, Question, Remote};
-pub use layers::{LayerStore, Wanted, fetch, joined};
+pub use layers::{Holding, LayerStore, Wanted, fetch, joined};
 pub use names::{registry, translated};

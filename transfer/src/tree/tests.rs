@@ -173,6 +173,26 @@ fn nothing_gets_outside() {
 }
 
 #[test]
+fn a_hard_link_leads_to_what_is_wanted_only() {
+    use std::os::fd::AsFd;
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("private"), b"s").unwrap();
+    let take = |members: &[(char, &str, &str)]| {
+        let root = fs::File::open(dir.path()).unwrap();
+        unpack(&archive(members)[..], root.as_fd(), PLAIN, |name| {
+            name.starts_with(b"in").then(|| [b"out", name].concat())
+        })
+    };
+    let refused = take(&[('d', "in", ""), ('h', "in/b", "private")]).unwrap_err();
+    assert!(refused.to_string().contains("not part of it"), "{refused}");
+    assert!(!dir.path().join("outin/b").exists());
+    // Names and targets go the same way.
+    take(&[('f', "in/a", "x"), ('h', "in/b", "in/a")]).unwrap();
+    let ino = |name: &str| fs::metadata(dir.path().join(name)).unwrap().ino();
+    assert_eq!(ino("outin/a"), ino("outin/b"));
+}
+
+#[test]
 fn a_link_at_the_target_is_replaced_not_followed() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("to");

@@ -37,7 +37,7 @@ pub struct Policy {
 }
 
 /// Makes the members of a stream beneath `root`. `rename` gives each name its place, or `None` for
-/// one that is not wanted.
+/// one that is not wanted; a hard link to such a name is refused.
 pub fn unpack(
     stream: impl Read,
     root: BorrowedFd<'_>,
@@ -57,7 +57,11 @@ pub fn unpack(
             continue;
         };
         let path = components(&name)?;
-        writer.member(&member, &path, &mut reader)?;
+        let target = match member.kind {
+            b'1' => rename(&member.link),
+            _ => None,
+        };
+        writer.member(&member, &path, target.as_deref(), &mut reader)?;
     }
     writer.finish()
 }
@@ -103,6 +107,7 @@ impl Writer<'_> {
         &mut self,
         member: &Member,
         path: &[&[u8]],
+        target: Option<&[u8]>,
         reader: &mut Reader<R>,
     ) -> Result<(), TreeError> {
         let refuse = |reason| TreeError::Refused {
@@ -166,7 +171,10 @@ impl Writer<'_> {
                 Ok(())
             }
             b'1' => {
-                let target = components(&member.link)?;
+                let Some(target) = target else {
+                    return Err(refuse("it is a link to a file that is not part of it"));
+                };
+                let target = components(target)?;
                 let Some((&old, above)) = target.split_last() else {
                     return Err(refuse("it is a link to nothing"));
                 };

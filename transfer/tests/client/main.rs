@@ -11,6 +11,7 @@ mod local;
 mod manifest;
 mod memory;
 mod mirror;
+mod pull;
 mod redirect;
 mod resume;
 mod tls;

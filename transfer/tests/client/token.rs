@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio_util::sync::CancellationToken;
+use vdkr_core::channel::message::{FailureCode, Mirror, RegistrySettings};
 use vdkr_core::credentials::{Credential, Secret};
 use vdkr_core::reference::{Host, Selector};
+use vdkr_transfer::pull::{Question, client_config, connect};
 use vdkr_transfer::{Client, ClientConfig, TransferError};
 
 use super::double::{Double, Reply};
@@ -53,6 +56,49 @@ async fn bearer_flow_uses_the_credentials_once_and_keeps_the_token() {
         pull(&client, &server).await.unwrap();
     }
     server.finish();
+}
+
+/// A token server's 404 is about tokens: no name becomes unknown by it.
+#[tokio::test]
+async fn a_token_server_that_knows_nothing_is_no_missing_image() {
+    let (server, hub) = (Double::start().await, Double::start().await);
+    let realm = server.url("/token");
+    let refused = Reply::status(401).header(
+        "WWW-Authenticate",
+        format!(r#"Bearer realm="{realm}",service="reg",scope="repository:yocto/app:pull""#),
+    );
+    server
+        .on("GET", "/v2/yocto/app/manifests/latest")
+        .reply(refused);
+    server
+        .on(
+            "GET",
+            "/token?service=reg&scope=repository%3Ayocto%2Fapp%3Apull",
+        )
+        .reply(Reply::status(404));
+    let settings = RegistrySettings {
+        registry: Some(format!("{}/yocto", server.host())),
+        mirrors: vec![Mirror {
+            host: "docker.io".into(),
+            endpoints: vec![hub.url("")],
+        }],
+        ..RegistrySettings::default()
+    };
+    let client = connect(client_config(&settings).unwrap()).unwrap();
+    let question = Question {
+        reference: "app",
+        platform: None,
+        architecture: "amd64",
+        settings: &settings,
+        reach: &Clone::clone,
+    };
+    let stop = CancellationToken::new();
+    let asked = question.ask(&client, &|_| (), &stop).await;
+    let Err(error) = asked else { panic!() };
+    assert_eq!(error.code(), FailureCode::Denied, "{error}");
+    assert!(error.to_string().contains("token server"), "{error}");
+    server.finish();
+    assert!(hub.finish().is_empty());
 }
 
 #[tokio::test]

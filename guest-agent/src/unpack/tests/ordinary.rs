@@ -388,6 +388,13 @@ fn limits_hold() {
         limited(at(1), &entries),
         Err(UnpackError::TooManyEntries { limit: 1 })
     ));
+    // Directories that are only on the way count too.
+    let deep = [Entry::file("d/e/f", "1"), Entry::file("g", "2")];
+    assert!(limited(at(4), &deep).is_ok());
+    assert!(matches!(
+        limited(at(3), &deep),
+        Err(UnpackError::TooManyEntries { limit: 3 })
+    ));
     let total = |total| Limits {
         total,
         ..Limits::default()

@@ -206,6 +206,7 @@ async fn clean(settings: &Settings, args: &VstorageCleanArgs) -> Result<u8> {
 /// Stops the machine of a directory and removes the directory.
 async fn remove(cache: &Cache, dir: &Path) -> Result<()> {
     if !dir.exists() {
+        forget_user(cache, dir);
         say(&format!("{} is not there", dir.display()));
         return Ok(());
     }

@@ -2,16 +2,19 @@
 //!
 //! ```text
 //! layers/sha256/<hex>.erofs   a layer by its diff ID, whole and read-only
+//! layers/blobs/<digest>.json  which blobs of registries a layer was unpacked from
 //! layers/new/<n>              a layer under way, locked by its writer
 //! layers/users/<hex>.json     which layers the images of one state directory have
 //! layers/lock                 shared by commands that use layers, exclusive for a collector
 //! ```
 //!
 //! A layer appears by a rename when its whole content has been verified, so a kill at any moment
-//! leaves nothing but a file in `new` that the next collector takes away. The time of a layer's last
+//! leaves nothing but a file in `new` that the next collector takes away; so does a power cut, as the
+//! content is on the disk before it has its name. The time of a layer's last
 //! use is its time of modification.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, TryLockError},
     io::{self, Read},
     os::unix::fs::{
@@ -26,25 +29,38 @@ use std::{
     time::SystemTime,
 };
 
-use vdkr_core::digest::{Algorithm, Digest};
+use vdkr_core::{
+    digest::{Algorithm, Digest},
+    reference::Host,
+};
 use vdkr_transfer::{
     erofs::{Note, write_image},
-    layer::{Limits, UnpackError, Unpacked},
-    pull::{ImageError, LayerStore},
+    layer::{Limits, Pool, UnpackError, Unpacked},
+    pull::{Holding, ImageError, LayerStore, Wanted},
 };
+
+use super::origins::{self, Origin};
 
 /// Name of the directory in the root of all state.
 const NAME: &str = "layers";
 /// End of a layer's name.
 const SUFFIX: &str = ".erofs";
+/// Directory of the lists of layers' blobs.
+const ORIGINS: &str = "blobs";
 /// Directory of layers under way.
 const NEW: &str = "new";
+/// Bytes that a pull leaves free on the disk.
+const RESERVE: u64 = 256 << 20;
 
 /// The layers of this user. Clones are the same cache.
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: Arc<Path>,
     serial: Arc<AtomicU64>,
+    /// Layers that whoever pulls has been given before.
+    given: Arc<BTreeSet<Digest>>,
+    /// What the layers of one pull may take together.
+    pool: Pool,
 }
 
 /// A layer that is there.
@@ -73,11 +89,14 @@ impl Cache {
         let cache = Self {
             root: root.into(),
             serial: Arc::default(),
+            given: Arc::default(),
+            pool: Pool::default(),
         };
         for directory in [
             cache.root.to_path_buf(),
             cache.directory(Algorithm::Sha256),
             cache.directory(Algorithm::Sha512),
+            cache.root.join(ORIGINS),
             cache.new_directory(),
             cache.users_directory(),
         ] {
@@ -88,6 +107,18 @@ impl Cache {
                 .map_err(ImageError::io("make", directory))?;
         }
         Ok(cache)
+    }
+
+    /// The cache as one pull may use it, for somebody who was given these layers before: all layers of
+    /// the pull find room in what is free now, less a reserve.
+    pub(super) fn for_pull(&self, given: BTreeSet<Digest>) -> Result<Self, ImageError> {
+        let root = File::open(&*self.root).map_err(ImageError::io("open", &*self.root))?;
+        let free = Limits::default().within_free(root).total;
+        Ok(Self {
+            given: Arc::new(given),
+            pool: Pool::of_bytes(free.saturating_sub(RESERVE)),
+            ..self.clone()
+        })
     }
 
     /// The directory.
@@ -112,6 +143,12 @@ impl Cache {
     pub fn path(&self, diff_id: &Digest) -> PathBuf {
         let name = format!("{}{SUFFIX}", diff_id.hex());
         self.directory(diff_id.algorithm()).join(name)
+    }
+
+    /// Where the list of a layer's blobs is.
+    pub(super) fn origins_path(&self, diff_id: &Digest) -> PathBuf {
+        let name = format!("{}-{}.json", diff_id.algorithm(), diff_id.hex());
+        self.root.join(ORIGINS).join(name)
     }
 
     /// Keeps every layer where it is, until the hold is dropped. Waits for a collector to end.
@@ -243,6 +280,28 @@ impl LayerStore for Cache {
         self.find(diff_id).is_some()
     }
 
+    fn holding(&self, layer: &Wanted, registry: &Host) -> Holding {
+        let origins = origins::read(&self.origins_path(&layer.diff_id));
+        let origin = Origin::new(registry, &layer.blob.digest);
+        let is_layer = origins.iter().any(|known| known.blob == origin.blob);
+        if !is_layer || !self.has_layer(&layer.diff_id) {
+            Holding::Absent
+        } else if self.given.contains(&layer.diff_id) {
+            Holding::Present
+        } else if origins.contains(&origin) {
+            Holding::IfOffered
+        } else {
+            // Any registry can say that it offers a blob.
+            Holding::Absent
+        }
+    }
+
+    fn verified(&self, layer: &Wanted, registry: &Host) -> Result<(), ImageError> {
+        let path = self.origins_path(&layer.diff_id);
+        let origin = Origin::new(registry, &layer.blob.digest);
+        origins::add(&path, &self.new_directory(), &origin).map_err(ImageError::io("write", path))
+    }
+
     fn take_layer(
         &self,
         source: impl Read + Send,
@@ -253,28 +312,129 @@ impl LayerStore for Cache {
         let mut unfinished = Unfinished(Some(path.clone()));
         let scratch = tempfile::tempfile_in(self.new_directory())
             .map_err(ImageError::io("make a file in", self.new_directory()))?;
-        let written = write_image(
-            source,
-            diff_id,
-            &Limits::default(),
-            cancelled,
-            &file,
-            &scratch,
-        );
+        let limits = Limits {
+            pool: self.pool.clone(),
+            ..Limits::default()
+        };
+        let written = write_image(source, diff_id, &limits, cancelled, &file, &scratch);
         let unpacked = match written {
             Ok(unpacked) => unpacked,
             Err(error) => return Ok(Err(error)),
         };
         let target = self.path(diff_id);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o400))
+        file.sync_all()
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o400)))
             .and_then(|()| fs::rename(&path, &target))
             .map_err(ImageError::io("make", target))?;
         unfinished.0 = None;
         Ok(Ok(unpacked))
     }
 
-    /// A layer that a power cut made shorter than it says is pulled again.
+    /// A layer is durable before it has its name; one whose name a power cut took is pulled again.
     fn checkpoint(&self) -> Result<(), ImageError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vdkr_core::{
+        manifest::{Descriptor, media_type::OCI_LAYER_GZIP},
+        tar::write::{END, Member, Type, header, padding},
+    };
+
+    use super::*;
+
+    /// The archive of one file.
+    fn archive(name: &str, size: usize) -> Vec<u8> {
+        let member = Member {
+            kind: Type::File,
+            name: name.as_bytes(),
+            link: b"",
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            size: size as u64,
+            mtime: 5,
+        };
+        let mut plain = header(&member);
+        plain.extend(vec![7; size]);
+        plain.extend(&END[..padding(size as u64)]);
+        plain.extend(END);
+        plain
+    }
+
+    fn wanted(blob: &[u8], plain: &[u8]) -> Wanted {
+        Wanted {
+            blob: Descriptor::new(OCI_LAYER_GZIP, Digest::sha256(blob), blob.len() as u64),
+            diff_id: Digest::sha256(plain),
+        }
+    }
+
+    #[test]
+    fn an_image_gets_a_layer_for_its_blob_and_not_for_its_name() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(root.path()).unwrap();
+        let [home, evil] =
+            ["localhost:5000", "evil.example"].map(|host| Host::parse(host).unwrap());
+        let plain = archive("secret", 100);
+        let (private, other) = (wanted(b"blob", &plain), wanted(b"other blob", &plain));
+        let own = cache
+            .for_pull(BTreeSet::from([private.diff_id.clone()]))
+            .unwrap();
+        let others = cache.for_pull(BTreeSet::new()).unwrap();
+        let taken = own.take_layer(&plain[..], &private.diff_id, &|| false);
+        taken.unwrap().unwrap();
+        // Nobody has seen a blob that is this layer.
+        for cache in [&own, &others] {
+            assert_eq!(cache.holding(&private, &home), Holding::Absent);
+        }
+        own.verified(&private, &home).unwrap();
+        assert_eq!(own.holding(&private, &home), Holding::Present);
+        assert_eq!(others.holding(&private, &home), Holding::IfOffered);
+        // An image with a blob of its own that says it were this layer.
+        for cache in [&own, &others] {
+            assert_eq!(cache.holding(&other, &home), Holding::Absent);
+        }
+        // A registry that may say anything about a blob it never served.
+        assert_eq!(others.holding(&private, &evil), Holding::Absent);
+        assert_eq!(own.holding(&private, &evil), Holding::Present);
+        // Another compression of the same layer, once it was unpacked.
+        others.verified(&other, &evil).unwrap();
+        assert_eq!(others.holding(&other, &evil), Holding::IfOffered);
+        assert_eq!(others.holding(&private, &home), Holding::IfOffered);
+        // The list goes with the layer, and says nothing without it.
+        fs::remove_file(cache.path(&private.diff_id)).unwrap();
+        assert_eq!(own.holding(&private, &home), Holding::Absent);
+        let taken = own.take_layer(&plain[..], &private.diff_id, &|| false);
+        taken.unwrap().unwrap();
+        super::super::collect(&cache, 0).unwrap();
+        assert!(!cache.origins_path(&private.diff_id).exists());
+    }
+
+    #[test]
+    fn the_layers_of_one_pull_find_room_together() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache {
+            pool: Pool::of_bytes(50_000),
+            ..Cache::open(root.path()).unwrap()
+        };
+        let take = |cache: &Cache, name: &str| {
+            let plain = archive(name, 30_000);
+            let taken = cache.take_layer(&plain[..], &Digest::sha256(&plain), &|| false);
+            taken.unwrap()
+        };
+        take(&cache, "a").unwrap();
+        let full = take(&cache.clone(), "b");
+        assert!(
+            matches!(full, Err(UnpackError::TooLarge { limit: 50_000 })),
+            "{full:?}"
+        );
+        assert_eq!(cache.layers().unwrap().len(), 1);
+        // The next pull has what is free then, and leaves some of it.
+        let next = cache.for_pull(BTreeSet::new()).unwrap();
+        let free = Limits::default().within_free(File::open(root.path()).unwrap());
+        assert!(next.pool.max_bytes() < free.total);
+        take(&next, "b").unwrap();
     }
 }

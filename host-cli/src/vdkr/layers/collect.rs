@@ -33,6 +33,7 @@ pub fn collect(cache: &Cache, limit: u64) -> Result<Collected, ImageError> {
     let mut collected = Collected::default();
     for layer in victims(cache.layers()?, &used, limit) {
         if fs::remove_file(&layer.path).is_ok() {
+            let _ = fs::remove_file(cache.origins_path(&layer.diff_id));
             collected.layers += 1;
             collected.bytes += layer.allocated;
         }
@@ -120,7 +121,7 @@ mod tests {
         // Even when nothing may stay.
         assert_eq!(collect(&cache, 0).unwrap().layers, 1);
         assert!(cache.has_layer(&b));
-        note_users_layers(&cache, root.path(), BTreeSet::new()).unwrap();
+        note_users_layers(&cache, root.path(), &BTreeSet::new()).unwrap();
         assert_eq!(collect(&cache, 0).unwrap().layers, 1);
         assert!(cache.layers().unwrap().is_empty());
     }

@@ -13,7 +13,9 @@ use vdkr_core::{
 use vdkr_transfer::pull::LayerStore as _;
 
 use super::{
-    Cache, cache, note_use, note_users_layers, pull, pull::fetch_again, pulls_here,
+    Cache, cache, collect, note_use, note_users_layers,
+    pull::{self, fetch_again, for_pull, limit},
+    pulls_here, repair,
     users::layers_of,
 };
 use crate::vdkr::{
@@ -89,7 +91,7 @@ pub async fn prepare(
         settings: request.settings.clone(),
         platform: None,
     };
-    if let Some(pulled) = pull(session, settings, &pull_request, &news).await? {
+    if let Some(pulled) = pull::pull(session, settings, &pull_request, &news).await? {
         // Exactly what was pulled, whatever other names would match.
         request.image = pulled.id;
         request.pull = PullPolicy::Never;
@@ -122,7 +124,8 @@ pub async fn settle(session: &mut Session, settings: &Settings) -> Result<()> {
     let kept = kept.iter().filter_map(|layer| Digest::parse(layer).ok());
     let kept: BTreeSet<Digest> = kept.collect();
     let serials: BTreeSet<String> = kept.iter().map(serial).collect();
-    note_users_layers(&cache, dir, kept)?;
+    repair(&cache, dir, &kept)?;
+    note_users_layers(&cache, dir, &kept)?;
     // A machine of this command's own goes with its disks.
     if let Ok(Reply::Machine(state)) = session.ask_plainly(&Request::Machine).await? {
         for disk in state.disks {
@@ -184,14 +187,36 @@ async fn hand_over(
         .map(|layer| Digest::parse(layer).map_err(|error| odd(&error)))
         .collect::<Result<_>>()?;
     let cache = cache(settings)?;
-    let _hold = cache.hold()?;
+    let limit = limit(settings)?;
+    let hold = cache.hold()?;
+    let cache = for_pull(&cache, settings, &needed.kept)?;
+    let given = give(&cache, session, settings, needed, &layers, registry, news).await;
+    drop(hold);
+    if !matches!(given, Ok(false)) {
+        // Who is in the way collects later.
+        let _ = collect(&cache, limit);
+    }
+    given.map(drop)
+}
+
+/// Attaches and mounts layers; whether some had to be fetched.
+async fn give(
+    cache: &Cache,
+    session: &mut Session,
+    settings: &Settings,
+    needed: &NeededLayers,
+    layers: &BTreeSet<Digest>,
+    registry: &RegistrySettings,
+    news: &RefCell<&mut News>,
+) -> Result<bool> {
     // The word of a machine is no proof that it may have a layer: another one's image may be private.
     let given = match &settings.state {
-        StatePlace::Directory(dir) => layers_of(&cache, dir)?,
+        StatePlace::Directory(dir) => layers_of(cache, dir)?,
         StatePlace::Nowhere => layers.clone(),
     };
     let is_there = |layer| given.contains(layer) && cache.has_layer(layer);
-    if !layers.iter().all(is_there) {
+    let must_fetch = !layers.iter().all(is_there);
+    if must_fetch {
         let source = Reference::parse(&needed.source).map_err(|error| odd(&error))?;
         let manifest = Digest::parse(&needed.manifest).map_err(|error| odd(&error))?;
         let request = PullRequest {
@@ -199,16 +224,17 @@ async fn hand_over(
             settings: registry.clone(),
             platform: None,
         };
-        let proved = fetch_again(&cache, &request, settings.arch.oci_name(), news).await?;
+        let proved = fetch_again(cache, &request, settings.arch.oci_name(), news).await?;
         if let Some(foreign) = layers.iter().find(|layer| !proved.contains(layer)) {
             return Err(odd(&format!("{foreign} is none of {}", request.reference)));
         }
         if let StatePlace::Directory(dir) = &settings.state {
-            note_use(&cache, dir, &layers)?;
+            note_use(cache, dir, layers)?;
         }
     }
-    attach(session, &cache, &layers).await?;
-    mount(session, &layers).await
+    attach(session, cache, layers).await?;
+    mount(session, layers).await?;
+    Ok(must_fetch)
 }
 
 /// Attaches the disks of layers that are in the cache.

@@ -4,6 +4,7 @@
 mod cache;
 mod collect;
 mod hand_over;
+mod origins;
 mod pull;
 mod users;
 
@@ -11,7 +12,7 @@ pub use cache::{Cache, CachedLayer, Hold};
 pub use collect::{Collected, collect, unused};
 pub use hand_over::{prepare, prepare_containers, settle};
 pub use pull::pull;
-pub use users::{forget_user, note_use, note_users_layers};
+pub use users::{forget_user, note_use, note_users_layers, repair};
 
 use super::{error::Result, settings::Settings};
 

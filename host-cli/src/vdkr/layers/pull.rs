@@ -17,7 +17,7 @@ use vdkr_transfer::{
     pull::{Image, ImageError, Question, Remote, client_config, connect, fetch},
 };
 
-use super::{Cache, cache, collect, hand_over::attach, note_use};
+use super::{Cache, cache, collect, hand_over::attach, note_use, repair, users::layers_of};
 use crate::vdkr::{
     command::wrong_reply,
     error::{Error, Result},
@@ -44,21 +44,55 @@ pub async fn pull(
         of_container: false,
         settings: RegistrySettings::default(),
     };
-    match session.ask_plainly(&here).await? {
-        Ok(Reply::Layers(_)) => {}
+    let kept = match session.ask_plainly(&here).await? {
+        Ok(Reply::Layers(needed)) => needed.kept,
         Err(failure) if failure.code == FailureCode::Unsupported => return Ok(None),
         Err(failure) => return Err(failure.into()),
         Ok(other) => return Err(wrong_reply(&other)),
-    }
+    };
     let cache = cache(settings)?;
+    let limit = limit(settings)?;
     let hold = cache.hold()?;
+    let cache = for_pull(&cache, settings, &kept)?;
+    let pulled = pull_into(&cache, session, settings, request, news).await;
+    drop(hold);
+    // Who is in the way collects later. What a pull that failed has brought, nobody uses.
+    let _ = collect(&cache, limit);
+    pulled
+}
+
+/// Bytes that the cache may grow to.
+pub(super) fn limit(settings: &Settings) -> Result<u64> {
+    let limit = parse_memory(settings.value("layer-cache").0).map_err(Error::usage)?;
+    Ok(u64::from(limit) << 20)
+}
+
+/// The cache as a pull of these settings may use it. `kept` is what the machine says that it has.
+pub(super) fn for_pull(cache: &Cache, settings: &Settings, kept: &[String]) -> Result<Cache> {
+    let given = match &settings.state {
+        StatePlace::Directory(dir) => {
+            let kept = kept.iter().filter_map(|layer| Digest::parse(layer).ok());
+            repair(cache, dir, &kept.collect())?;
+            layers_of(cache, dir)?
+        }
+        StatePlace::Nowhere => BTreeSet::new(),
+    };
+    Ok(cache.for_pull(given)?)
+}
+
+async fn pull_into(
+    cache: &Cache,
+    session: &mut Session,
+    settings: &Settings,
+    request: &PullRequest,
+    news: &RefCell<&mut News>,
+) -> Result<Option<Pulled>> {
     let architecture = settings.arch.oci_name();
-    let (remote, image) =
-        interruptible(find_and_fetch(&cache, request, architecture, news)).await?;
+    let (remote, image) = interruptible(find_and_fetch(cache, request, architecture, news)).await?;
     session.mark("pull");
     let reason = match too_much(&image) {
         Some(reason) => Some(reason),
-        None => match attach(session, &cache, &diff_ids(&image)).await {
+        None => match attach(session, cache, &diff_ids(&image)).await {
             Ok(()) => None,
             Err(error) if error.is_unsupported() => Some(error.to_string()),
             Err(error) => return Err(error),
@@ -72,18 +106,13 @@ pub async fn pull(
         return Ok(None);
     }
     if let StatePlace::Directory(dir) = &settings.state {
-        note_use(&cache, dir, &diff_ids(&image))?;
+        note_use(cache, dir, &diff_ids(&image))?;
     }
-    let admit = Request::Admit(admission(&cache, &remote, &image)?);
-    let pulled = match session.ask(&admit).await? {
-        Reply::Pulled(pulled) => pulled,
-        other => return Err(wrong_reply(&other)),
-    };
-    drop(hold);
-    let limit = parse_memory(settings.value("layer-cache").0).map_err(Error::usage)?;
-    // Who is in the way collects later.
-    let _ = collect(&cache, u64::from(limit) << 20);
-    Ok(Some(pulled))
+    let admit = Request::Admit(admission(cache, &remote, &image)?);
+    match session.ask(&admit).await? {
+        Reply::Pulled(pulled) => Ok(Some(pulled)),
+        other => Err(wrong_reply(&other)),
+    }
 }
 
 /// Brings an image's layers back into the cache, and says which it has. `reference` names the image
@@ -95,7 +124,14 @@ pub(super) async fn fetch_again(
     news: &RefCell<&mut News>,
 ) -> Result<BTreeSet<Digest>> {
     let (_, image) = interruptible(find_and_fetch(cache, request, architecture, news)).await?;
-    Ok(diff_ids(&image))
+    match too_much(&image) {
+        None => Ok(diff_ids(&image)),
+        // None of them was looked at.
+        Some(reason) => {
+            let message = format!("cannot hand over {}: {reason}", request.reference);
+            Err(Failure::new(FailureCode::Unsupported, message).into())
+        }
+    }
 }
 
 async fn find_and_fetch(

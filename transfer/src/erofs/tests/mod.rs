@@ -14,7 +14,7 @@ use vdkr_core::digest::Digest;
 
 use super::{Note, write_image};
 use crate::layer::fixture::{Entry, archive, gzip};
-use crate::layer::{Limits, Refusal, UnpackError, Unpacked};
+use crate::layer::{Limits, Pool, Refusal, UnpackError, Unpacked};
 use reader::{Found, read};
 
 /// An image in a directory of its own.
@@ -248,6 +248,21 @@ fn limits_hold() {
         matches!(few, Err(UnpackError::TooManyEntries { limit: 1 })),
         "{few:?}"
     );
+    // Directories that are only on the way count too.
+    let deep = archive(&[Entry::file("d/e/f", "1"), Entry::file("g", "2")]);
+    let at = |entries| {
+        let limits = Limits {
+            entries,
+            ..Limits::default()
+        };
+        Place::new().write(&deep, &deep, &limits)
+    };
+    assert_eq!(at(4).unwrap().entries, 2);
+    let implied = at(3);
+    assert!(
+        matches!(implied, Err(UnpackError::TooManyEntries { limit: 3 })),
+        "{implied:?}"
+    );
     let small = write(Limits {
         total: 4000,
         ..Limits::default()
@@ -274,6 +289,47 @@ fn limits_hold() {
     assert!(
         matches!(wrong, Err(UnpackError::DiffId { .. })),
         "{wrong:?}"
+    );
+}
+
+/// Layers take from one pool, give their memory back and keep their room on the disk.
+#[test]
+fn layers_share_memory_and_room() {
+    let entry = |n: u8| {
+        let name = (0..200).map(|k| format!("{n}-{k}")).collect::<Vec<_>>();
+        Entry::file(name.join("/"), "x")
+    };
+    let chain = |n| archive(&[entry(n)]);
+    // Memory is looked at before each member.
+    let two_chains = || archive(&[entry(1), entry(2)]);
+    let write = |plain: &[u8], pool: &Pool| {
+        let limits = Limits {
+            pool: pool.clone(),
+            ..Limits::default()
+        };
+        Place::new().write(plain, plain, &limits)
+    };
+    // A directory in a directory takes its node, its name and the map that it is in.
+    let need = 200 * 300;
+    let pool = Pool::new(need, u64::MAX);
+    let few = write(&two_chains(), &pool);
+    assert!(matches!(few, Err(UnpackError::TooMuchMemory)), "{few:?}");
+    let pool = Pool::new(need * 3, u64::MAX);
+    for n in 1..5 {
+        write(&chain(n), &pool).unwrap();
+    }
+    let taken = pool.clone();
+    assert!(taken.take_memory(need * 2));
+    let few = write(&two_chains(), &pool);
+    assert!(matches!(few, Err(UnpackError::TooMuchMemory)), "{few:?}");
+
+    let pool = Pool::of_bytes(30_000);
+    let big = archive(&[Entry::file("a", [1; 20_000])]);
+    write(&big, &pool).unwrap();
+    let second = write(&big, &pool);
+    assert!(
+        matches!(second, Err(UnpackError::TooLarge { limit: 30_000 })),
+        "{second:?}"
     );
 }
 
