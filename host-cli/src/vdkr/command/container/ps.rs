@@ -384,7 +384,7 @@ mod tests {
             .iter()
             .map(|row| value(row, false, now, &TimeZone::UTC))
             .collect();
-        let text = Format::read(None).unwrap().show(&values, HEADS).unwrap();
+        let text = Format::read(None).unwrap().rows(&values, HEADS).unwrap();
         assert_eq!(
             text,
             "CONTAINER ID   IMAGE         COMMAND                  CREATED              STATUS                          PORTS   NAMES\n\
@@ -395,7 +395,7 @@ mod tests {
         );
         let template = Format::read(Some("{{.Names}}:{{.State}}")).unwrap();
         assert_eq!(
-            template.show(&values, HEADS).unwrap(),
+            template.rows(&values, HEADS).unwrap(),
             "web:running\nweb-old:exited\ndb:paused\n"
         );
     }
