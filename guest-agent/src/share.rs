@@ -84,6 +84,15 @@ struct Share {
 }
 
 impl Share {
+    fn new(point: PathBuf) -> Self {
+        Self {
+            point,
+            uses: Cell::new(0),
+            released: Cell::new(false),
+            over: CancellationToken::new(),
+        }
+    }
+
     fn judge(&self) {
         if self.released.get() && self.uses.get() == 0 {
             self.over.cancel();
@@ -162,12 +171,7 @@ impl Shares {
                 return Err(failed("watch the file system's requests")(error));
             }
         };
-        let share = Rc::new(Share {
-            point,
-            uses: Cell::new(0),
-            released: Cell::new(false),
-            over: CancellationToken::new(),
-        });
+        let share = Rc::new(Share::new(point));
         self.mounted
             .borrow_mut()
             .insert(name.to_owned(), share.clone());
@@ -189,6 +193,18 @@ impl Shares {
         }
         share.uses.set(share.uses.get() + 1);
         Ok(ShareUse(share.clone()))
+    }
+
+    /// A released mount is wanted again.
+    pub fn keep(&self, name: &str) -> Result<(), ShareError> {
+        let mounted = self.mounted.borrow();
+        match mounted.get(name).filter(|share| !share.over.is_cancelled()) {
+            Some(share) => {
+                share.released.set(false);
+                Ok(())
+            }
+            None => Err(ShareError::Missing(name.to_owned())),
+        }
     }
 
     /// No new container will use a mount.
@@ -323,4 +339,33 @@ async fn forward_answers(device: &AsyncFd<OwnedFd>, stream: &SharedStream) -> io
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_goes_when_it_is_released_and_not_used_unless_it_is_wanted_again() {
+        let shares = Shares::default();
+        let share = Rc::new(Share::new("/nowhere".into()));
+        let name = "00ff00ff";
+        shares
+            .mounted
+            .borrow_mut()
+            .insert(name.into(), share.clone());
+        let held = shares.hold(name).unwrap();
+        shares.release(name);
+        // A container has it: a host that comes back finds it.
+        shares.keep(name).unwrap();
+        drop(held);
+        assert!(!share.over.is_cancelled());
+        let held = shares.hold(name).unwrap();
+        shares.release(name);
+        drop(held);
+        assert!(share.over.is_cancelled());
+        assert!(matches!(shares.keep(name), Err(ShareError::Missing(_))));
+        assert!(matches!(shares.keep("11"), Err(ShareError::Missing(_))));
+        assert!(matches!(shares.hold(name), Err(ShareError::Missing(_))));
+    }
 }

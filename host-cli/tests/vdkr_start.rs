@@ -159,7 +159,7 @@ fn no_secret_and_no_command_is_on_the_emulators_command_line() {
 }
 
 #[test]
-fn acceleration_is_proved_once_and_remembered() {
+fn a_guest_that_runs_in_no_way_proves_nothing_about_acceleration() {
     // A guest that gets nowhere under KVM, and an emulator that ends at once without it.
     let script = "case \"$*\" in *'-accel kvm'*) echo kvm >>$HOME/tried; exec sleep 1000;; esac\n\
                   echo tcg >>$HOME/tried; exit 9";
@@ -191,10 +191,9 @@ fn acceleration_is_proved_once_and_remembered() {
             .write(true)
             .open("/dev/kvm")
             .is_ok();
-    let (words, tried) = try_once();
-    assert_eq!(tried, if usable { "kvm\ntcg\n" } else { "tcg\n" });
-    assert_eq!(words.contains("no sign of life"), usable, "{words}");
-    let (words, tried) = try_once();
-    assert_eq!(tried, "tcg\n");
-    assert!(!words.contains("kvm"), "{words}");
+    for _ in 0..2 {
+        let (words, tried) = try_once();
+        assert_eq!(tried, if usable { "kvm\ntcg\n" } else { "tcg\n" });
+        assert_eq!(words.contains("no sign of life"), usable, "{words}");
+    }
 }

@@ -407,6 +407,9 @@ mod tests {
             Request::Release {
                 share: "00ff".into(),
             },
+            Request::KeepShare {
+                share: "00ff".into(),
+            },
             Request::Share {
                 path: "/a".into(),
                 read_only: false,

@@ -18,6 +18,11 @@ pub mod message;
 pub mod sync;
 pub mod window;
 
+/// Requests of one host that an agent works on at a time.
+pub const MAX_STREAMS: usize = 256;
+/// On top of these, requests that make room for others ([`message::Request::makes_room`]).
+pub const SPARE_STREAMS: usize = 32;
+
 pub use frame::{
     Assembler, Credit, Decoder, Frame, FrameError, HEADER_LEN, Kind, MAX_MESSAGE, MAX_PAYLOAD,
     Pipe, Resize, encode, encode_data, encode_message, signal_from_payload, signal_payload,

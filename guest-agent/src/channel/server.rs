@@ -10,7 +10,8 @@ use tokio::{
     time::timeout,
 };
 use vdkr_core::channel::{
-    Assembler, Decoder, Frame, FrameError, Kind, SYNC_LEN, SyncScanner, encode,
+    Assembler, Decoder, Frame, FrameError, Kind, MAX_STREAMS, SPARE_STREAMS, SYNC_LEN, SyncScanner,
+    encode,
     message::{
         Done, Failure, FailureCode, GuestHello, HostHello, Message, MessageError, Request,
         negotiate,
@@ -19,8 +20,6 @@ use vdkr_core::channel::{
 
 use super::stream::{Outbox, Outgoing, SharedStream, Stream, Violation};
 
-/// Requests of one host that may be open at a time; one host may speak for many commands.
-const MAX_STREAMS: usize = 256;
 /// Frames that wait for the host; with [`super::stream::OUTPUT_CHUNK`] each about 256 KiB.
 const OUTBOX_FRAMES: usize = 8;
 /// Input taken in one go.
@@ -294,7 +293,7 @@ impl<S: Service + 'static> Connection<S> {
         let request = Request::decode(&frame.payload);
         let refused = match &request {
             Err(error) => Some(unreadable(error)),
-            Ok(_) if self.streams.borrow().len() >= MAX_STREAMS => Some(
+            Ok(request) if self.streams.borrow().len() >= most(request) => Some(
                 Failure::new(FailureCode::Failed, "too many requests at a time").with_hint(
                     format!("at most {MAX_STREAMS} may be open on one connection"),
                 ),
@@ -329,6 +328,16 @@ impl<S: Service + 'static> Connection<S> {
         for (_, stream) in self.streams.borrow_mut().drain() {
             stream.cancelled().cancel();
         }
+    }
+}
+
+/// How many requests may be open for one more of this kind; one host may speak for many commands.
+fn most(request: &Request) -> usize {
+    match request {
+        // The machine can always be stopped.
+        Request::Shutdown => usize::MAX,
+        request if request.makes_room() => MAX_STREAMS + SPARE_STREAMS,
+        _ => MAX_STREAMS,
     }
 }
 

@@ -348,6 +348,7 @@ impl Agent {
                 read_only,
             } => share::mount(&self, &share, directory, read_only, &stream).await,
             Request::Release { share } => share::release(&self, &share),
+            Request::KeepShare { share } => share::keep(&self, share),
             Request::Volume { action } => volume::volume(&self, action).await,
             Request::Unknown => Err(Failure::new(
                 FailureCode::Unsupported,

@@ -1,4 +1,4 @@
-//! `mount_share` and `release`: directories of the host.
+//! `mount_share`, `release` and `keep_share`: directories of the host.
 
 use std::{path::Path, rc::Rc};
 
@@ -39,6 +39,14 @@ pub async fn mount(
 pub fn release(agent: &Agent, share: &str) -> Done {
     agent.shares.release(share);
     Ok(Reply::Released)
+}
+
+/// Takes a release back.
+pub fn keep(agent: &Agent, share: String) -> Done {
+    match agent.shares.keep(&share) {
+        Ok(()) => Ok(Reply::Shared { share }),
+        Err(error) => Err(failed(&error)),
+    }
 }
 
 pub(crate) fn failed(error: &ShareError) -> Failure {

@@ -17,6 +17,7 @@ use vdkr_core::fuse::{Answer, open_flag};
 
 use super::{
     attributes::{drop_set_id, permissions},
+    budget::Slot,
     handles::Handle,
     nodes::Version,
     server::{Result, Server},
@@ -34,7 +35,7 @@ const SETTLED: Duration = Duration::from_secs(1);
 
 impl Server {
     pub(super) fn open(&self, unique: u64, node: u64, flags: u32, kill: bool) -> Result {
-        self.handles().room()?;
+        let room = self.room()?;
         let (given, append) = read_flags(flags)?;
         let place = self.place(node)?;
         let kind = self.nodes().kind(node)?;
@@ -46,11 +47,12 @@ impl Server {
         let mut answer = if writes { 0 } else { open_flag::NO_FLUSH };
         let stat = fstat(&fd)?;
         // What the guest has in its cache is good when nothing changed since it opened the file
-        // before, and the last change was long enough ago to have changed the times.
-        if self.nodes().same_version(node, version(&stat)) && settled(&stat) {
+        // before, and the last change was long enough ago then to have changed the times.
+        let version = settled(&stat).then(|| version(&stat));
+        if self.nodes().same_version(node, version) {
             answer |= open_flag::KEEP_CACHE;
         }
-        let handle = self.add_handle(node, Handle::File { fd, node, append })?;
+        let handle = self.add_handle(node, Handle::File { fd, node, append }, room)?;
         Ok(Answer::open(unique, handle, answer))
     }
 
@@ -62,7 +64,7 @@ impl Server {
         flags: u32,
         mode: u32,
     ) -> Result {
-        self.handles().room()?;
+        let room = self.room()?;
         let (given, append) = read_flags(flags)?;
         let exclusive = OFlags::from_bits_retain(flags).contains(OFlags::EXCL);
         let parent = self.place(directory)?;
@@ -93,7 +95,7 @@ impl Server {
             Err(error) => return Err(error),
         };
         let node = entry.node;
-        let added = self.add_handle(node, Handle::File { fd, node, append });
+        let added = self.add_handle(node, Handle::File { fd, node, append }, room);
         match added {
             Ok(handle) => Ok(Answer::created(unique, &entry, handle, 0)),
             Err(error) => {
@@ -103,8 +105,8 @@ impl Server {
         }
     }
 
-    pub(super) fn add_handle(&self, node: u64, handle: Handle) -> Result<u64> {
-        let number = self.handles().add(handle)?;
+    pub(super) fn add_handle(&self, node: u64, handle: Handle, room: Slot) -> Result<u64> {
+        let number = self.handles().add(handle, room)?;
         self.nodes().opened(node, true);
         Ok(number)
     }

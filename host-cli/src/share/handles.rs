@@ -8,6 +8,8 @@ use std::{
 
 use rustix::io::Errno;
 
+use super::budget::Slot;
+
 /// One of them.
 #[derive(Debug)]
 pub(super) enum Handle {
@@ -46,7 +48,7 @@ impl Handle {
 /// The table of handles.
 #[derive(Debug)]
 pub(super) struct Handles {
-    open: HashMap<u64, Arc<Handle>>,
+    open: HashMap<u64, (Arc<Handle>, Slot)>,
     last: u64,
     limit: usize,
 }
@@ -69,18 +71,20 @@ impl Handles {
         }
     }
 
-    pub(super) fn add(&mut self, handle: Handle) -> Result<u64, Errno> {
+    pub(super) fn add(&mut self, handle: Handle, slot: Slot) -> Result<u64, Errno> {
         self.room()?;
         self.last += 1;
-        self.open.insert(self.last, Arc::new(handle));
+        self.open.insert(self.last, (Arc::new(handle), slot));
         Ok(self.last)
     }
 
     pub(super) fn get(&self, number: u64) -> Result<Arc<Handle>, Errno> {
-        self.open.get(&number).map(Arc::clone).ok_or(Errno::BADF)
+        let open = self.open.get(&number);
+        open.map(|(handle, _)| Arc::clone(handle))
+            .ok_or(Errno::BADF)
     }
 
     pub(super) fn remove(&mut self, number: u64) -> Option<Arc<Handle>> {
-        self.open.remove(&number)
+        self.open.remove(&number).map(|(handle, _)| handle)
     }
 }

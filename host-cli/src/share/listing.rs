@@ -18,12 +18,12 @@ const PIECE: usize = 32 * 1024;
 
 impl Server {
     pub(super) fn open_dir(&self, unique: u64, node: u64) -> Result {
-        self.handles().room()?;
+        let room = self.room()?;
         let place = self.place(node)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = self.with_room(|| openat(&place, ".", flags, Mode::empty()))?;
         let fd = Mutex::new(fd);
-        let handle = self.add_handle(node, Handle::Directory { fd, node })?;
+        let handle = self.add_handle(node, Handle::Directory { fd, node }, room)?;
         Ok(Answer::open(unique, handle, 0))
     }
 

@@ -5,9 +5,11 @@
 //! names, following no link, so that no request can name anything else. [`relay`] carries requests
 //! and answers over a stream of the channel; [`Shares`] keeps what one process serves.
 //!
-//! What the guest may have in hands here (nodes, open files, requests under way) is bounded.
+//! What the guest may have in hands here (nodes, open files, requests under way) is bounded, for
+//! each share and, where it takes descriptors, for all of them together.
 
 mod attributes;
+mod budget;
 mod entries;
 mod files;
 mod handles;

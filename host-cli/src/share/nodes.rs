@@ -15,7 +15,10 @@ use rustix::{
 };
 use vdkr_core::fuse::ROOT;
 
-use super::Limits;
+use super::{
+    Limits,
+    budget::{Budget, Slot},
+};
 
 /// For a place in the file system and nothing else.
 pub(super) const PLACE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -44,8 +47,15 @@ impl Key {
     }
 }
 
-/// What a file looked like when the guest opened it last: times and size.
+/// What a file that had settled looked like when the guest opened it last: times and size.
 pub(super) type Version = (i64, u64, i64, u64, u64);
+
+/// A handle that stays open between requests.
+#[derive(Debug)]
+struct Held {
+    fd: Arc<OwnedFd>,
+    _slot: Slot,
+}
 
 #[derive(Debug)]
 struct Node {
@@ -54,7 +64,7 @@ struct Node {
     name: Box<[u8]>,
     /// How often the guest heard of it.
     lookups: u64,
-    fd: Option<Arc<OwnedFd>>,
+    fd: Option<Held>,
     /// Open handles of the guest; the node stays open with them.
     opens: u32,
     /// It has lost its name, and only `fd` leads to it.
@@ -80,10 +90,11 @@ pub(super) struct Nodes {
     held: VecDeque<u64>,
     nameless: usize,
     limits: Limits,
+    budget: Arc<Budget>,
 }
 
 impl Nodes {
-    pub(super) fn new(root: OwnedFd, limits: Limits) -> Result<Self, Errno> {
+    pub(super) fn new(root: OwnedFd, limits: Limits, budget: Arc<Budget>) -> Result<Self, Errno> {
         let root_key = Key::of(&fstat(&root)?);
         Ok(Self {
             root: Arc::new(root),
@@ -94,6 +105,7 @@ impl Nodes {
             held: VecDeque::new(),
             nameless: 0,
             limits,
+            budget,
         })
     }
 
@@ -113,8 +125,8 @@ impl Nodes {
             }
             let node = self.nodes.get_mut(&at).ok_or(Errno::STALE)?;
             node.fresh = true;
-            if let Some(fd) = &node.fd {
-                break Arc::clone(fd);
+            if let Some(held) = &node.fd {
+                break Arc::clone(&held.fd);
             }
             if way.len() >= MAX_DEPTH {
                 return Err(Errno::STALE);
@@ -150,21 +162,39 @@ impl Nodes {
         match openat(directory, name, PLACE, Mode::empty()) {
             Err(Errno::MFILE | Errno::NFILE) => {
                 self.give_back(0);
+                self.budget.reclaim();
                 openat(directory, name, PLACE, Mode::empty())
             }
             opened => opened,
         }
     }
 
+    /// Keeps a node's handle, unless there is no room; then it is opened again when it is used.
     fn hold(&mut self, number: u64, fd: Arc<OwnedFd>) {
+        let closed = |node: &Node| node.fd.is_none();
+        if !self.nodes.get(&number).is_some_and(closed) {
+            return;
+        }
+        let slot = self.slot();
         if let Some(node) = self.nodes.get_mut(&number)
-            && node.fd.is_none()
+            && let Some(slot) = slot
         {
-            node.fd = Some(fd);
+            node.fd = Some(Held { fd, _slot: slot });
             node.fresh = true;
             self.held.push_back(number);
             self.give_back(self.limits.held);
         }
+    }
+
+    fn slot(&mut self) -> Option<Slot> {
+        let slot = self.budget.slot().or_else(|| {
+            self.give_back(self.held.len() / 2);
+            self.budget.slot()
+        });
+        slot.or_else(|| {
+            self.budget.reclaim();
+            self.budget.slot()
+        })
     }
 
     /// Gives handles back until at most so many are left, those that were used lately last.
@@ -264,12 +294,14 @@ impl Nodes {
         }
     }
 
-    /// Remembers what a file looks like, and says whether it looked so before.
-    pub(super) fn same_version(&mut self, number: u64, version: Version) -> bool {
+    /// Remembers what a file looks like, and says whether it looked so before. None for one that
+    /// may change without looking different: nothing is remembered of it.
+    pub(super) fn same_version(&mut self, number: u64, version: Option<Version>) -> bool {
         let Some(node) = self.nodes.get_mut(&number) else {
             return false;
         };
-        node.version.replace(version) == Some(version)
+        let before = std::mem::replace(&mut node.version, version);
+        version.is_some() && before == version
     }
 
     /// What kind of file a node is.
@@ -290,7 +322,7 @@ impl Nodes {
         self.hold(number, Arc::new(fd));
         let room = self.nameless < self.limits.nameless;
         let node = self.nodes.get_mut(&number)?;
-        if room && !node.nameless {
+        if room && node.fd.is_some() && !node.nameless {
             node.nameless = true;
             self.nameless += 1;
         }

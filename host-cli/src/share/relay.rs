@@ -1,6 +1,7 @@
 //! Carries requests and answers between a machine and the servers of this process.
 
 use std::{
+    collections::HashMap,
     io,
     path::Path,
     sync::{Arc, Mutex},
@@ -8,8 +9,8 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    task::JoinSet,
+    sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::{AbortHandle, JoinSet},
     time::timeout,
 };
 use vdkr_core::{
@@ -17,13 +18,11 @@ use vdkr_core::{
     fuse::{MAX_MESSAGE, Splitter},
 };
 
-use super::{Limits, Server, Source, SourceError, server::lock};
+use super::{Limits, Server, Source, SourceError, server::lock, source::Identity};
 use crate::vm::channel::{Call, ChannelError, Connection, Incoming};
 
 /// Requests of one directory that are worked on at a time; each may take a message of memory.
 const AT_ONCE: usize = 16;
-/// Files that this process shall be able to have open, if the system allows it.
-const OPEN_FILES: u64 = 16 * 1024;
 /// How long a machine may take to mount something.
 const MOUNT_PATIENCE: Duration = Duration::from_mins(1);
 
@@ -72,11 +71,48 @@ impl From<ShareError> for Failure {
     }
 }
 
-/// What this process serves to one machine.
+/// What this process serves to one machine. A directory or file that is shared several times takes
+/// one mount.
 #[derive(Clone, Debug)]
 pub struct Shares {
     connection: Connection,
     serving: Arc<Mutex<JoinSet<()>>>,
+    places: Arc<Mutex<Places>>,
+}
+
+/// What was shared, and whether it may be written to.
+type Key = (Identity, bool);
+/// The mount of a key, if there is one; locked while it is made or judged.
+type Place = Arc<AsyncMutex<Option<Mount>>>;
+
+#[derive(Debug, Default)]
+struct Places {
+    by_key: HashMap<Key, Place>,
+    by_name: HashMap<String, Place>,
+}
+
+#[derive(Debug)]
+struct Mount {
+    name: String,
+    /// Those who asked for it and have not released it. With none it goes when its last container
+    /// does.
+    users: usize,
+    served: AbortHandle,
+}
+
+impl Places {
+    fn place(&mut self, key: Key) -> Place {
+        let over = |place: &Place| {
+            place.try_lock().is_ok_and(|mount| match &*mount {
+                Some(mount) => mount.served.is_finished(),
+                // Somebody may be about to make it.
+                None => Arc::strong_count(place) == 1,
+            })
+        };
+        self.by_name.retain(|_, place| !over(place));
+        self.by_key.retain(|_, place| !over(place));
+        Arc::clone(self.by_key.entry(key).or_default())
+    }
 }
 
 impl Shares {
@@ -85,10 +121,11 @@ impl Shares {
         Self {
             connection,
             serving: Arc::default(),
+            places: Arc::default(),
         }
     }
 
-    /// Serves a path and has it mounted. Gives the name of the mount.
+    /// Serves a path and has it mounted, unless it is already. Gives the name of the mount.
     ///
     /// It is served until the agent says that it is over, or this value and its clones are gone.
     pub async fn share(&self, path: &Path, read_only: bool) -> Result<String, ShareError> {
@@ -97,8 +134,50 @@ impl Shares {
             source,
         };
         let source = Source::open(path)?;
+        let key = (source.identity().map_err(failed)?, read_only);
+        let place = lock(&self.places).place(key);
+        let mut mount = place.lock().await;
+        if let Some(mount) = &mut *mount
+            && self.is_kept(mount).await
+        {
+            mount.users += 1;
+            return Ok(mount.name.clone());
+        }
+        *mount = None;
+        let (name, served) = self.mount(source, path, read_only).await?;
+        let named = Arc::clone(&place);
+        lock(&self.places).by_name.insert(name.clone(), named);
+        *mount = Some(Mount {
+            name: name.clone(),
+            users: 1,
+            served,
+        });
+        Ok(name)
+    }
+
+    /// Whether a mount is there and stays for one more who asks for it.
+    async fn is_kept(&self, mount: &Mount) -> bool {
+        if mount.served.is_finished() {
+            return false;
+        }
+        // One that everybody has released may go at any moment. An older agent does not know the
+        // request, and gets a mount more.
+        let share = mount.name.clone();
+        let keep = Request::KeepShare { share };
+        mount.users > 0 || matches!(self.connection.ask(&keep).await, Ok(Ok(_)))
+    }
+
+    async fn mount(
+        &self,
+        source: Source,
+        path: &Path,
+        read_only: bool,
+    ) -> Result<(String, AbortHandle), ShareError> {
+        let failed = |source| ShareError::Io {
+            path: path.display().to_string(),
+            source,
+        };
         let directory = source.is_directory();
-        raise_open_files();
         let server = Server::new(source, read_only, Limits::default()).map_err(failed)?;
         let mut name = [0; 16];
         crate::random::fill(&mut name).map_err(|error| failed(error.into()))?;
@@ -114,19 +193,36 @@ impl Shares {
             })
             .await?;
         let (told, mounted) = oneshot::channel();
-        {
+        let served = {
             let mut serving = lock(&self.serving);
             while serving.try_join_next().is_some() {}
-            serving.spawn(serve(call, Arc::new(server), told));
-        }
+            serving.spawn(serve(call, Arc::new(server), told))
+        };
         match timeout(MOUNT_PATIENCE, mounted).await {
-            Ok(Ok(mounted)) => mounted.map(|()| name),
-            _ => Err(ShareError::NoMount(path.display().to_string())),
+            Ok(Ok(mounted)) => mounted.map(|()| (name, served)),
+            _ => {
+                // A mount that comes later is nobody's.
+                served.abort();
+                Err(ShareError::NoMount(path.display().to_string()))
+            }
         }
     }
 
-    /// Lets a mount go with its last container.
+    /// One who asked for a mount wants it no more: after the last one it goes with its last
+    /// container.
     pub async fn release(&self, name: &str) -> Result<(), ChannelError> {
+        let Some(place) = lock(&self.places).by_name.get(name).map(Arc::clone) else {
+            return Ok(());
+        };
+        let mut place = place.lock().await;
+        let Some(mount) = place.as_mut().filter(|mount| mount.name == name) else {
+            return Ok(());
+        };
+        mount.users = mount.users.saturating_sub(1);
+        if mount.users > 0 {
+            return Ok(());
+        }
+        // Under the lock: who asks for it next asks behind this.
         let share = name.to_owned();
         self.connection
             .ask(&Request::Release { share })
@@ -209,20 +305,46 @@ async fn serve(mut call: Call, server: Arc<Server>, told: oneshot::Sender<Result
     writer.abort();
 }
 
-/// A shared tree takes many handles; more is not asked for than the system allows anyway.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let maximum = limit.maximum.unwrap_or(OPEN_FILES);
-    let wanted = OPEN_FILES.min(maximum);
-    if limit.current.is_some_and(|current| current < wanted) {
-        // Fewer files are only slower.
-        let _ = setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: Some(wanted),
-                maximum: limit.maximum,
-            },
-        );
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::vm::{fake_agent::FakeAgent, pipe::greet_guest};
+
+    #[tokio::test]
+    async fn a_mount_that_does_not_come_is_given_up_whole() {
+        let agent = FakeAgent::default();
+        agent.mounts_nothing.store(true, Ordering::SeqCst);
+        let (host, guest) = UnixStream::pair().unwrap();
+        tokio::spawn(agent.clone().serve(guest));
+        let (reader, mut writer) = host.into_split();
+        let (reader, hello) = greet_guest(reader, &mut writer, "test").await.unwrap();
+        let shares = Shares::new(Connection::new(reader, writer, hello));
+        let dir = tempfile::tempdir().unwrap();
+        let sharing = tokio::spawn({
+            let (shares, path) = (shares.clone(), dir.path().to_owned());
+            async move { shares.share(&path, false).await }
+        });
+        while agent.requests.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::pause();
+        let error = sharing.await.unwrap().unwrap_err();
+        assert!(matches!(error, ShareError::NoMount(_)), "{error}");
+        tokio::time::resume();
+        while agent.cancelled.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        while lock(&shares.serving).try_join_next().is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert!(lock(&shares.serving).is_empty());
+        // The next one is a new attempt.
+        agent.mounts_nothing.store(false, Ordering::SeqCst);
+        shares.share(dir.path(), false).await.unwrap();
+        assert_eq!(agent.requests.lock().unwrap().len(), 2);
     }
 }

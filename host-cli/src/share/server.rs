@@ -13,6 +13,7 @@ use vdkr_core::fuse::{
 
 use super::{
     Limits, Source,
+    budget::{Budget, Slot},
     handles::{Handle, Handles},
     nodes::Nodes,
 };
@@ -39,7 +40,8 @@ pub(super) type Result<T = Vec<u8>> = std::result::Result<T, Errno>;
 #[derive(Debug)]
 pub struct Server {
     pub(super) owner: Owner,
-    nodes: Mutex<Nodes>,
+    budget: Arc<Budget>,
+    nodes: Arc<Mutex<Nodes>>,
     handles: Mutex<Handles>,
     read_only: bool,
 }
@@ -56,15 +58,29 @@ pub(super) struct Owner {
 impl Server {
     /// A server of this directory or file.
     pub fn new(source: Source, read_only: bool, limits: Limits) -> std::io::Result<Self> {
+        Self::with_budget(source, read_only, limits, Budget::of_this_process())
+    }
+
+    pub(super) fn with_budget(
+        source: Source,
+        read_only: bool,
+        limits: Limits,
+        budget: Arc<Budget>,
+    ) -> std::io::Result<Self> {
         let mut gids = vec![rustix::process::getegid().as_raw()];
         gids.extend(rustix::process::getgroups()?.iter().map(|gid| gid.as_raw()));
+        let dev = rustix::fs::fstat(&source.fd)?.st_dev;
+        let nodes = Nodes::new(source.fd, limits, Arc::clone(&budget))?;
+        let nodes = Arc::new(Mutex::new(nodes));
+        budget.add(&nodes);
         Ok(Self {
             owner: Owner {
                 uid: rustix::process::geteuid().as_raw(),
                 gids,
-                dev: rustix::fs::fstat(&source.fd)?.st_dev,
+                dev,
             },
-            nodes: Mutex::new(Nodes::new(source.fd, limits)?),
+            budget,
+            nodes,
             handles: Mutex::new(Handles::new(limits.handles)),
             read_only,
         })
@@ -206,11 +222,27 @@ impl Server {
         self.handles().get(number)
     }
 
+    /// Room for one more open file.
+    pub(super) fn room(&self) -> Result<Slot> {
+        self.handles().room()?;
+        let slot = self.budget.slot().or_else(|| {
+            self.give_back();
+            self.budget.slot()
+        });
+        slot.ok_or(Errno::NFILE)
+    }
+
+    /// Gives back what this and every other share can do without.
+    fn give_back(&self) {
+        self.nodes().give_back(0);
+        self.budget.reclaim();
+    }
+
     /// Does something that opens a file, again when there were too many open.
     pub(super) fn with_room<T>(&self, open: impl Fn() -> Result<T>) -> Result<T> {
         match open() {
             Err(Errno::MFILE | Errno::NFILE) => {
-                self.nodes().give_back(0);
+                self.give_back();
                 open()
             }
             opened => opened,

@@ -8,6 +8,8 @@ use std::{
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 
+use super::nodes::own_path;
+
 /// A path cannot be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -35,6 +37,14 @@ impl SourceError {
             _ => None,
         }
     }
+}
+
+/// What tells sources apart. The path counts too: other file systems may be mounted below.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Identity {
+    path: PathBuf,
+    dev: u64,
+    ino: u64,
 }
 
 /// A directory or file that is open for being a place, and for nothing else yet.
@@ -71,6 +81,16 @@ impl Source {
             }),
             _ => Err(SourceError::Kind(path.to_owned())),
         }
+    }
+
+    /// Which file it is, and where: for as long as it is open, nothing else is the same.
+    pub(super) fn identity(&self) -> io::Result<Identity> {
+        let stat = fstat(&self.fd)?;
+        Ok(Identity {
+            path: std::fs::read_link(own_path(&self.fd))?,
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+        })
     }
 
     /// Whether it is a directory.

@@ -351,7 +351,14 @@ impl Session {
     /// needed to have everything written down.
     pub async fn close(mut self) {
         if let Some(own) = &mut self.machine {
+            let mut errors = own.qemu.disk_errors().await;
             let stopped = timeout(SHUTDOWN_PATIENCE, self.connection.ask(&Request::Shutdown)).await;
+            // The last writes are made at the end.
+            errors.extend(own.qemu.disk_errors().await);
+            errors.dedup();
+            for words in errors {
+                say(&words);
+            }
             match stopped {
                 // What it would still do concerns itself alone.
                 Ok(Ok(Ok(Reply::Settled))) => own.qemu.kill().await,

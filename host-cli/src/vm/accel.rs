@@ -75,6 +75,14 @@ pub enum Plan {
     Insist,
 }
 
+impl Plan {
+    /// Whether a failure with the processor's help, where emulation then works, is worth
+    /// remembering. Once the help was proved, one failure may have any reason.
+    pub fn can_disprove(self) -> bool {
+        self == Self::Prove
+    }
+}
+
 /// KVM was asked for and cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KvmError {
@@ -272,6 +280,11 @@ mod tests {
                 "{wish:?} {usable} {verdict:?}"
             );
         }
+        // Only where nothing is known is something learnt from a failure.
+        let learning = |plan: &Plan| plan.can_disprove();
+        let plans = [Plan::Emulate, Plan::Trust, Plan::Prove, Plan::Insist];
+        let learns: Vec<_> = plans.into_iter().filter(learning).collect();
+        assert_eq!(learns, [Plan::Prove]);
         let error = plan(AccelWish::Kvm, no_device(), None).unwrap_err();
         assert!(error.to_string().contains("group kvm"), "{error}");
     }

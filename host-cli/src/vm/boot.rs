@@ -331,6 +331,15 @@ impl Failed {
         Self::Qmp(error)
     }
 
+    /// Whether it may be the guest that does not run. What failed on this computer would fail with
+    /// every acceleration.
+    pub(super) fn speaks_of_the_guest(&self) -> bool {
+        match self {
+            Self::Ended { .. } | Self::Late { .. } | Self::Pipe(_) => true,
+            Self::Spawn(_) | Self::Disk(_) | Self::Qmp(_) => false,
+        }
+    }
+
     /// One line.
     pub(super) fn reason(&self) -> String {
         match self {
@@ -388,6 +397,37 @@ impl Failed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_guests_own_failures_speak_of_acceleration() {
+        let refused = || QmpError::Refused {
+            command: "device_add".into(),
+            reason: "no space".into(),
+        };
+        for (failed, speaks) in [
+            (Failed::Qmp(refused()), false),
+            (Failed::Disk(DisksError::NotHot), false),
+            (
+                Failed::Disk(DisksError::Qmp {
+                    what: "attach",
+                    serial: "s".into(),
+                    source: refused(),
+                }),
+                false,
+            ),
+            (
+                Failed::Late {
+                    waited: Duration::ZERO,
+                    silent: true,
+                    console: String::new(),
+                },
+                true,
+            ),
+            (Failed::Pipe(PipeError::Closed), true),
+        ] {
+            assert_eq!(failed.speaks_of_the_guest(), speaks, "{}", failed.reason());
+        }
+    }
 
     #[test]
     fn a_failed_boot_shows_its_last_words() {

@@ -200,8 +200,15 @@ impl Drop for Call {
         if unfinished {
             let mut frame = Vec::new();
             if encode(&mut frame, Kind::Cancel, *stream, &[]).is_ok() {
-                // Full only when the agent reads nothing, and then it reads no cancel either.
-                let _ = shared.outgoing.try_send(frame);
+                let sent = shared.outgoing.try_send(frame);
+                // A queue that is full for the moment takes it later; without a runtime nobody
+                // writes any more.
+                if let Err(mpsc::error::TrySendError::Full(frame)) = sent
+                    && let Ok(runtime) = tokio::runtime::Handle::try_current()
+                {
+                    let outgoing = shared.outgoing.clone();
+                    runtime.spawn(async move { outgoing.send(frame).await });
+                }
             }
         }
         lock(&mailbox.state).ended = true;
@@ -548,6 +555,28 @@ mod tests {
             Ok(Reply::Ran { status: 0 })
         );
         assert_eq!(*agent.cancelled.lock().unwrap(), [3, 4]);
+    }
+
+    #[tokio::test]
+    async fn a_cancel_is_not_lost_in_a_full_queue() {
+        let (connection, agent) = connected().await;
+        let mut call = connection.call(&run(&["cat"])).await.unwrap();
+        let dropped = connection.call(&run(&["signal"])).await.unwrap();
+        while agent.requests.lock().unwrap().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        // Nobody else has a turn before the drop: what is put in here stays in.
+        let mut resize = Vec::new();
+        encode(&mut resize, Kind::Resize, 1, &[0; 4]).unwrap();
+        let outgoing = &connection.shared.outgoing;
+        while outgoing.try_send(resize.clone()).is_ok() {}
+        drop(dropped);
+        while agent.cancelled.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*agent.cancelled.lock().unwrap(), [2]);
+        call.sender().end_stdin().await.unwrap();
+        assert_eq!(finish(&mut call).await.2, Ok(Reply::Ran { status: 0 }));
     }
 
     #[tokio::test]

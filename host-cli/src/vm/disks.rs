@@ -9,7 +9,7 @@ use vdkr_core::channel::message::{DiskRequest, Failure, FailureCode};
 
 use super::{
     process::Qemu,
-    qemu::{DISK_CONTROLLER, block_node},
+    qemu::{DISK_CONTROLLER, ON_ERROR, block_node},
     qmp::{Qmp, QmpError},
 };
 
@@ -17,6 +17,8 @@ use super::{
 const MAX_SERIAL: usize = 36;
 /// Disks that one controller has numbers for.
 const MAX_DISKS: usize = 250;
+/// How long it may take to say what went wrong.
+const ERRORS: Duration = Duration::from_secs(2);
 /// How long the emulator may take for one command.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -86,6 +88,8 @@ struct Attached {
     disk: DiskRequest,
     /// Name of its node and its device.
     name: String,
+    /// Its device is gone; what is left is the node.
+    unplugged: bool,
 }
 
 impl Qemu {
@@ -104,6 +108,13 @@ impl Qemu {
         patiently("detach", serial, disks.detach(control, serial)).await
     }
 
+    /// What went wrong on this computer with the machine's disks since this was asked last, in
+    /// words; the guest has only seen that something did.
+    pub async fn disk_errors(&mut self) -> Vec<String> {
+        let (control, disks) = self.disks();
+        errors(control, disks.as_deref()).await
+    }
+
     /// Serial numbers of the disks that are attached.
     pub fn attached(&mut self) -> Vec<String> {
         let (_, disks) = self.disks();
@@ -112,6 +123,29 @@ impl Qemu {
             serials.collect()
         })
     }
+}
+
+async fn errors(control: &mut Qmp, disks: Option<&HotDisks>) -> Vec<String> {
+    // Events come before the answer to whatever is asked. One that ends says what it can.
+    let _ = timeout(ERRORS, control.execute("query-status")).await;
+    let mut told: Vec<String> = Vec::new();
+    for event in control.take_events("BLOCK_IO_ERROR") {
+        let text = |key: &str| event[key].as_str().unwrap_or_default();
+        let known = disks.and_then(|disks| {
+            let mut disks = disks.disks.iter();
+            disks.find(|known| text("node-name") == known.name)
+        });
+        let file = known.map_or("the machine's disk", |known| &*known.disk.path);
+        let verb = match text("operation") {
+            "read" => "read",
+            _ => "write to",
+        };
+        let words = format!("cannot {verb} {file}: {}", text("reason"));
+        if !told.contains(&words) {
+            told.push(words);
+        }
+    }
+    told
 }
 
 async fn patiently(
@@ -166,6 +200,8 @@ impl HotDisks {
             "drive": name,
             "serial": serial,
             "rotation_rate": 1,
+            "werror": ON_ERROR,
+            "rerror": ON_ERROR,
         });
         if let Err(error) = control.execute_with("device_add", device).await {
             let _ = control
@@ -174,7 +210,11 @@ impl HotDisks {
             return Err(failed(error));
         }
         let disk = disk.clone();
-        self.disks.push(Attached { disk, name });
+        self.disks.push(Attached {
+            disk,
+            name,
+            unplugged: false,
+        });
         Ok(())
     }
 
@@ -183,7 +223,10 @@ impl HotDisks {
         let Some(at) = self.disks.iter().position(known) else {
             return Ok(());
         };
-        let Some(Attached { name, .. }) = self.disks.get(at) else {
+        let Some(Attached {
+            name, unplugged, ..
+        }) = self.disks.get_mut(at)
+        else {
             return Ok(());
         };
         let failed = |source| DisksError::Qmp {
@@ -191,21 +234,35 @@ impl HotDisks {
             serial: serial.to_owned(),
             source,
         };
-        control
-            .execute_with("device_del", json!({ "id": name }))
-            .await
-            .map_err(failed)?;
-        control
-            .event("DEVICE_DELETED", |data| data["device"] == *name)
-            .await
-            .map_err(failed)?;
-        control
-            .execute_with("blockdev-del", json!({ "node-name": name }))
-            .await
-            .map_err(failed)?;
+        if !*unplugged {
+            let device = json!({ "id": name });
+            match control.execute_with("device_del", device).await {
+                Ok(_) => control
+                    .event("DEVICE_DELETED", |data| data["device"] == **name)
+                    .await
+                    .map_err(failed)?,
+                // An earlier attempt was given up before the answer.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(failed(error)),
+            }
+            *unplugged = true;
+        }
+        let node = json!({ "node-name": name });
+        match control.execute_with("blockdev-del", node).await {
+            Err(error) if !is_gone(&error) => return Err(failed(error)),
+            _ => {}
+        }
         self.disks.remove(at);
         Ok(())
     }
+}
+
+/// Whether the emulator has no device or node of that name.
+fn is_gone(error: &QmpError) -> bool {
+    let gone = |reason: &str| {
+        reason.ends_with("not found") || reason.starts_with("Failed to find node with node-name")
+    };
+    matches!(error, QmpError::Refused { reason, .. } if gone(reason))
 }
 
 #[cfg(test)]
@@ -288,6 +345,125 @@ mod tests {
                 "device_add",
                 "blockdev-del",
                 "device_del",
+                "blockdev-del"
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn what_goes_wrong_with_a_disk_is_told_once() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut control = Qmp::new(ours);
+        let disks = HotDisks {
+            disks: vec![Attached {
+                disk: disk("a", "/full/state.img"),
+                name: "hot-1".to_owned(),
+                unplugged: false,
+            }],
+            last: 1,
+        };
+        let emulator = tokio::spawn(async move {
+            let (reader, mut writer) = theirs.into_split();
+            let mut lines = BufReader::new(reader).lines();
+            let event = |node: &str, operation: &str| {
+                let data = json!({
+                    "device": "", "node-name": node, "operation": operation, "action": "report",
+                    "nospace": true, "reason": "No space left on device",
+                });
+                format!("{}\n", json!({ "event": "BLOCK_IO_ERROR", "data": data }))
+            };
+            let done = "{\"return\":{}}\n";
+            let answers = [
+                done.to_owned(),
+                event("hot-1", "write").repeat(3) + &event("state", "read") + done,
+                done.to_owned(),
+            ];
+            writer.write_all(b"{\"QMP\":{}}\n").await.unwrap();
+            for answer in answers {
+                lines.next_line().await.unwrap();
+                writer.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        assert_eq!(
+            errors(&mut control, Some(&disks)).await,
+            [
+                "cannot write to /full/state.img: No space left on device",
+                "cannot read the machine's disk: No space left on device",
+            ]
+        );
+        assert_eq!(errors(&mut control, Some(&disks)).await, [""; 0]);
+        emulator.await.unwrap();
+        // An emulator that has gone says nothing.
+        assert_eq!(errors(&mut control, Some(&disks)).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_detach_that_was_given_up_goes_on_where_it_was() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (reader, mut writer) = theirs.into_split();
+        let mut lines = BufReader::new(reader).lines();
+        let mut control = Qmp::new(ours);
+        let mut disks = HotDisks::default();
+        for (serial, name) in [("a", "hot-1"), ("b", "hot-2")] {
+            disks.disks.push(Attached {
+                disk: disk(serial, "/a"),
+                name: name.to_owned(),
+                unplugged: false,
+            });
+        }
+        let emulator = tokio::spawn(async move {
+            let mut say = async |line: Value| {
+                writer
+                    .write_all(format!("{line}\n").as_bytes())
+                    .await
+                    .unwrap();
+            };
+            let done = json!({ "return": {} });
+            let refused = |text: &str| json!({ "error": { "desc": text } });
+            let deleted =
+                |name: &str| json!({ "event": "DEVICE_DELETED", "data": { "device": name } });
+            say(json!({ "QMP": {} })).await;
+            let mut asked = Vec::new();
+            while let Some(line) = lines.next_line().await.unwrap() {
+                let message: Value = serde_json::from_str(&line).unwrap();
+                asked.push(message["execute"].as_str().unwrap().to_owned());
+                // The first disk: its device goes while nobody waits, its node before it is asked
+                // for. The second: its node is in use at first.
+                match asked.len() {
+                    2 => say(done.clone()).await,
+                    3 => {
+                        say(deleted("hot-1")).await;
+                        say(refused("Device 'hot-1' not found")).await;
+                    }
+                    4 => say(refused("Failed to find node with node-name='hot-1'")).await,
+                    5 => {
+                        say(done.clone()).await;
+                        say(deleted("hot-2")).await;
+                    }
+                    6 => say(refused("Node hot-2 is in use")).await,
+                    _ => say(done.clone()).await,
+                }
+            }
+            asked
+        });
+        let abandoned = disks.detach(&mut control, "a");
+        let patience = Duration::from_millis(200);
+        assert!(timeout(patience, abandoned).await.is_err());
+        disks.detach(&mut control, "a").await.unwrap();
+        let error = disks.detach(&mut control, "b").await.unwrap_err();
+        assert!(error.to_string().contains("in use"), "{error}");
+        disks.detach(&mut control, "b").await.unwrap();
+        assert!(disks.disks.is_empty());
+        drop(control);
+        assert_eq!(
+            emulator.await.unwrap(),
+            [
+                "qmp_capabilities",
+                "device_del",
+                "device_del",
+                "blockdev-del",
+                "device_del",
+                "blockdev-del",
                 "blockdev-del"
             ]
         );

@@ -23,7 +23,7 @@ pub mod tsc;
 
 #[cfg(test)]
 #[path = "../../tests/fake_agent/mod.rs"]
-mod fake_agent;
+pub(crate) mod fake_agent;
 
 /// How this program names itself to an agent.
 pub const SOFTWARE: &str = concat!("vdkr ", env!("CARGO_PKG_VERSION"));

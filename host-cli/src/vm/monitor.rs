@@ -1,6 +1,9 @@
 //! Keeps one machine and shares its agent among many commands, over a socket in the state
 //! directory that speaks the channel's own protocol.
 
+mod idle;
+mod pipes;
+
 use std::{
     collections::HashMap,
     io,
@@ -10,20 +13,23 @@ use std::{
 };
 
 use tokio::{
-    io::AsyncWriteExt as _,
     net::{UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
-    sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OnceCell, OwnedSemaphorePermit, mpsc},
     time::{Instant, sleep_until, timeout},
 };
 use vdkr_core::channel::{
-    Frame, HEADER_LEN, Kind,
+    Frame, Kind,
     message::{
         ContainerRequest, Done, Failure, FailureCode, GuestHello, MachineState, Message as _,
         Reply, Request,
     },
 };
 
+use self::{
+    idle::Idle,
+    pipes::{read_from_client, read_from_guest, write_to_client, write_to_guest},
+};
 use super::{
     channel::Connection,
     forward::{Commands, Forwards, Owner},
@@ -31,13 +37,11 @@ use super::{
     pipe::{FrameReader, greet_guest, greet_host},
     process::Qemu,
     qmp::QmpError,
-    router::{ClientFrames, ClientId, Router, ToGuest, Verdict, client_queue},
+    router::{ClientId, Router, Verdict, client_queue, own_request},
     start::Started,
 };
 use crate::share::{ShareError, Shares};
 
-/// Bytes that one client may have on the way to the agent.
-const CLIENT_SHARE: usize = 1 << 20;
 /// Frames on the way from clients and the agent to the router.
 const INBOX: usize = 256;
 /// How long the agent may take to say whether a container runs.
@@ -136,10 +140,21 @@ enum Input {
     ClientGreeted(
         FrameReader<tokio::net::unix::OwnedReadHalf>,
         tokio::net::unix::OwnedWriteHalf,
+        By,
     ),
+    NotGreeted(By),
     Guest(Frame),
     GuestGone,
     Shared(ClientId, u32, Result<String, Failure>),
+}
+
+/// Who greets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// A command.
+    Other,
+    /// This process, which serves directories.
+    Own,
 }
 
 struct Hub {
@@ -147,8 +162,7 @@ struct Hub {
     inbox: mpsc::Receiver<Input>,
     sender: mpsc::Sender<Input>,
     hello: Arc<GuestHello>,
-    idle: Option<Duration>,
-    quiet_since: Instant,
+    idle: Idle,
     /// The question whether a container runs, before an idle machine stops.
     asked: Option<u32>,
     /// The ports that are open.
@@ -181,8 +195,7 @@ impl Hub {
             inbox,
             sender,
             hello: Arc::new(hello),
-            idle,
-            quiet_since: Instant::now(),
+            idle: Idle::new(idle),
             asked: None,
             forwards: Forwards::default(),
             waiting_for_stop: Vec::new(),
@@ -228,7 +241,10 @@ impl Hub {
             };
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((socket, _)) => self.greet(socket),
+                    Ok((socket, _)) => {
+                        self.idle.comes();
+                        self.greet(socket, By::Other);
+                    }
                     // Out of descriptors: others will be given back.
                     Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 },
@@ -256,9 +272,8 @@ impl Hub {
         } else {
             Duration::ZERO
         };
-        self.idle
-            .filter(|_| self.router.busy() <= own)
-            .map(|idle| self.quiet_since + idle + patience)
+        let at = self.idle.at().filter(|_| self.router.busy() <= own);
+        at.map(|at| at + patience)
     }
 
     /// Requests that are under way on nobody's behalf.
@@ -278,12 +293,10 @@ impl Hub {
             Ok(Ok(Reply::Info(info))) => info.containers,
             _ => 0,
         };
-        self.quiet_since = if running > 0 {
-            Instant::now()
-        } else {
-            self.quiet_since
-        };
-        running == 0 && self.router.busy() <= self.own_requests()
+        if running > 0 {
+            self.idle.used();
+        }
+        self.idle_at().is_some_and(|at| at <= Instant::now())
     }
 
     /// Carries out what is the monitor's own. Short: the emulator answers in milliseconds.
@@ -318,14 +331,20 @@ impl Hub {
     async fn handle(&mut self, input: Input, qemu: &mut impl Emulator) -> Option<Ending> {
         let mut busy = self.router.busy() > self.own_requests();
         match input {
-            Input::ClientGreeted(reader, writer) => self.add_client(reader, writer),
+            Input::ClientGreeted(reader, writer, by) => self.add_client(reader, writer, by),
+            Input::NotGreeted(By::Other) => self.idle.came(None),
+            Input::NotGreeted(By::Own) => {}
             Input::ClientGone(id) => {
                 self.disconnect(id);
                 let owner = Owner::Client(id);
                 self.forwards.close(&mut Ports(qemu), &owner).await;
             }
             Input::Client(id, frame, share) => {
-                match self.router.from_client(id, &frame, Some(share)) {
+                let verdict = self.router.from_client(id, &frame, Some(share));
+                let looks =
+                    matches!(&verdict, Verdict::Own(_, request) if **request == Request::Machine);
+                self.idle.sends(id, looks);
+                match verdict {
                     Verdict::Routed => {}
                     Verdict::CutOff => self.disconnect(id),
                     Verdict::Own(stream, request) => match *request {
@@ -370,7 +389,7 @@ impl Hub {
             Input::GuestGone => return Some(Ending::MachineGone),
         }
         if busy || self.router.busy() > self.own_requests() {
-            self.quiet_since = Instant::now();
+            self.idle.used();
         }
         None
     }
@@ -389,6 +408,7 @@ impl Hub {
     /// Removes a client. What it had mounted goes with the last container that uses it.
     fn disconnect(&mut self, id: ClientId) {
         self.router.disconnect(id);
+        self.idle.goes(id);
         for name in self.granted.remove(&id).unwrap_or_default() {
             self.release(name);
         }
@@ -400,7 +420,7 @@ impl Hub {
         // A connection like every other's, so that the router keeps this process's calls apart too.
         let pair = match UnixStream::pair() {
             Ok((ours, theirs)) if !shares.initialized() => {
-                self.greet(theirs);
+                self.greet(theirs, By::Own);
                 Ok(Some(ours))
             }
             Ok(_) => Ok(None),
@@ -450,16 +470,17 @@ impl Hub {
         });
     }
 
-    fn greet(&self, socket: UnixStream) {
+    fn greet(&self, socket: UnixStream, by: By) {
         let (sender, hello) = (self.sender.clone(), Arc::clone(&self.hello));
         tokio::spawn(async move {
             let (reader, mut writer) = socket.into_split();
-            if let Ok(Ok((reader, _))) =
-                timeout(GREETING, greet_host(reader, &mut writer, &hello)).await
-            {
-                // Closed only when the monitor ends.
-                let _ = sender.send(Input::ClientGreeted(reader, writer)).await;
-            }
+            let greeted = timeout(GREETING, greet_host(reader, &mut writer, &hello)).await;
+            let input = match greeted {
+                Ok(Ok((reader, _))) => Input::ClientGreeted(reader, writer, by),
+                _ => Input::NotGreeted(by),
+            };
+            // Closed only when the monitor ends.
+            let _ = sender.send(input).await;
         });
     }
 
@@ -467,9 +488,13 @@ impl Hub {
         &mut self,
         reader: FrameReader<tokio::net::unix::OwnedReadHalf>,
         writer: tokio::net::unix::OwnedWriteHalf,
+        by: By,
     ) {
         let (queue, frames) = client_queue();
-        let id = self.router.connect(queue);
+        let id = self.router.connect(queue, by == By::Own);
+        if by == By::Other {
+            self.idle.came(Some(id));
+        }
         self.writers.spawn(write_to_client(writer, frames));
         tokio::spawn(read_from_client(reader, id, self.sender.clone()));
     }
@@ -485,10 +510,16 @@ impl Hub {
                         Input::Guest(frame) => drop(self.router.from_guest(&frame)),
                         // What is under way goes on, above all the directories that are served
                         // and are needed until they are unmounted. Nothing new begins.
-                        Input::Client(id, frame, share)
-                            if !matches!(frame.kind, Kind::Open | Kind::Part) =>
-                        {
-                            self.router.from_client(id, &frame, Some(share));
+                        Input::Client(id, frame, share) => match frame.kind {
+                            Kind::Open => self.turn_away(id, &frame),
+                            Kind::Part => {}
+                            _ => drop(self.router.from_client(id, &frame, Some(share))),
+                        },
+                        Input::ClientGreeted(reader, writer, by) => {
+                            self.add_client(reader, writer, by);
+                        }
+                        Input::Shared(id, stream, shared) => {
+                            self.answer_share(id, stream, shared);
                         }
                         Input::ClientGone(id) => self.disconnect(id),
                         // The agent has closed its port: the end is near.
@@ -506,6 +537,20 @@ impl Hub {
         }
     }
 
+    /// Answers a request that came too late.
+    fn turn_away(&mut self, id: ClientId, open: &Frame) {
+        if own_request(&open.payload) == Some(Request::Shutdown) {
+            self.waiting_for_stop.push((id, open.stream));
+            return;
+        }
+        let failure = Failure::new(
+            FailureCode::Unreachable,
+            "the virtual machine is being stopped",
+        )
+        .with_hint("run the command again: it waits for that, and starts a new machine");
+        self.router.answer(id, open.stream, &Err(failure));
+    }
+
     /// Answers those who asked for the stop, and lets the last bytes out.
     async fn farewell(mut self) {
         for (id, stream) in std::mem::take(&mut self.waiting_for_stop) {
@@ -521,60 +566,6 @@ impl Hub {
             while writers.join_next().await.is_some() {}
         })
         .await;
-    }
-}
-
-async fn read_from_client<R: tokio::io::AsyncRead + Unpin>(
-    mut reader: FrameReader<R>,
-    id: ClientId,
-    sender: mpsc::Sender<Input>,
-) {
-    let share = Arc::new(Semaphore::new(CLIENT_SHARE));
-    while let Ok(frame) = reader.next().await {
-        let size = u32::try_from(frame.payload.len() + HEADER_LEN).unwrap_or(u32::MAX);
-        let Ok(permit) = Arc::clone(&share).acquire_many_owned(size).await else {
-            break;
-        };
-        if sender.send(Input::Client(id, frame, permit)).await.is_err() {
-            return;
-        }
-    }
-    let _ = sender.send(Input::ClientGone(id)).await;
-}
-
-async fn write_to_client<W: tokio::io::AsyncWrite + Unpin>(
-    mut writer: W,
-    mut frames: ClientFrames,
-) {
-    while let Some(bytes) = frames.next().await {
-        if writer.write_all(&bytes).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn read_from_guest<R: tokio::io::AsyncRead + Unpin>(
-    mut reader: FrameReader<R>,
-    sender: mpsc::Sender<Input>,
-) {
-    // The end of the pipe and a broken protocol come to the same: this machine is of no more use.
-    while let Ok(frame) = reader.next().await {
-        if sender.send(Input::Guest(frame)).await.is_err() {
-            return;
-        }
-    }
-    let _ = sender.send(Input::GuestGone).await;
-}
-
-async fn write_to_guest<W: tokio::io::AsyncWrite + Unpin>(
-    mut writer: W,
-    mut frames: mpsc::UnboundedReceiver<ToGuest>,
-) {
-    while let Some(ToGuest { bytes, share }) = frames.recv().await {
-        if writer.write_all(&bytes).await.is_err() {
-            return;
-        }
-        drop(share);
     }
 }
 

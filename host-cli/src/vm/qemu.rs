@@ -20,6 +20,10 @@ pub const NETWORK: &str = "net0";
 /// Serial number of the block device with the agent's state.
 pub const STATE_SERIAL: &str = "vdkr-state";
 
+/// What becomes of a request of the guest that fails on this computer, as when its disk is full:
+/// the guest is told, which knows what to do. By itself the emulator would stop the machine.
+pub const ON_ERROR: &str = "report";
+
 /// The board that is emulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Board {
@@ -185,7 +189,9 @@ impl Machine {
                 args.device(
                     "virtio-blk",
                     self.board,
-                    &format!(",drive=state,serial={STATE_SERIAL}"),
+                    &format!(
+                        ",drive=state,serial={STATE_SERIAL},werror={ON_ERROR},rerror={ON_ERROR}"
+                    ),
                 );
             }
             Disks::Hot => {
@@ -353,7 +359,7 @@ mod tests {
                 "virtio-serial-device",
                 "virtserialport,chardev=agent,name=vdkr.agent,id=agent-port",
                 "virtio-net-device,netdev=net0",
-                "virtio-blk-device,drive=state,serial=vdkr-state"
+                "virtio-blk-device,drive=state,serial=vdkr-state,werror=report,rerror=report"
             ]
         );
         assert!(line.contains(&"-no-reboot".to_owned()));

@@ -149,6 +149,12 @@ impl Qmp {
         Ok(())
     }
 
+    /// The data of all events of this name that came and that nobody waited for.
+    pub fn take_events(&mut self, name: &str) -> Vec<Value> {
+        let named = self.events.extract_if(.., |event| event["event"] == name);
+        named.map(|mut event| event["data"].take()).collect()
+    }
+
     async fn command(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
         self.last += 1;
         let mut object = json!({ "execute": command, "id": self.last });

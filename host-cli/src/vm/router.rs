@@ -9,14 +9,18 @@ use std::{
     },
 };
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use vdkr_core::channel::{
-    Frame, Kind, encode,
+    Frame, Kind, MAX_STREAMS, encode,
     message::{Done, Failure, FailureCode, Message as _, Request},
 };
 
-/// Streams that an agent serves at one time.
-const MAX_STREAMS: usize = 512;
+/// Streams of clients. What the agent serves beyond is for the monitor's own requests, and for
+/// those that make room.
+const CLIENT_STREAMS: usize = MAX_STREAMS - 32;
+/// Of these, mounts of directories that this process serves; containers that have ended keep
+/// theirs, and other commands must go on.
+const SHARE_STREAMS: usize = CLIENT_STREAMS - 64;
 /// Bytes that may wait for one client before its news are dropped.
 const NEWS_LIMIT: usize = 1 << 20;
 /// Bytes that may wait for one client before it is cut off. Credit keeps an honest one below.
@@ -96,12 +100,18 @@ pub enum Verdict {
 }
 
 /// The request in a frame, when it is the monitor's own.
-fn own_request(payload: &[u8]) -> Option<Request> {
+pub fn own_request(payload: &[u8]) -> Option<Request> {
     let rest = payload.strip_prefix(br#"{"op":""#)?;
     let end = rest.iter().position(|&byte| byte == b'"')?;
     let name = std::str::from_utf8(rest.get(..end)?).ok()?;
     let own = OWN_REQUESTS.contains(&name) && payload.len() <= OWN_REQUEST;
     own.then(|| Request::decode(payload).ok()).flatten()
+}
+
+/// Whether a request, in one frame, gives streams back.
+fn makes_room(frame: &Frame) -> bool {
+    frame.kind == Kind::Open
+        && Request::decode(&frame.payload).is_ok_and(|request| request.makes_room())
 }
 
 /// The table of streams.
@@ -112,11 +122,15 @@ pub struct Router {
     routes: HashMap<u32, Route>,
     last_stream: u32,
     last_client: ClientId,
+    /// For the one answer to a ping that may wait for the agent to read it.
+    pong: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
 struct Client {
     queue: ClientQueue,
+    /// It is this process itself, which serves directories.
+    own: bool,
     /// The client's stream numbers to the agent's.
     streams: HashMap<u32, u32>,
 }
@@ -140,16 +154,19 @@ impl Router {
             routes: HashMap::new(),
             last_stream: 0,
             last_client: 0,
+            pong: Arc::new(Semaphore::new(1)),
         }
     }
 
-    /// Adds a client.
-    pub fn connect(&mut self, queue: ClientQueue) -> ClientId {
+    /// Adds a client; `own` is one that serves directories in this process and is nobody's use of
+    /// the machine.
+    pub fn connect(&mut self, queue: ClientQueue, own: bool) -> ClientId {
         self.last_client += 1;
         self.clients.insert(
             self.last_client,
             Client {
                 queue,
+                own,
                 streams: HashMap::new(),
             },
         );
@@ -174,9 +191,11 @@ impl Router {
         }
     }
 
-    /// How many requests are under way.
+    /// How many requests are under way, without the directories that this process serves.
     pub fn busy(&self) -> usize {
-        self.routes.len()
+        let own = self.clients.values().filter(|client| client.own);
+        let served: usize = own.map(|client| client.streams.len()).sum();
+        self.routes.len().saturating_sub(served)
     }
 
     /// How many clients there are.
@@ -241,7 +260,7 @@ impl Router {
                 }
                 let stream = match known {
                     Some(stream) => stream,
-                    None => match self.add_route(id, frame.stream) {
+                    None => match self.add_route(id, frame) {
                         Some(stream) => stream,
                         // The rest of a long request would read as one of its own.
                         None if frame.kind == Kind::Part => return Verdict::CutOff,
@@ -273,7 +292,10 @@ impl Router {
     /// nothing off its queue.
     pub fn from_guest(&mut self, frame: &Frame) -> Option<ClientId> {
         if frame.kind == Kind::Ping {
-            self.send_to_guest(Kind::Pong, frame.stream, &[], None);
+            // A guest that asks and does not read gets one answer.
+            if let Ok(turn) = Arc::clone(&self.pong).try_acquire_owned() {
+                self.send_to_guest(Kind::Pong, frame.stream, &[], Some(turn));
+            }
             return None;
         }
         let &Route { client, stream, .. } = self.routes.get(&frame.stream)?;
@@ -294,8 +316,12 @@ impl Router {
         self.clients.contains_key(&id)
     }
 
-    fn add_route(&mut self, client: ClientId, stream: u32) -> Option<u32> {
-        if self.routes.len() >= MAX_STREAMS {
+    fn add_route(&mut self, client: ClientId, first: &Frame) -> Option<u32> {
+        let stream = first.stream;
+        let known = self.clients.get(&client)?;
+        let full = self.routes.len() >= CLIENT_STREAMS
+            || known.own && known.streams.len() >= SHARE_STREAMS;
+        if full && (self.routes.len() >= MAX_STREAMS || !makes_room(first)) {
             return None;
         }
         let number = self.new_stream()?;
@@ -325,7 +351,9 @@ impl Router {
             FailureCode::Failed,
             "the virtual machine has too much to do",
         )
-        .with_hint("wait until other commands have ended");
+        .with_hint(
+            "wait until other commands have ended, or remove containers that are not needed",
+        );
         self.answer(id, stream, &Err(failure));
     }
 
@@ -360,228 +388,4 @@ impl Router {
 }
 
 #[cfg(test)]
-mod tests {
-    use vdkr_core::channel::{
-        Decoder,
-        message::{Event, Reply, RunRequest},
-    };
-
-    use super::*;
-
-    struct Bench {
-        router: Router,
-        guest: mpsc::UnboundedReceiver<ToGuest>,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let (sender, guest) = mpsc::unbounded_channel();
-            Self {
-                router: Router::new(sender),
-                guest,
-            }
-        }
-
-        fn at_guest(&mut self) -> Vec<Frame> {
-            let mut decoder = Decoder::new();
-            let mut frames = Vec::new();
-            while let Ok(sent) = self.guest.try_recv() {
-                decoder.push(&sent.bytes);
-                while let Some(frame) = decoder.next().unwrap() {
-                    frames.push(frame);
-                }
-            }
-            frames
-        }
-    }
-
-    fn at_client(client: &mut ClientFrames) -> Vec<Frame> {
-        let mut decoder = Decoder::new();
-        let mut frames = Vec::new();
-        while let Ok(bytes) = client.frames.try_recv() {
-            decoder.push(&bytes);
-            while let Some(frame) = decoder.next().unwrap() {
-                frames.push(frame);
-            }
-        }
-        frames
-    }
-
-    fn frame(kind: Kind, stream: u32, payload: &[u8]) -> Frame {
-        Frame {
-            kind,
-            stream,
-            payload: payload.to_vec(),
-        }
-    }
-
-    fn open(stream: u32) -> Frame {
-        let mut bytes = Vec::new();
-        let run = RunRequest {
-            image: "i".into(),
-            ..RunRequest::default()
-        };
-        Request::Run(run).encode(&mut bytes, stream).unwrap();
-        let mut decoder = Decoder::new();
-        decoder.push(&bytes);
-        decoder.next().unwrap().unwrap()
-    }
-
-    #[test]
-    fn equal_numbers_of_two_clients_are_kept_apart() {
-        let mut bench = Bench::new();
-        let (one_queue, mut one) = client_queue();
-        let (two_queue, mut two) = client_queue();
-        let (first, second) = (
-            bench.router.connect(one_queue),
-            bench.router.connect(two_queue),
-        );
-        assert_eq!(
-            bench.router.from_client(first, &open(1), None),
-            Verdict::Routed
-        );
-        assert_eq!(
-            bench.router.from_client(second, &open(1), None),
-            Verdict::Routed
-        );
-        bench
-            .router
-            .from_client(second, &frame(Kind::Stdin, 1, b"in"), None);
-        let sent: Vec<_> = bench
-            .at_guest()
-            .iter()
-            .map(|f| (f.kind, f.stream))
-            .collect();
-        assert_eq!(sent, [(Kind::Open, 1), (Kind::Open, 2), (Kind::Stdin, 2)]);
-
-        bench.router.from_guest(&frame(Kind::Stdout, 2, b"two"));
-        bench.router.from_guest(&frame(Kind::Stdout, 1, b"one"));
-        bench.router.from_guest(&frame(Kind::Done, 1, b"{}"));
-        assert_eq!(
-            at_client(&mut one),
-            [frame(Kind::Stdout, 1, b"one"), frame(Kind::Done, 1, b"{}")]
-        );
-        assert_eq!(at_client(&mut two), [frame(Kind::Stdout, 1, b"two")]);
-        assert_eq!(bench.router.busy(), 1);
-        // A late frame of the stream that has ended goes nowhere.
-        bench
-            .router
-            .from_client(first, &frame(Kind::Signal, 1, &[2]), None);
-        assert_eq!(bench.at_guest(), []);
-        // Its number may be used again by the client, and is a new one for the agent.
-        bench.router.from_client(first, &open(1), None);
-        assert_eq!(bench.at_guest()[0].stream, 3);
-    }
-
-    #[test]
-    fn a_client_that_goes_cancels_its_work() {
-        let mut bench = Bench::new();
-        let (queue, _frames) = client_queue();
-        let id = bench.router.connect(queue);
-        bench.router.from_client(id, &open(1), None);
-        bench
-            .router
-            .from_client(id, &frame(Kind::Part, 2, b"{"), None);
-        bench.at_guest();
-        bench.router.disconnect(id);
-        let mut cancelled: Vec<_> = bench
-            .at_guest()
-            .iter()
-            .map(|f| (f.kind, f.stream))
-            .collect();
-        cancelled.sort_by_key(|&(_, stream)| stream);
-        assert_eq!(cancelled, [(Kind::Cancel, 1), (Kind::Cancel, 2)]);
-        assert_eq!(
-            bench.router.busy(),
-            1,
-            "the request is under way until the agent says done"
-        );
-        bench.router.from_guest(&frame(Kind::Stdout, 1, b"late"));
-        bench.router.from_guest(&frame(Kind::Done, 1, b"{}"));
-        assert_eq!(bench.router.busy(), 0);
-    }
-
-    #[test]
-    fn stopping_is_the_monitors_own_business() {
-        let mut bench = Bench::new();
-        let (queue, mut frames) = client_queue();
-        let id = bench.router.connect(queue);
-        let stop = frame(Kind::Open, 7, br#"{"op":"shutdown"}"#);
-        assert_eq!(
-            bench.router.from_client(id, &stop, None),
-            Verdict::Own(7, Box::new(Request::Shutdown))
-        );
-        assert_eq!(bench.at_guest(), []);
-        bench.router.answer(id, 7, &Ok(Reply::Bye));
-        let answer = at_client(&mut frames).remove(0);
-        assert_eq!((answer.kind, answer.stream), (Kind::Done, 7));
-        assert_eq!(Done::decode(&answer.payload).unwrap(), Ok(Reply::Bye));
-    }
-
-    #[test]
-    fn rule_breakers_are_cut_off() {
-        let mut bench = Bench::new();
-        let (queue, _frames) = client_queue();
-        let id = bench.router.connect(queue);
-        assert_eq!(
-            bench
-                .router
-                .from_client(id, &frame(Kind::Open, 0, b"{}"), None),
-            Verdict::CutOff
-        );
-        assert_eq!(
-            bench.router.from_client(id, &open(1), None),
-            Verdict::Routed
-        );
-        assert_eq!(
-            bench.router.from_client(id, &open(1), None),
-            Verdict::CutOff
-        );
-        assert_eq!(
-            bench.router.from_client(99, &open(1), None),
-            Verdict::CutOff
-        );
-    }
-
-    #[test]
-    fn too_many_requests_are_refused_one_by_one() {
-        let mut bench = Bench::new();
-        let (queue, mut frames) = client_queue();
-        let id = bench.router.connect(queue);
-        for stream in 1..=MAX_STREAMS as u32 + 1 {
-            assert_eq!(
-                bench.router.from_client(id, &open(stream), None),
-                Verdict::Routed
-            );
-        }
-        assert_eq!(bench.at_guest().len(), MAX_STREAMS);
-        let refused = at_client(&mut frames);
-        assert_eq!(refused.len(), 1);
-        assert!(Done::decode(&refused[0].payload).unwrap().is_err());
-    }
-
-    #[test]
-    fn a_client_that_reads_nothing_loses_news_then_its_place() {
-        let mut bench = Bench::new();
-        let (queue, mut frames) = client_queue();
-        let id = bench.router.connect(queue);
-        bench.router.from_client(id, &open(1), None);
-        let mut news = Vec::new();
-        let event = Event::Trying {
-            reference: "x".repeat(50_000),
-        };
-        event.encode(&mut news, 1).unwrap();
-        let mut decoder = Decoder::new();
-        decoder.push(&news);
-        let event = decoder.next().unwrap().unwrap();
-        for _ in 0..100 {
-            assert_eq!(bench.router.from_guest(&event), None);
-        }
-        let kept = at_client(&mut frames).len();
-        assert!(kept < 30, "{kept} events wait");
-
-        let data = frame(Kind::Stdout, 1, &vec![0; 60_000]);
-        let cut = (0..10_000).find_map(|_| bench.router.from_guest(&data));
-        assert_eq!(cut, Some(id));
-    }
-}
+mod tests;

@@ -207,6 +207,7 @@ pub async fn start(
         state_disk: state_disk.as_deref(),
     };
 
+    let mut disproved = false;
     if plan != Plan::Emulate {
         let machine = Machine {
             accel: Accel::Kvm,
@@ -220,6 +221,9 @@ pub async fn start(
                 remember(&verdicts, &circumstances, Accel::Kvm, say);
                 return Ok(started);
             }
+            Err(failed) if !failed.speaks_of_the_guest() => {
+                return Err(failed.into_error(options.state_dir.as_deref()));
+            }
             Err(failed) => {
                 let reason = failed.reason();
                 if options.accel == AccelWish::Kvm {
@@ -230,7 +234,7 @@ pub async fn start(
                 say(&format!(
                     "the guest does not run under kvm ({reason}); using emulation"
                 ));
-                remember(&verdicts, &circumstances, Accel::Tcg, say);
+                disproved = plan.can_disprove();
                 stages.mark("kvm trial");
             }
         }
@@ -247,9 +251,14 @@ pub async fn start(
         board: if guess { Board::Q35 } else { board },
         ..machine
     };
-    begin(&boot, &machine, None, options.boot_timeout, stages, say)
+    let started = begin(&boot, &machine, None, options.boot_timeout, stages, say)
         .await
-        .map_err(|failed| failed.into_error(options.state_dir.as_deref()))
+        .map_err(|failed| failed.into_error(options.state_dir.as_deref()))?;
+    // Now it was kvm, and nothing that emulation has in common with it.
+    if disproved {
+        remember(&verdicts, &circumstances, Accel::Tcg, say);
+    }
+    Ok(started)
 }
 
 /// Starts from a snapshot where that can be, else boots.

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -38,6 +38,10 @@ pub(crate) struct FakeAgent {
     pub(crate) hello: GuestHello,
     /// How many containers it says that there are.
     pub(crate) running: Arc<AtomicU64>,
+    /// Whether it takes no notice of being told to power off.
+    pub(crate) deaf_to_shutdown: Arc<AtomicBool>,
+    /// Whether mounts are never there.
+    pub(crate) mounts_nothing: Arc<AtomicBool>,
 }
 
 type Writer = Arc<AsyncMutex<OwnedWriteHalf>>;
@@ -153,12 +157,21 @@ impl FakeAgent {
                 containers: self.running.load(Ordering::SeqCst),
                 ..Info::default()
             })),
+            Request::MountShare { .. } if self.mounts_nothing.load(Ordering::SeqCst) => {
+                while !stream.cancelled && stream.wait().await {}
+                Err(Failure::new(FailureCode::Cancelled, "cancelled"))
+            }
             Request::MountShare { .. } => mount(&mut stream).await,
             Request::Release { .. } => Ok(Reply::Released),
+            Request::KeepShare { share } => Ok(Reply::Shared { share }),
             // As if a monitor stood before it.
             Request::Share { .. } => Ok(Reply::Shared {
                 share: "feedfeed".into(),
             }),
+            Request::Shutdown if self.deaf_to_shutdown.load(Ordering::SeqCst) => {
+                while stream.wait().await {}
+                return;
+            }
             Request::Shutdown => Ok(Reply::Bye),
             Request::Volume { action } => volume(action),
             _ => Err(Failure::new(FailureCode::Unsupported, "what?")),

@@ -142,6 +142,12 @@ pub enum Request {
         /// Its name.
         share: String,
     },
+    /// A mount that was released is wanted again, if it is still there:
+    /// [`Reply::Shared`](super::Reply::Shared).
+    KeepShare {
+        /// Its name.
+        share: String,
+    },
     /// Serve a path of this computer to the machine, until this client has gone and no container
     /// uses it: [`Reply::Shared`](super::Reply::Shared). Only the one who keeps a machine can do
     /// that; an agent cannot.
@@ -160,6 +166,26 @@ pub enum Request {
     /// A request of a later version.
     #[serde(other)]
     Unknown,
+}
+
+impl Request {
+    /// Whether it takes streams off an agent rather than adding one that stays: such a request has
+    /// to be heard however much the agent has to do.
+    pub fn makes_room(&self) -> bool {
+        matches!(
+            self,
+            Self::Release { .. }
+                | Self::KeepShare { .. }
+                | Self::Remove { .. }
+                | Self::Prune(_)
+                | Self::Shutdown
+                | Self::Container(
+                    ContainerRequest::Kill { .. }
+                        | ContainerRequest::Remove { .. }
+                        | ContainerRequest::Stop { .. }
+                )
+        )
+    }
 }
 
 /// Arguments of [`Request::AddImage`]. The configuration comes on standard input, then the manifest.

@@ -317,7 +317,24 @@ fn unreadable_and_repeated_requests() {
         for id in 1..=MAX_STREAMS as u32 + 1 {
             host.open(id, &pull()).await;
         }
-        let refused = host.done(MAX_STREAMS as u32 + 1).await.unwrap_err();
+        let mut next = MAX_STREAMS as u32 + 1;
+        let refused = host.done(next).await.unwrap_err();
         assert!(refused.message.contains("too many"), "{refused}");
+        // What makes room is heard all the same, so many at a time; the end in any case.
+        let release = Request::Release {
+            share: "00ff".into(),
+        };
+        for _ in 0..=SPARE_STREAMS {
+            next += 1;
+            host.open(next, &release).await;
+        }
+        let refused = host.done(next).await.unwrap_err();
+        assert!(refused.message.contains("too many"), "{refused}");
+        host.send(Kind::Cancel, next - 1, &[]).await;
+        let code = host.done(next - 1).await.unwrap_err().code;
+        assert_eq!(code, FailureCode::Cancelled);
+        host.open(next + 1, &Request::Shutdown).await;
+        host.send(Kind::Signal, next + 1, &signal_payload(15)).await;
+        assert_eq!(host.done(next + 1).await, Ok(Reply::Ran { status: 15 }));
     });
 }
