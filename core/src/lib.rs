@@ -29,6 +29,7 @@ pub mod retention;
 pub mod seccomp;
 pub mod tags;
 pub mod tar;
+pub mod target;
 pub mod template;
 pub mod time;
 pub mod transport;

@@ -4,10 +4,17 @@ use std::path::PathBuf;
 
 use vdkr_core::emit::Profile;
 
-use crate::channel::Address;
-use crate::command::{configure::ConfigureOptions, pull::PullOptions, status::StatusOptions};
+use vdkr_core::target::VSOCK_PORT;
 
-/// Where images are kept unless `--state` says otherwise.
+use crate::channel::Address;
+use crate::command::{
+    PullFrom, configure::ConfigureOptions, pull::PullOptions, run::RunOptions,
+    status::StatusOptions,
+};
+
+mod run;
+
+/// Where images are kept unless `--state-dir` says otherwise.
 const DEFAULT_STATE: &str = "/var/lib/vdkr";
 
 /// Help text.
@@ -24,14 +31,26 @@ usage:
   vdkr-agent configure --undo [--root DIR]
       take back what was configured
   vdkr-agent pull NAME... [--registry HOST[:PORT][/NAMESPACE]|none] [--ca FILE]
-                  [--platform OS/ARCH] [--state DIR]
+                  [--platform OS/ARCH] [--state-dir DIR]
       pull images, the configured registry first, Docker Hub only if it answers 404
-  vdkr-agent status [--root DIR] [--state DIR]
-      show what is configured
-  vdkr-agent serve --channel CHANNEL [--state DIR]
-      serve hosts on CHANNEL: port:NAME (a virtio-serial port), vsock:PORT or unix:PATH
-      (a socket, made for the caller alone); several channels may be named
-      --state DIR   where images and containers are kept (default /var/lib/vdkr)
+  vdkr-agent run [OPTIONS] IMAGE [COMMAND [ARG]...]
+      run a container, on the network of this machine unless --network none
+      -d, --detach   let it run behind (the service keeps it); otherwise its status is returned
+      -e, --env NAME=VALUE   -i, --interactive   --name NAME   --rm   --entrypoint PROGRAM
+      -u, --user USER   -w, --workdir DIR   --network host|none   --pull missing|never
+      --registry and --ca as for pull; --state-dir DIR
+  vdkr-agent status [--root DIR] [--state-dir DIR]
+      show what is configured, and whether the service runs
+  vdkr-agent serve CHANNEL... [--state-dir DIR]
+      be the service: let hosts in on CHANNEL (several may be named), and serve pull and run above
+      --vsock[=PORT]   virtual machine sockets (1024), for the machine's host alone
+      --serial PATH    a serial line at the speed that it has, or a virtio-serial port's device
+      --unix PATH      a socket, made for the caller alone
+      --channel port:NAME   a virtio-serial port, once the machine has it; also vsock:PORT,
+                       serial:PATH and unix:PATH
+      Containers get the machine's network. They stop with the service; those with a restart
+      policy start with it again. One service at a time has a state directory.
+      --state-dir DIR  where images and containers are kept (default /var/lib/vdkr)
   vdkr-agent --version
   vdkr-agent --help
 
@@ -49,6 +68,8 @@ pub enum Mode {
     Configure(ConfigureOptions),
     /// Pull into the target's own store.
     Pull(PullOptions),
+    /// Run a container on the target.
+    Run(RunOptions),
     /// Show the configuration.
     Status(StatusOptions),
     /// Be the monitor of one container; only started by the agent itself.
@@ -72,6 +93,18 @@ pub struct ServeOptions {
     pub boot_report: Option<PathBuf>,
 }
 
+impl ServeOptions {
+    /// An agent that serves only the process that it is in.
+    pub fn of_state(state: PathBuf) -> Self {
+        Self {
+            channels: Vec::new(),
+            state,
+            own_machine: false,
+            boot_report: None,
+        }
+    }
+}
+
 /// Reads the arguments of the process `pid`. The error is a sentence for standard error.
 pub fn parse(pid: u32, args: &[String]) -> Result<Mode, String> {
     let mut args = args.iter().map(String::as_str);
@@ -87,53 +120,47 @@ pub fn parse(pid: u32, args: &[String]) -> Result<Mode, String> {
         Some("serve") => parse_serve(args),
         Some("configure") => parse_configure(args).map(Mode::Configure),
         Some("pull") => parse_pull(args).map(Mode::Pull),
+        Some("run") => run::parse(args).map(Mode::Run),
         Some("status") => parse_status(args).map(Mode::Status),
         Some(other) => Err(format!("unknown command {other:?}; try vdkr-agent --help")),
     }
 }
 
-fn parse_serve<'a>(mut args: impl Iterator<Item = &'a str>) -> Result<Mode, String> {
-    let mut channels = Vec::new();
-    let mut channel = None;
-    let mut state = None;
-    let mut own_machine = false;
-    let mut boot_report = None;
-    while let Some(arg) = args.next() {
-        let (name, attached) = match arg.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (arg, None),
-        };
-        if name == "--own-machine" && attached.is_none() {
-            own_machine = true;
-            continue;
-        }
-        let slot = match name {
-            "--channel" => &mut channel,
-            "--state" => &mut state,
-            "--boot-report" => &mut boot_report,
-            _ => {
-                return Err(format!(
-                    "unknown option {arg:?} of serve; try vdkr-agent --help"
-                ));
+fn parse_serve<'a>(args: impl Iterator<Item = &'a str>) -> Result<Mode, String> {
+    let mut options = ServeOptions::of_state(DEFAULT_STATE.into());
+    let mut words = Words(args, "serve", None);
+    while let Some(word) = words.next()? {
+        let channel = match word {
+            Word::Option("--own-machine") => {
+                options.own_machine = true;
+                continue;
             }
+            Word::Option(name @ "--boot-report") => {
+                options.boot_report = Some(words.value(name)?.into());
+                continue;
+            }
+            Word::Option(name @ ("--state" | "--state-dir")) => {
+                options.state = words.value(name)?.into();
+                continue;
+            }
+            Word::Option(name @ "--channel") => words.value(name)?.parse()?,
+            Word::Option("--vsock") => match words.attached() {
+                None => Address::Vsock(VSOCK_PORT),
+                Some(port) => format!("vsock:{port}").parse()?,
+            },
+            Word::Option(name @ "--serial") => Address::Serial(words.value(name)?.into()),
+            Word::Option(name @ "--unix") => Address::Unix(words.value(name)?.into()),
+            Word::Option(word) | Word::Plain(word) => return Err(words.unknown(word)),
         };
-        let value = attached
-            .or_else(|| args.next())
-            .filter(|value| !value.is_empty());
-        *slot = Some(value.ok_or_else(|| format!("option {name} needs a value"))?);
-        if let Some(channel) = channel.take() {
-            channels.push(channel.parse()?);
-        }
+        options.channels.push(channel);
     }
-    if channels.is_empty() {
-        return Err("serve needs --channel; try vdkr-agent --help".to_owned());
+    if options.channels.is_empty() {
+        return Err(
+            "serve needs a channel: --vsock, --serial, --unix or --channel; try vdkr-agent --help"
+                .to_owned(),
+        );
     }
-    Ok(Mode::Serve(ServeOptions {
-        channels,
-        state: state.unwrap_or(DEFAULT_STATE).into(),
-        own_machine,
-        boot_report: boot_report.map(PathBuf::from),
-    }))
+    Ok(Mode::Serve(options))
 }
 
 /// The words behind a command, one after the other.
@@ -172,6 +199,11 @@ impl<'a, I: Iterator<Item = &'a str>> Words<'a, I> {
         value
             .filter(|value| !value.is_empty())
             .ok_or_else(|| format!("option {name} needs a value"))
+    }
+
+    /// The value that stands in one word with the option that came last.
+    fn attached(&mut self) -> Option<&'a str> {
+        self.2.take()
     }
 
     fn unknown(&self, word: &str) -> String {
@@ -214,24 +246,20 @@ fn parse_configure<'a>(args: impl Iterator<Item = &'a str>) -> Result<ConfigureO
 
 fn parse_pull<'a>(args: impl Iterator<Item = &'a str>) -> Result<PullOptions, String> {
     let mut options = PullOptions {
-        names: Vec::new(),
-        registry: None,
-        ca: None,
-        platform: None,
         state: DEFAULT_STATE.into(),
+        ..PullOptions::default()
     };
     let mut words = Words(args, "pull", None);
     while let Some(word) = words.next()? {
         match word {
             Word::Plain(name) => options.names.push(name.to_owned()),
-            Word::Option(name @ "--registry") => {
-                options.registry = Some(words.value(name)?.to_owned());
-            }
-            Word::Option(name @ "--ca") => options.ca = Some(words.value(name)?.into()),
+            Word::Option(name) if from(&mut options.from, name, &mut words)? => {}
             Word::Option(name @ "--platform") => {
                 options.platform = Some(words.value(name)?.to_owned());
             }
-            Word::Option(name @ "--state") => options.state = words.value(name)?.into(),
+            Word::Option(name @ ("--state" | "--state-dir")) => {
+                options.state = words.value(name)?.into();
+            }
             Word::Option(word) => return Err(words.unknown(word)),
         }
     }
@@ -239,6 +267,20 @@ fn parse_pull<'a>(args: impl Iterator<Item = &'a str>) -> Result<PullOptions, St
         return Err("pull needs the name of an image; try vdkr-agent --help".to_owned());
     }
     Ok(options)
+}
+
+/// Takes the options that say where images are pulled from.
+fn from<'a>(
+    from: &mut PullFrom,
+    name: &str,
+    words: &mut Words<'a, impl Iterator<Item = &'a str>>,
+) -> Result<bool, String> {
+    match name {
+        "--registry" => from.registry = Some(words.value(name)?.to_owned()),
+        "--ca" => from.ca = Some(words.value(name)?.into()),
+        _ => return Ok(false),
+    }
+    Ok(true)
 }
 
 fn parse_status<'a>(args: impl Iterator<Item = &'a str>) -> Result<StatusOptions, String> {
@@ -250,7 +292,9 @@ fn parse_status<'a>(args: impl Iterator<Item = &'a str>) -> Result<StatusOptions
     while let Some(word) = words.next()? {
         match word {
             Word::Option(name @ "--root") => options.root = words.value(name)?.into(),
-            Word::Option(name @ "--state") => options.state = words.value(name)?.into(),
+            Word::Option(name @ ("--state" | "--state-dir")) => {
+                options.state = words.value(name)?.into();
+            }
             Word::Option(word) | Word::Plain(word) => return Err(words.unknown(word)),
         }
     }
@@ -290,6 +334,21 @@ mod tests {
         assert_eq!(options.state, PathBuf::from("/b"));
         assert!(options.own_machine);
         assert_eq!(options.boot_report, None);
+        let Mode::Serve(options) = parse_words(
+            5,
+            "vdkr-agent serve --vsock --vsock=7 --serial /dev/ttyS1 --unix=/a --state-dir /b",
+        )
+        .unwrap() else {
+            panic!("not serve");
+        };
+        let all = [
+            Address::Vsock(VSOCK_PORT),
+            Address::Vsock(7),
+            Address::Serial("/dev/ttyS1".into()),
+            Address::Unix("/a".into()),
+        ];
+        assert_eq!(options.channels, all);
+        assert_eq!(options.state, PathBuf::from("/b"));
     }
 
     #[test]
@@ -330,6 +389,8 @@ mod tests {
             "vdkr-agent serve --channel",
             "vdkr-agent serve --channel=",
             "vdkr-agent serve --channel tcp:1",
+            "vdkr-agent serve --vsock=x",
+            "vdkr-agent serve --vsock 7",
             "vdkr-agent serve --channel unix:/a --own-machine=no",
             "vdkr-agent serve --channel unix:/a extra",
             "vdkr-agent configure now",

@@ -5,6 +5,7 @@
 //! the images.
 
 pub mod args;
+pub mod baked;
 pub mod boot;
 pub mod channel;
 pub mod command;

@@ -1,6 +1,15 @@
 //! Facts about the machine that the agent runs on.
 
-use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixDatagram},
+    },
+    path::Path,
+    time::Duration,
+};
 
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -42,6 +51,26 @@ impl BootReport {
     /// Reads what PID 1 wrote.
     pub fn load(path: &Path) -> io::Result<Self> {
         Ok(serde_json::from_slice(&fs::read(path)?)?)
+    }
+}
+
+/// Tells the service manager that hosts may come (`sd_notify(3)`), where there is one.
+pub fn tell_ready() {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let told = UnixDatagram::unbound().and_then(|sender| {
+        // A name that begins with `@` is not in the file system.
+        match socket.as_encoded_bytes() {
+            [b'@', name @ ..] => {
+                let address = SocketAddr::from_abstract_name(name)?;
+                sender.send_to_addr(b"READY=1", &address)
+            }
+            _ => sender.send_to(b"READY=1", &socket),
+        }
+    });
+    if let Err(error) = told {
+        eprintln!("vdkr-agent: cannot tell the service manager: {error}");
     }
 }
 

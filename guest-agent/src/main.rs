@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         },
         Ok(Mode::Configure(options)) => command::finish(command::configure::configure(&options)),
         Ok(Mode::Pull(options)) => command::finish(command::pull::pull(&options)),
+        Ok(Mode::Run(options)) => command::run_finish(command::run::run(&options)),
         Ok(Mode::Status(options)) => command::finish(command::status::status(&options)),
         Ok(Mode::Version) => {
             println!("{}", machine::SOFTWARE);

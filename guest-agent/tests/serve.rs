@@ -171,6 +171,165 @@ fn answers_until_it_is_told_to_stop() {
 }
 
 #[test]
+fn the_agents_own_commands_meet_the_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let agent = |args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_vdkr-agent"))
+            .args(args)
+            .arg("--state-dir")
+            .arg(&state)
+            .output()
+            .unwrap()
+    };
+    let never = ["run", "--pull", "never", "--state-dir"];
+    let state_text = state.to_str().unwrap();
+    let run = |image: &str| {
+        Command::new(env!("CARGO_BIN_EXE_vdkr-agent"))
+            .args(never)
+            .args([state_text, image])
+            .output()
+            .unwrap()
+    };
+    // Without a service a command is its own agent, for as long as it lasts.
+    let output = run("nowhere");
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(125), "{words}");
+    assert!(words.contains("nowhere"), "{words}");
+    let output = Command::new(env!("CARGO_BIN_EXE_vdkr-agent"))
+        .args(["run", "-d", "--state-dir", state_text, "nowhere"])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("service"));
+
+    let mut service = Agent::start(dir.path());
+    let mut host = Host::connect(dir.path());
+    assert!(state.join("agent.sock").exists());
+    // The state has one agent: the command goes through the service, a second service is refused.
+    let output = run("nowhere");
+    assert_eq!(output.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nowhere"));
+    let second = agent(&[
+        "serve",
+        "--unix",
+        dir.path().join("b.sock").to_str().unwrap(),
+    ]);
+    assert_eq!(second.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(words.contains("in use by another agent"), "{words}");
+    let status = agent(&["status"]);
+    assert!(String::from_utf8_lossy(&status.stdout).contains("service: running"));
+    assert_eq!(host.ask(&Request::Shutdown), Ok(Reply::Bye));
+    assert!(service.ended());
+    let status = agent(&["status"]);
+    assert!(String::from_utf8_lossy(&status.stdout).contains("service: not running"));
+}
+
+#[test]
+fn a_channel_that_is_not_there_leaves_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |channels: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_vdkr-agent"))
+            .arg("serve")
+            .args(channels)
+            .arg("--state-dir")
+            .arg(dir.path().join("state"))
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let socket = format!("unix:{}", dir.path().join("agent.sock").display());
+    let mut service = Agent(start(&[
+        "--channel",
+        &socket,
+        "--serial",
+        "/dev/no-such-line",
+    ]));
+    let mut host = Host::connect(dir.path());
+    assert_eq!(
+        host.ask(&Request::Images),
+        Ok(Reply::Images { images: vec![] })
+    );
+    assert_eq!(host.ask(&Request::Shutdown), Ok(Reply::Bye));
+    assert!(service.ended());
+    let ended = start(&["--serial", "/dev/no-such-line"])
+        .wait_with_output()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(1), "nobody could come in");
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("/dev/no-such-line"));
+}
+
+#[test]
+fn a_serial_line_serves_one_host_after_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let master =
+        rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY)
+            .unwrap();
+    rustix::pty::grantpt(&master).unwrap();
+    rustix::pty::unlockpt(&master).unwrap();
+    let line = rustix::pty::ptsname(&master, Vec::new()).unwrap();
+    let _agent = Agent(
+        Command::new(env!("CARGO_BIN_EXE_vdkr-agent"))
+            .args(["serve", "--serial", line.to_str().unwrap(), "--state-dir"])
+            .arg(dir.path().join("state"))
+            .spawn()
+            .unwrap(),
+    );
+    // Raw mode shows that the agent has the line.
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let is_raw = || {
+        let mode = rustix::termios::tcgetattr(&master).unwrap();
+        !mode
+            .local_modes
+            .contains(rustix::termios::LocalModes::ICANON)
+    };
+    while !is_raw() {
+        assert!(
+            Instant::now() < deadline,
+            "the agent does not open the line"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut file = std::fs::File::from(master);
+    for nonce in [*b"12345678", *b"abcdefgh"] {
+        // The one before leaves without a word, within a frame.
+        let marker = SyncMarker::new(nonce);
+        file.write_all(&marker.to_bytes()).unwrap();
+        let mut scanner = SyncScanner::exactly(marker);
+        let mut decoder = Decoder::new();
+        let mut buffer = [0; 4096];
+        loop {
+            let length = file.read(&mut buffer).unwrap();
+            if let Some((_, rest)) = scanner.push(&buffer[..length]) {
+                decoder.push(rest);
+                break;
+            }
+        }
+        let mut bytes = Vec::new();
+        HostHello::new("test", 0, &[1; 32])
+            .encode(&mut bytes, 0)
+            .unwrap();
+        Request::Images.encode(&mut bytes, 7).unwrap();
+        // The beginning of a request that never ends.
+        let mut half = Vec::new();
+        Request::Info.encode(&mut half, 8).unwrap();
+        bytes.extend(&half[..half.len() - 2]);
+        file.write_all(&bytes).unwrap();
+        let answer = loop {
+            if let Some(frame) = decoder.next().unwrap() {
+                if frame.kind == Kind::Done {
+                    break Done::decode(&frame.payload).unwrap();
+                }
+                continue;
+            }
+            let length = file.read(&mut buffer).unwrap();
+            decoder.push(&buffer[..length]);
+        };
+        assert_eq!(answer, Ok(Reply::Images { images: vec![] }));
+    }
+}
+
+#[test]
 fn a_host_that_talks_nonsense_hurts_only_itself() {
     let dir = tempfile::tempdir().unwrap();
     let _agent = Agent::start(dir.path());

@@ -6,9 +6,11 @@
     reason = "a harness fails its test by a panic, and an outcome that was checked may be dropped"
 )]
 
+pub mod board;
 pub mod fixtures;
 pub mod http;
 pub mod layout;
+pub mod newc;
 pub mod peers;
 pub mod process;
 pub mod registry;

@@ -227,6 +227,38 @@ impl Apt {
     }
 }
 
+/// Writes a minimal Debian of the suite, with these packages more, into an archive.
+pub(crate) fn bootstrap(apt: &Apt, arch: Arch, packages: &[&str], archive: &Path) -> Result<()> {
+    let tool = need_program("mmdebstrap", "mmdebstrap")?;
+    let mut attempt = Ok(());
+    // As root or with subordinate user ids the first mode works, else fakechroot may.
+    for mode in ["auto", "fakechroot"] {
+        let mut command = Command::new(&tool);
+        command
+            .args(["--quiet", "--variant=minbase", "--format=tar"])
+            .arg(format!("--architectures={}", arch.debian()))
+            .arg(format!("--mode={mode}"))
+            .arg(format!("--aptopt={}", apt.settings_file().display()))
+            .args(
+                ["doc", "man", "locale", "info"]
+                    .map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*")),
+            );
+        if !packages.is_empty() {
+            command.arg(format!("--include={}", packages.join(",")));
+        }
+        attempt = run(command
+            .arg(&apt.suite)
+            .arg(archive)
+            .arg(apt.sources_file())
+            // A cache below another user's home is out of reach for apt's own user.
+            .env("TMPDIR", std::env::temp_dir()));
+        if attempt.is_ok() {
+            break;
+        }
+    }
+    attempt
+}
+
 /// Unpacks a package into a directory; nobody needs to be root for it.
 pub(crate) fn unpack(deb: &Path, into: &Path) -> Result<()> {
     run(Command::new(need_program("dpkg-deb", "dpkg")?)

@@ -11,7 +11,7 @@ use crate::fixtures::Scope;
 use crate::image::Source;
 use crate::run::{capture, capture_text, cargo, run};
 use crate::workspace::{Arch, Workspace};
-use crate::{agent, core_targets, deny, fixtures, image, peers, wasm};
+use crate::{agent, board, core_targets, deny, fixtures, image, peers, wasm};
 
 /// One line of the table.
 struct Step {
@@ -143,7 +143,11 @@ fn agents(workspace: &Workspace) -> Result<()> {
 fn images(workspace: &Workspace) -> Result<()> {
     for arch in Arch::ALL {
         let agent = agent::build(workspace, arch)?;
-        image::build(workspace, arch, &agent, &Source::Debian { newest: false })?;
+        let source = Source::Debian { newest: false };
+        image::build(workspace, arch, &agent, &source, None)?;
+        if arch == Arch::X86_64 {
+            board::build(workspace, &agent)?;
+        }
     }
     Ok(())
 }
@@ -173,6 +177,7 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         Arch::HOST,
         &agent,
         &Source::Debian { newest: false },
+        None,
     )?;
     fixtures::build(workspace, Scope::Tests)?;
     fixtures::build(workspace, Scope::Benches)?;

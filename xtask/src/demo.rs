@@ -28,7 +28,13 @@ pub(crate) fn perform(workspace: &Workspace) -> Result<()> {
     })?;
     let agent = times.step("build the agent", || agent::build(workspace, arch))?;
     times.step("build the VM image", || {
-        image::build(workspace, arch, &agent, &Source::Debian { newest: false })
+        image::build(
+            workspace,
+            arch,
+            &agent,
+            &Source::Debian { newest: false },
+            None,
+        )
     })?;
     let images = times.step("make an image to push", || {
         fixtures::build(workspace, Scope::Demo(arch))

@@ -44,7 +44,13 @@ pub(crate) fn build(workspace: &Workspace, hosts: &[Arch]) -> Result<()> {
                     .join("libexec")
                     .join(format!("vdkr-agent-{}", arch.name())),
             )?;
-            let image = image::build(workspace, arch, &agent, &Source::Debian { newest: false })?;
+            let image = image::build(
+                workspace,
+                arch,
+                &agent,
+                &Source::Debian { newest: false },
+                None,
+            )?;
             for file in ["kernel", "initramfs", "vm.json"] {
                 copy(
                     &image.join(file),

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+pub(crate) use base::busybox_of;
+
 use crate::apt::Apt;
 use crate::cache::{self, Key};
 use crate::run::need_program;

@@ -5,20 +5,20 @@
 
 mod kernel;
 mod modules;
-mod newc;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::apt::{self, Apt, Deb};
-use crate::cache::{self, Key, file_sha256};
+use crate::cache::{self, Key, file_sha256, files_below};
+use crate::newc::Archive;
 use crate::run::megabytes;
 use crate::workspace::{Arch, Workspace};
-use newc::Archive;
 
 /// Where the kernel comes from.
 #[derive(Clone, Debug)]
@@ -38,23 +38,23 @@ pub(crate) fn build(
     arch: Arch,
     agent: &Path,
     source: &Source,
+    baked: Option<&Path>,
 ) -> Result<PathBuf> {
     let kernel = match source {
-        Source::Debian { newest } => {
-            let apt = Apt::open(workspace)?;
-            let meta = format!("linux-image-cloud-{}", arch.debian());
-            from_package(
-                workspace,
-                arch,
-                &apt.fetch_behind(&meta, "linux-image-", arch, *newest)?,
-            )?
-        }
+        Source::Debian { newest } => debian(workspace, arch, *newest)?,
         Source::File(file) => from_file(workspace, arch, file)?,
     };
+    let baked = baked.map_or_else(|| Ok(Vec::new()), read_baked)?;
     let agent_sha256 = file_sha256(agent)?;
     let key = Key::new("vm", 2)
         .with("kernel", kernel.as_os_str().as_encoded_bytes())
-        .with("agent", &agent_sha256)
+        .with("agent", &agent_sha256);
+    let key = baked
+        .iter()
+        .fold(key, |key, (name, mode, bytes)| {
+            key.with("baked", format!("{mode:o} {name}"))
+                .with("", bytes)
+        })
         .finish();
     let entry = cache::entry(workspace, &format!("vm/{}", arch.name()), &key, |place| {
         eprintln!("packing the {} image", arch.name());
@@ -69,7 +69,7 @@ pub(crate) fn build(
         let later = load_list(&kernel, "later.list")?;
         fs::write(
             place.join("initramfs"),
-            initramfs(agent, &kernel, &loaded, &later)?,
+            initramfs(agent, &kernel, &loaded, &later, &baked)?,
         )?;
         let facts: Value = serde_json::from_slice(&fs::read(kernel.join("kernel.json"))?)?;
         let description = json!({
@@ -97,6 +97,18 @@ pub(crate) fn build(
         megabytes(size)
     );
     Ok(image)
+}
+
+/// Debian's kernel as [`from_package`] unpacks it, for others that boot it.
+pub(crate) fn kernel(workspace: &Workspace, arch: Arch) -> Result<PathBuf> {
+    debian(workspace, arch, false)
+}
+
+fn debian(workspace: &Workspace, arch: Arch, newest: bool) -> Result<PathBuf> {
+    let apt = Apt::open(workspace)?;
+    let meta = format!("linux-image-cloud-{}", arch.debian());
+    let deb = apt.fetch_behind(&meta, "linux-image-", arch, newest)?;
+    from_package(workspace, arch, &deb)
 }
 
 /// The QEMU machine types that the kernel boots on, the fastest first. microvm describes its
@@ -207,7 +219,13 @@ fn load_list(kernel: &Path, list: &str) -> Result<Vec<String>> {
 }
 
 /// The first root file system: the agent as `/init`, two devices, and the modules in their order.
-fn initramfs(agent: &Path, kernel: &Path, loaded: &[String], later: &[String]) -> Result<Vec<u8>> {
+fn initramfs(
+    agent: &Path,
+    kernel: &Path,
+    loaded: &[String],
+    later: &[String],
+    baked: &[BakedFile],
+) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     archive.directory("dev");
     archive.device("dev/console", 0o600, 5, 1);
@@ -236,5 +254,46 @@ fn initramfs(agent: &Path, kernel: &Path, loaded: &[String], later: &[String]) -
             );
         }
     }
+    let mut made: BTreeSet<String> = ["etc".to_owned()].into();
+    for (name, mode, bytes) in baked {
+        let parents: Vec<_> = Path::new(name).ancestors().skip(1).collect();
+        for parent in parents.into_iter().rev() {
+            let parent = parent.to_string_lossy().into_owned();
+            if !parent.is_empty() && made.insert(parent.clone()) {
+                archive.directory(&parent);
+            }
+        }
+        archive.file(name, *mode, bytes);
+    }
     Ok(archive.finish())
+}
+
+/// A file that the image brings beside the agent: its name below the root, mode and content.
+type BakedFile = (String, u32, Vec<u8>);
+
+/// The files of a directory that `container-registry bake` has written to.
+fn read_baked(dir: &Path) -> Result<Vec<BakedFile>> {
+    let mut files = Vec::new();
+    for path in files_below(dir)? {
+        let name = path.strip_prefix(dir).unwrap_or(&path);
+        let name = name
+            .to_str()
+            .with_context(|| format!("{} is no UTF-8", path.display()))?;
+        // The rest is the agent's and the modules' place.
+        if ["etc/", "root/", "home/"]
+            .iter()
+            .any(|top| name.starts_with(top))
+        {
+            let mode = fs::metadata(&path)?.permissions().mode() & 0o777;
+            files.push((name.to_owned(), mode, fs::read(&path)?));
+        }
+    }
+    if files.is_empty() {
+        bail!(
+            "{} holds nothing to bake; fill it with: container-registry bake --rootfs {} --profile vdkr",
+            dir.display(),
+            dir.display()
+        );
+    }
+    Ok(files)
 }

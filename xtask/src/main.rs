@@ -4,6 +4,7 @@
 
 mod agent;
 mod apt;
+mod board;
 mod cache;
 mod ci;
 mod core_targets;
@@ -13,6 +14,7 @@ mod dist;
 mod elf;
 mod fixtures;
 mod image;
+mod newc;
 mod peers;
 mod run;
 mod toolchain;
@@ -27,7 +29,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use fixtures::Scope;
-use workspace::{ArchChoice, Workspace};
+use workspace::{Arch, ArchChoice, Workspace};
 
 #[derive(Parser)]
 #[command(
@@ -61,6 +63,16 @@ enum Task {
         /// Ask Debian's archive for a newer kernel
         #[arg(long)]
         newest: bool,
+        /// Bring the files of this directory, as `container-registry bake --rootfs DIR --profile
+        /// vdkr` writes them: registry, CA and login that hold when a command names none
+        #[arg(long, value_name = "DIR")]
+        baked: Option<PathBuf>,
+    },
+    /// Build the full image of the tests: Debian with systemd, and the agent as its service
+    Board {
+        /// Take this program as the agent instead of building it
+        #[arg(long, value_name = "FILE")]
+        agent: Option<PathBuf>,
     },
     /// Show the main job: registry, push, VM, pull, run
     Demo,
@@ -121,6 +133,7 @@ fn perform(workspace: &Workspace, task: Task) -> Result<()> {
             kernel,
             agent,
             newest,
+            baked,
         } => {
             if (kernel.is_some() || agent.is_some()) && arch == ArchChoice::All {
                 bail!("a kernel or an agent is of one architecture: name it with --arch");
@@ -131,8 +144,16 @@ fn perform(workspace: &Workspace, task: Task) -> Result<()> {
                     Some(file) => file.clone(),
                     None => agent::build(workspace, *arch)?,
                 };
-                image::build(workspace, *arch, &agent, &source)?;
+                image::build(workspace, *arch, &agent, &source, baked.as_deref())?;
             }
+        }
+        Task::Board { agent } => {
+            let agent = match agent {
+                Some(file) => file,
+                None => agent::build(workspace, Arch::X86_64)?,
+            };
+            let place = board::build(workspace, &agent)?;
+            eprintln!("board: {}", place.display());
         }
         Task::Demo => demo::perform(workspace)?,
         Task::CoreTargets => core_targets::build(workspace)?,

@@ -31,7 +31,7 @@ pub use reply::{
 };
 pub use request::{
     AddImage, DiskRequest, HostCredential, Mirror, PruneRequest, PullPolicy, PullRequest,
-    RegistrySettings, Request, RunRequest,
+    RegistryDefaults, RegistrySettings, Request, RunRequest,
 };
 pub use sandbox::{HostEntry, Network, Sandbox, Seccomp};
 pub use volume::{MountSource, MountSpec, VolumeAction, VolumeRow};
@@ -236,6 +236,12 @@ pub struct GuestHello {
     /// What runs containers: `native`.
     #[serde(default)]
     pub engine: String,
+    /// The registry that the agent's machine is set up for, asked when a request names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<String>,
+    /// The address of the machine's default route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
 }
 
 impl Default for GuestHello {
@@ -251,6 +257,8 @@ impl Default for GuestHello {
             machine_id: String::new(),
             state: String::new(),
             engine: String::new(),
+            registry: None,
+            gateway: None,
         }
     }
 }
@@ -306,6 +314,7 @@ mod tests {
             )],
             gateway: "10.0.2.2".into(),
             timeout: Some(60),
+            defaults: true,
         }
     }
 

@@ -25,6 +25,21 @@ pub fn configure() -> io::Result<()> {
     fs::write("/etc/resolv.conf", format!("nameserver {NAME_SERVER}\n"))
 }
 
+/// The address that the default route leads to.
+pub fn gateway() -> Option<Ipv4Addr> {
+    parse_gateway(&fs::read_to_string("/proc/net/route").ok()?)
+}
+
+/// The same from the text of `/proc/net/route`, which has addresses as numbers of this machine.
+fn parse_gateway(routes: &str) -> Option<Ipv4Addr> {
+    routes.lines().skip(1).find_map(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let (to, via) = (words.next()?, words.next()?);
+        let via = u32::from_str_radix(via, 16).ok()?;
+        (to == "00000000" && via != 0).then(|| Ipv4Addr::from(via.to_ne_bytes()))
+    })
+}
+
 /// Index of the first interface that a device is behind.
 pub fn first_device() -> io::Result<Option<u32>> {
     let mut found = None;
@@ -43,4 +58,27 @@ fn index_of(name: &str) -> io::Result<u32> {
     text.trim()
         .parse()
         .map_err(|_| io::Error::other(format!("interface {name} has no index")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_route_is_found_among_others() {
+        let via = |address: Ipv4Addr| format!("{:08X}", u32::from_ne_bytes(address.octets()));
+        let head = "Iface\tDestination\tGateway \tFlags\tRefCnt\n";
+        let local = format!(
+            "eth0\t{}\t00000000\t0001\t0\n",
+            via(Ipv4Addr::new(10, 0, 2, 0))
+        );
+        let default = format!("eth0\t00000000\t{}\t0003\t0\n", via(GATEWAY));
+        let found = parse_gateway(&format!("{head}{local}{default}"));
+        assert_eq!(found, Some(GATEWAY));
+        assert_eq!(parse_gateway(&format!("{head}{local}")), None);
+        assert_eq!(
+            parse_gateway("x\nppp0 00000000 00000000\ny\nz 00000000 what\n"),
+            None
+        );
+    }
 }

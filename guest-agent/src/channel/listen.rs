@@ -20,14 +20,19 @@ use super::{
     server::{Service, serve},
 };
 
-/// How often a port is looked for that the kernel does not have yet.
+/// How often a port is looked for that the kernel does not have yet: at first, and in the long run.
 const PORT_PAUSE: Duration = Duration::from_millis(2);
+const PORT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long a line that fails rests before it is opened again.
+const LINE_PAUSE: Duration = Duration::from_secs(1);
 
 /// An address that `--channel` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// `port:NAME`: a virtio-serial port.
     Port(String),
+    /// `serial:PATH`: a serial line, or the device of a virtio-serial port.
+    Serial(PathBuf),
     /// `unix:PATH`: a unix socket, made by the agent.
     Unix(PathBuf),
     /// `vsock:PORT`: a port that the machine's host connects to, and nobody else.
@@ -38,6 +43,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port(name) => write!(f, "port:{name}"),
+            Self::Serial(path) => write!(f, "serial:{}", path.display()),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Vsock(port) => write!(f, "vsock:{port}"),
         }
@@ -50,13 +56,14 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
             Some(("port", name)) if !name.is_empty() => Ok(Self::Port(name.to_owned())),
+            Some(("serial", path)) if !path.is_empty() => Ok(Self::Serial(path.into())),
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
             Some(("vsock", port)) => match port.parse() {
                 Ok(port) => Ok(Self::Vsock(port)),
                 Err(_) => Err(format!("vsock port {port:?} is no number")),
             },
             _ => Err(format!(
-                "channel {text:?} is neither port:NAME, unix:PATH nor vsock:PORT"
+                "channel {text:?} is neither port:NAME, serial:PATH, unix:PATH nor vsock:PORT"
             )),
         }
     }
@@ -68,16 +75,31 @@ impl FromStr for Address {
 pub async fn listen(address: &Address, service: Rc<impl Service + 'static>) -> io::Result<()> {
     match address {
         Address::Port(name) => {
+            let mut pause = PORT_PAUSE;
             let path = loop {
-                match port::find(name) {
-                    Some(path) => break path,
-                    None => tokio::time::sleep(PORT_PAUSE).await,
+                if let Some(path) = port::find(name) {
+                    break path;
                 }
+                tokio::time::sleep(pause).await;
+                pause = (pause + pause / 8).min(PORT_PAUSE_MAX);
             };
             let mut port = Port::open(&path)?;
             loop {
                 port.wait_for_host().await?;
                 serve(&mut port, service.clone()).await?;
+            }
+        }
+        Address::Serial(path) => {
+            // That it is there and free shows at the start; later it may be unplugged for a while.
+            let mut port = Port::open(path)?;
+            loop {
+                if let Err(error) = serve_line(&mut port, &service).await {
+                    eprintln!("vdkr-agent: {}: {error}", path.display());
+                }
+                tokio::time::sleep(LINE_PAUSE).await;
+                if let Ok(again) = Port::open(path) {
+                    port = again;
+                }
             }
         }
         Address::Vsock(port) => {
@@ -97,6 +119,14 @@ pub async fn listen(address: &Address, service: Rc<impl Service + 'static>) -> i
                 answer(stream, service.clone());
             }
         }
+    }
+}
+
+/// Serves the hosts at the other end of a line, one after the other, until it fails.
+async fn serve_line(port: &mut Port, service: &Rc<impl Service + 'static>) -> io::Result<()> {
+    loop {
+        port.wait_for_host().await?;
+        serve(&mut *port, service.clone()).await?;
     }
 }
 
@@ -135,8 +165,12 @@ mod tests {
             "unix:/run/a:b".parse(),
             Ok(Address::Unix("/run/a:b".into()))
         );
+        let line = Address::Serial("/dev/ttyS1".into());
+        assert_eq!("serial:/dev/ttyS1".parse(), Ok(line));
         assert_eq!("vsock:1024".parse(), Ok(Address::Vsock(1024)));
-        for bad in ["", "port:", "unix:", "vsock:x", "/run/a", "tcp:1"] {
+        for bad in [
+            "", "port:", "unix:", "vsock:x", "serial:", "/run/a", "tcp:1",
+        ] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
     }

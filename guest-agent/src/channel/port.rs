@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use rustix::termios::{ControlModes, OptionalActions};
 use rustix::{
     buffer::spare_capacity,
     event::{Timespec, epoll},
@@ -40,13 +41,24 @@ pub struct Port {
     readable: Edge,
     writable: Edge,
     pending: Vec<u8>,
+    /// A serial line, which ends only when its device is gone.
+    is_line: bool,
 }
 
 impl Port {
-    /// Opens a port. Fails when another process has it.
+    /// Opens a port or a serial line. Fails when another process has the port; a line passes every
+    /// byte from now on, at the speed that it has.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         let file = rustix::fs::open(path, flags, Mode::empty())?;
+        let is_line = rustix::termios::isatty(&file);
+        if is_line {
+            let mut line = rustix::termios::tcgetattr(&file)?;
+            line.make_raw();
+            // Without a modem there is nobody who would hang up.
+            line.control_modes |= ControlModes::CLOCAL | ControlModes::CREAD;
+            rustix::termios::tcsetattr(&file, OptionalActions::Flush, &line)?;
+        }
         let readable = Edge::new(&file, epoll::EventFlags::IN)?;
         let writable = Edge::new(&file, epoll::EventFlags::OUT)?;
         Ok(Self {
@@ -54,6 +66,7 @@ impl Port {
             readable,
             writable,
             pending: Vec::new(),
+            is_line,
         })
     }
 
@@ -63,6 +76,9 @@ impl Port {
             let mut buffer = [0; 4096];
             loop {
                 match rustix::io::read(&self.file, &mut buffer) {
+                    Ok(0) if self.is_line => {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
                     Ok(0) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
                     Ok(length) => {
                         self.pending.extend_from_slice(&buffer[..length]);

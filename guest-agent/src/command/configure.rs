@@ -14,7 +14,8 @@ use vdkr_core::emit::{
 use vdkr_core::loopback::DEFAULT_GATEWAY;
 use vdkr_transfer::target::{RootFs, TargetFiles, apply, home, read_state};
 
-use super::{Baked, CA, CommandError, given, open, registry};
+use super::{CommandError, given, open, registry};
+use crate::baked::{Baked, CA};
 
 /// Options of `configure`.
 #[derive(Clone, Debug, PartialEq, Eq)]

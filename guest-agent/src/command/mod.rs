@@ -8,22 +8,22 @@ use std::{
 use thiserror::Error;
 use vdkr_core::{
     candidates::RegistryPrefix,
-    channel::message::Failure,
-    emit::{
-        MAX_FILE,
-        vdkr::{CONF, RegistryConf},
-    },
+    channel::message::{Failure, RegistrySettings},
+    emit::MAX_FILE,
+    loopback::DEFAULT_GATEWAY,
 };
 use vdkr_transfer::target::{RootFs, RootFsError, TargetError};
 
 use crate::store::ImageError;
 
 pub mod configure;
+pub mod local;
 pub mod pull;
+pub mod run;
 pub mod status;
 
-/// The CA of the registry, unless `--ca` names another.
-pub const CA: &str = "/etc/vdkr/ca.crt";
+/// The status of a container that could not be made, as docker has it.
+const NOT_CREATED: u8 = 125;
 
 /// A command did not get to its end.
 #[derive(Debug, Error)]
@@ -40,6 +40,9 @@ pub enum CommandError {
     /// Images.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The agent that does the work says no.
+    #[error("{0}")]
+    Refused(#[from] Failure),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -58,6 +61,7 @@ impl CommandError {
             Self::Usage(_) => 2,
             Self::NotFound(_) => 5,
             Self::Image(error) => error.code().exit_code(),
+            Self::Refused(failure) => failure.code.exit_code(),
             Self::Target(_) | Self::Failed(_) => 1,
         }
     }
@@ -69,64 +73,64 @@ pub fn finish(result: Result<(), CommandError>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let status = error.status();
-            eprintln!("vdkr-agent: {error}");
-            if let CommandError::Image(error) = error
-                && let Some(hint) = Failure::from(error).hint
-            {
-                eprintln!("{hint}");
-            }
+            complain(error);
             ExitCode::from(status)
         }
     }
 }
 
-/// What the target is set up to pull from.
-#[derive(Debug, Default)]
-struct Baked {
-    conf: RegistryConf,
-    /// The registry's CA, in PEM, and where it lies.
-    ca: Option<(String, String)>,
+/// The same for a container that was run: its status, or 125 when it did not come to one.
+pub fn run_finish(result: Result<u8, CommandError>) -> ExitCode {
+    ExitCode::from(result.unwrap_or_else(|error| {
+        complain(error);
+        NOT_CREATED
+    }))
 }
 
-impl Baked {
-    fn read(root: &RootFs) -> Result<Self, CommandError> {
-        let conf = match text(root, CONF)? {
-            Some(text) => vdkr_core::emit::vdkr::parse(&text)
-                .map_err(|error| CommandError::Failed(format!("{CONF}: {error}")))?,
-            None => RegistryConf::default(),
-        };
-        let mut places = vec![CA.to_owned()];
-        if let Some(registry) = &conf.registry {
-            let host = registry.host();
-            places.push(format!("/etc/docker/certs.d/{host}/ca.crt"));
-            places.push(format!("/etc/containers/certs.d/{host}/ca.crt"));
-        }
-        for path in places {
-            if let Some(text) = text(root, &path)? {
-                return Ok(Self {
-                    conf,
-                    ca: Some((text, path)),
-                });
-            }
-        }
-        Ok(Self { conf, ca: None })
-    }
-}
-
-fn text(root: &RootFs, path: &str) -> Result<Option<String>, CommandError> {
-    let Some(found) = root.read(path, MAX_FILE)? else {
-        return Ok(None);
+/// Says what went wrong.
+fn complain(error: CommandError) {
+    eprintln!("vdkr-agent: {error}");
+    let failure = match error {
+        CommandError::Image(error) => Failure::from(error),
+        CommandError::Refused(failure) => failure,
+        _ => return,
     };
-    match String::from_utf8(found.bytes) {
-        Ok(text) => Ok(Some(text)),
-        Err(_) => Err(CommandError::Failed(format!(
-            "{path} in {} is not text",
-            root.path().display()
-        ))),
+    if let Some(hint) = failure.hint {
+        eprintln!("{hint}");
     }
 }
 
-fn open(root: &Path) -> Result<RootFs, CommandError> {
+/// Options of the commands that pull.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PullFrom {
+    /// The registry instead of the configured one; `none` asks no registry of our own.
+    pub registry: Option<String>,
+    /// Its CA instead of the configured one.
+    pub ca: Option<PathBuf>,
+}
+
+impl PullFrom {
+    /// The settings of a request; what is not said here is filled in by the agent that gets it.
+    fn settings(&self) -> Result<RegistrySettings, CommandError> {
+        let own = match self.registry.as_deref() {
+            None | Some("none") => None,
+            Some(text) => Some(registry(text)?.to_string()),
+        };
+        let ca_pem = self.ca.as_ref().map(given).transpose()?;
+        let secure = ca_pem.is_some();
+        Ok(RegistrySettings {
+            registry: own,
+            ca_pem,
+            secure,
+            gateway: DEFAULT_GATEWAY.to_owned(),
+            defaults: self.registry.as_deref() != Some("none"),
+            ..RegistrySettings::default()
+        })
+    }
+}
+
+/// Opens a root file system.
+pub(crate) fn open(root: &Path) -> Result<RootFs, CommandError> {
     RootFs::open(root).map_err(|error| {
         let words = format!(
             "cannot use {} as a root file system: {error}",

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use vdkr_core::emit::vdkr::CONF;
 use vdkr_transfer::target::read_state;
 
-use super::{Baked, CommandError, open};
-use crate::machine;
+use super::{CommandError, local, open};
+use crate::{baked::Baked, machine};
 
 /// Options of `status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,10 @@ pub fn status(options: &StatusOptions) -> Result<(), CommandError> {
     match &configured[..] {
         [] => println!("configured: nothing (vdkr-agent configure does it)"),
         names => println!("configured: {}", names.join(", ")),
+    }
+    match local::is_served(&options.state) {
+        true => println!("service: running"),
+        false => println!("service: not running (vdkr-agent serve, or systemctl start vdkr-agent)"),
     }
     let there = options.state.join("layers").is_dir();
     println!(

@@ -10,25 +10,30 @@ use std::{
 };
 
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
     task::{JoinSet, LocalSet},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use vdkr_core::channel::message::{
-    Done, Failure, FailureCode, GuestHello, HostHello, Reply, Request,
+    Done, Failure, FailureCode, GuestHello, HostHello, PullRequest, Reply, Request, RunRequest,
 };
 
 use crate::{
     args::ServeOptions,
+    baked,
     boot::{
-        identity,
+        identity, network,
         state::{self, Wish},
     },
     channel::{Address, LocalFuture, Service, listen, stream::SharedStream},
+    command::local,
     container::Book,
     machine::{self, BootReport},
-    run::networks::{Bridge, Networks},
+    run::{
+        cgroup,
+        networks::{Bridge, Networks},
+    },
     share::Shares,
     store::Store,
     volume::Volumes,
@@ -85,14 +90,20 @@ pub struct Agent {
 
 /// Serves hosts until one asks for the end, or a signal does.
 pub fn serve(options: &ServeOptions) -> io::Result<()> {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS)
-        .build()?;
+    let runtime = runtime()?;
     let local = LocalSet::new();
+    let mut channels = options.channels.clone();
+    if !options.own_machine {
+        channels.push(Address::Unix(local::socket(&options.state)));
+        cgroup::take_delegated();
+    }
     let result = local.block_on(&runtime, async {
         let agent = Rc::new(Agent::open(options)?);
         if !options.own_machine {
+            // Another agent may have the state: nobody shall come here for it.
+            agent
+                .store()
+                .map_err(|failure| io::Error::other(failure.message))?;
             // A machine of its own is told by the host whether it stays.
             let agent = agent.clone();
             agent
@@ -103,7 +114,7 @@ pub fn serve(options: &ServeOptions) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let result = tokio::select! {
-            ended = listen_all(options.channels.clone(), &agent) => ended,
+            ended = listen_all(&channels, &agent) => ended,
             () = agent.stop.cancelled() => Ok(()),
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
@@ -111,7 +122,7 @@ pub fn serve(options: &ServeOptions) -> io::Result<()> {
         agent.end_requests().await;
         result
     });
-    for channel in &options.channels {
+    for channel in &channels {
         if let (Address::Unix(path), true) = (channel, result.is_ok()) {
             let _ = fs::remove_file(path);
         }
@@ -119,25 +130,45 @@ pub fn serve(options: &ServeOptions) -> io::Result<()> {
     result
 }
 
-/// Listens on every channel until one of them fails.
-async fn listen_all(channels: Vec<Address>, agent: &Rc<Agent>) -> io::Result<()> {
+/// The threads and timers of an agent.
+pub(crate) fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+}
+
+/// Listens on every channel. On a machine of the agent's own the end of one is the end: process 1
+/// starts the agent again. Elsewhere a channel may be missing, such as vsock on a board; then the
+/// others serve, unless none of those is left that were asked for.
+async fn listen_all(channels: &[Address], agent: &Rc<Agent>) -> io::Result<()> {
     let mut listeners = JoinSet::new();
     for channel in channels {
-        let agent = agent.clone();
+        let (channel, agent) = (channel.clone(), agent.clone());
         listeners.spawn_local(async move {
-            listen(&channel, agent)
-                .await
-                .map_err(|error| io::Error::new(error.kind(), format!("{channel}: {error}")))
+            let ended = listen(&channel, agent).await;
+            ended.map_err(|error| io::Error::new(error.kind(), format!("{channel}: {error}")))
         });
     }
+    if !agent.own_machine {
+        // What cannot be listened on has said so by now, or does so later.
+        tokio::task::yield_now().await;
+        machine::tell_ready();
+    }
     while let Some(ended) = listeners.join_next().await {
-        ended.map_err(io::Error::other)??;
+        let ended = ended.map_err(io::Error::other)?;
+        // One is the agent's own for the commands of this machine.
+        if agent.own_machine || listeners.len() < 2 {
+            ended?;
+        } else if let Err(error) = ended {
+            eprintln!("vdkr-agent: going on without {error}");
+        }
     }
     Ok(())
 }
 
 impl Agent {
-    fn open(options: &ServeOptions) -> io::Result<Self> {
+    pub(crate) fn open(options: &ServeOptions) -> io::Result<Self> {
         let report = match &options.boot_report {
             Some(path) => BootReport::load(path)?,
             None => BootReport {
@@ -291,7 +322,7 @@ impl Agent {
     }
 
     /// Cancels every request and waits until they have cleaned up.
-    async fn end_requests(&self) {
+    pub(crate) async fn end_requests(&self) {
         self.stopping.cancel();
         self.tasks.close();
         if tokio::time::timeout(STOP_TIME, self.tasks.wait())
@@ -308,6 +339,13 @@ impl Agent {
                 FailureCode::Unreachable,
                 "the agent is shutting down",
             ));
+        }
+        let mut request = request;
+        match &mut request {
+            Request::Pull(PullRequest { settings, .. })
+            | Request::Run(RunRequest { settings, .. })
+            | Request::Layers { settings, .. } => baked::fill(settings)?,
+            _ => {}
         }
         match request {
             Request::Admit(request) => admit::admit(&self, &request).await,
@@ -380,6 +418,8 @@ impl Service for Agent {
                 machine_id: report.machine_id,
                 state: report.state,
                 engine: "native".to_owned(),
+                registry: baked::registry(),
+                gateway: network::gateway().map(|address| address.to_string()),
                 ..GuestHello::default()
             }
         })

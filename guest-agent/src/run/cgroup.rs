@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::OnceLock,
     thread,
     time::Duration,
 };
@@ -15,6 +16,45 @@ const PARENT: &str = "vdkr";
 const REMOVE_TRIES: u32 = 100;
 const REMOVE_PAUSE: Duration = Duration::from_millis(5);
 
+/// The group that the service manager gave this service, when it did.
+static DELEGATED: OnceLock<PathBuf> = OnceLock::new();
+
+/// Makes the group that a service manager delegated to this process the parent of the containers'
+/// groups: they end with the service and count as its own. The agent itself moves to a group
+/// below, since one with processes in it cannot have limits for those below.
+pub fn take_delegated() {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let Some(group) = mount_point(&read("/proc/self/mountinfo"))
+        .zip(own_group(&read("/proc/self/cgroup")))
+        .map(|(mount, own)| mount.join(own))
+    else {
+        return;
+    };
+    // systemd says so on the directory (systemd 251).
+    let mut value = [0; 8];
+    let marked = ["trusted.delegate", "user.delegate"].iter().any(|name| {
+        let read = rustix::fs::getxattr(&group, *name, &mut value[..]);
+        read.is_ok_and(|length| value[..length] == *b"1")
+    });
+    if !marked {
+        return;
+    }
+    let own = group.join("agent");
+    let moved = fs::create_dir_all(&own)
+        .and_then(|()| fs::write(own.join("cgroup.procs"), std::process::id().to_string()));
+    match moved {
+        Ok(()) => drop(DELEGATED.set(group)),
+        Err(error) => eprintln!("vdkr-agent: {}: {error}", own.display()),
+    }
+}
+
+/// The path of a process's group of version 2 below the mount, from `/proc/PID/cgroup`; `None` in
+/// the root.
+fn own_group(text: &str) -> Option<&str> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    (!path.is_empty() && !path.split('/').any(|part| part == "..")).then_some(path)
+}
+
 /// A container's group. Dropping it does not remove it; [`Cgroup::remove`] does.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -25,8 +65,11 @@ impl Cgroup {
     /// Makes the group of a container, or `None` where no cgroup hierarchy of version 2 can be
     /// written: killing then goes by the container's first process.
     pub fn create(id: &str) -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let path = mount_point(&mounts)?.join(PARENT).join(id);
+        let parent = match DELEGATED.get() {
+            Some(group) => group.clone(),
+            None => mount_point(&fs::read_to_string("/proc/self/mountinfo").ok()?)?,
+        };
+        let path = parent.join(PARENT).join(id);
         fs::create_dir_all(&path).ok()?;
         Some(Self { path })
     }
@@ -167,6 +210,15 @@ mod tests {
         let got: Vec<_> = settings.iter().map(|(f, v)| (*f, v.as_str())).collect();
         assert_eq!(got, expected);
         assert!(super::settings(&Limits::default()).is_empty());
+    }
+
+    #[test]
+    fn a_services_group_is_found() {
+        let text = "12:pids:/x\n0::/system.slice/vdkr-agent.service\n";
+        assert_eq!(own_group(text), Some("system.slice/vdkr-agent.service"));
+        for none in ["0::/\n", "", "1:name=systemd:/a\n", "0::/../other\n"] {
+            assert_eq!(own_group(none), None, "{none:?}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ Examples:
   vdkr -a aarch64 run --rm -it container-base sh
   vdkr vconfig registry localhost:5000/yocto
   vdkr memres start
+  vdkr --target serial:/dev/ttyUSB0 ps
 
 Exit status: 0 done, 1 failed, 2 usage, 3 not running or unreachable, 4 authentication refused,
 5 not found, 6 content does not match its digest, 7 some of several failed.
@@ -72,6 +73,10 @@ pub struct Global {
     /// Architecture of the target: x86_64 or aarch64 [env: VDKR_ARCH]
     #[arg(short, long, value_name = "ARCH")]
     pub arch: Option<String>,
+    /// Talk to the agent of a board or a full image instead of a virtual machine of this program:
+    /// vsock:CID[:PORT], serial:PATH or unix:PATH [env: VDKR_TARGET]
+    #[arg(long, value_name = "TARGET")]
+    pub target: Option<String>,
     /// Registry that is asked first for names without a host; none for none [env: VDKR_REGISTRY]
     #[arg(long, value_name = "HOST[:PORT][/NAMESPACE]")]
     pub registry: Option<String>,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use toml::{Table, Value};
-use vdkr_core::candidates::RegistryPrefix;
+use vdkr_core::{candidates::RegistryPrefix, target::TargetAddress};
 
 use super::value::{
     absolute, check_insecure, check_mirror, list, parse_bool, parse_memory, parse_seconds,
@@ -22,6 +22,8 @@ const FILE: &str = "config.toml";
 const MAX_FILE: u64 = 256 * 1024;
 /// The value of `registry` that means none, not even the one in the machine's image.
 pub const NO_REGISTRY: &str = "none";
+/// The value of `target` that means none: a virtual machine of this program.
+pub const NO_TARGET: &str = "none";
 /// Name of the table of mirrors.
 const MIRROR: &str = "mirror";
 
@@ -50,6 +52,20 @@ pub const KEYS: &[Key] = &[
         check: |text| {
             Arch::from_str(text)
                 .map(|arch| arch.to_string())
+                .map_err(|e| e.to_string())
+        },
+    },
+    Key {
+        name: "target",
+        variable: "VDKR_TARGET",
+        default: "",
+        help: "board or full image to talk to: vsock:CID[:PORT], serial:PATH or unix:PATH",
+        check: |text| {
+            if text == NO_TARGET {
+                return Ok(text.to_owned());
+            }
+            TargetAddress::from_str(text)
+                .map(|address| address.to_string())
                 .map_err(|e| e.to_string())
         },
     },

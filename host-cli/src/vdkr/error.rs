@@ -13,7 +13,10 @@ use super::{config::ConfigError, session::printable, state::StateError};
 use crate::{
     exit::Exit,
     registry_cli::error::{exit_of, words},
-    vm::{channel::ChannelError, locate::LocateError, pipe::PipeError, start::StartError},
+    vm::{
+        channel::ChannelError, locate::LocateError, pipe::PipeError, start::StartError,
+        target::TargetError,
+    },
 };
 
 /// An error as the user reads it.
@@ -104,6 +107,12 @@ impl From<Failure> for Error {
             Some(hint) => told.with_hint(hint),
             None => told,
         }
+    }
+}
+
+impl From<TargetError> for Error {
+    fn from(error: TargetError) -> Self {
+        Self::new(Exit::Unreachable, error.to_string())
     }
 }
 

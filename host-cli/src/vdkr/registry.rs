@@ -51,6 +51,9 @@ pub fn for_request(settings: &Settings, names: &[&str]) -> Result<RegistrySettin
 
 /// The registry that was written into the machine's image.
 fn baked(settings: &Settings) -> Option<String> {
+    if settings.target.is_some() {
+        return None;
+    }
     let image = settings.start.search.locate(settings.arch).ok();
     image.and_then(|image| image.registry)
 }
@@ -176,6 +179,7 @@ fn assemble(settings: &Settings, baked: Option<&str>) -> Result<RegistrySettings
         credentials: Vec::new(),
         gateway: gateway.to_owned(),
         timeout: settings.value("timeout").0.parse().ok(),
+        defaults: !settings.global.no_registry && settings.value("registry").0.is_empty(),
     })
 }
 

@@ -8,8 +8,10 @@ use tokio::{
     time::timeout,
 };
 use vdkr_core::channel::message::{
-    DiskRequest, Done, Failure, Publication, PublishRequest, Reply, Request,
+    DiskRequest, Done, Failure, FailureCode, Publication, PublishRequest, RegistrySettings, Reply,
+    Request,
 };
+use vdkr_core::loopback::DEFAULT_GATEWAY;
 
 use super::{
     command::{memres, wrong_reply},
@@ -26,6 +28,7 @@ use crate::{
         kept::{self, Description},
         process::{Qemu, ending},
         start::{Started, start},
+        target,
         timing::Stages,
     },
 };
@@ -57,6 +60,8 @@ pub struct Session {
     /// The connection.
     pub connection: Connection,
     machine: Option<Own>,
+    /// The agent is that of a board or a full image.
+    target: bool,
     shares: Option<Shares>,
     stages: Stages,
     timing: Timing,
@@ -93,6 +98,18 @@ impl Session {
     pub async fn open(settings: &Settings, purpose: &str) -> Result<Self> {
         let timing = Timing::wanted(settings);
         let mut stages = Stages::new();
+        if let Some(address) = &settings.target {
+            let connection = target::connect(address, &mut say).await?;
+            stages.mark("connect");
+            return Ok(Self {
+                connection,
+                machine: None,
+                target: true,
+                shares: None,
+                stages,
+                timing,
+            });
+        }
         let StatePlace::Directory(dir) = &settings.state else {
             let started = start(&settings.start, None, &mut stages, &mut say).await?;
             return Ok(Self::own(started, None, stages, timing));
@@ -162,6 +179,7 @@ impl Session {
                 forwards: Forwards::default(),
                 _lock: lock,
             }),
+            target: false,
             shares: None,
             stages,
             timing,
@@ -188,15 +206,46 @@ impl Session {
         Self {
             connection,
             machine: None,
+            target: false,
             shares: None,
             stages,
             timing,
         }
     }
 
+    /// Whether the agent is that of a board or a full image, which takes no disks and no ports.
+    pub fn is_target(&self) -> bool {
+        self.target
+    }
+
+    /// Refuses a request that makes a target ask this computer's registry where it cannot: only
+    /// a guest of QEMU's user network knows this computer as its gateway.
+    pub fn check_reach(&self, name: &str, registries: &RegistrySettings) -> Result<()> {
+        if !self.target || self.connection.hello().gateway.as_deref() == Some(DEFAULT_GATEWAY) {
+            return Ok(());
+        }
+        let here = |host: &str| host.split([':', '/']).next() == Some(DEFAULT_GATEWAY);
+        let by_registry = registries.registry.as_deref().is_some_and(here);
+        if !by_registry && !here(name) {
+            return Ok(());
+        }
+        Err(Error::usage(
+            "the target does not reach this computer as localhost: it is no guest of QEMU's user \
+             network",
+        )
+        .with_hint(
+            "name the registry by an address of this computer that the target reaches, such as \
+             --registry 192.168.7.1:5000/yocto, and have it listen there",
+        ))
+    }
+
     /// Hands a disk to the machine, be it this command's own or a kept one. The guest sees it a
     /// moment later, under its serial number.
     pub async fn attach(&mut self, disk: DiskRequest) -> Result<()> {
+        if self.target {
+            let what = "a target takes no disks of this computer";
+            return Err(Failure::new(FailureCode::Unsupported, what).into());
+        }
         match &mut self.machine {
             Some(own) => match own.qemu.attach(&disk).await {
                 Ok(()) => Ok(()),
@@ -245,6 +294,9 @@ impl Session {
     /// Leads ports of this computer to a container that is about to be run. They are closed when
     /// this session is, or when the container ends that adopts them.
     pub async fn publish(&mut self, request: &PublishRequest) -> Result<Publication> {
+        if self.target {
+            return Err(no_ports());
+        }
         if let Some(own) = &mut self.machine {
             let owner = Owner::Client(0);
             let opened = own.forwards.open(&mut own.qemu, owner, request).await;
@@ -262,6 +314,9 @@ impl Session {
     pub async fn published(&mut self) -> Vec<Publication> {
         if let Some(own) = &self.machine {
             return own.forwards.list();
+        }
+        if self.target {
+            return Vec::new();
         }
         match self.connection.ask(&Request::Published).await {
             Ok(Ok(Reply::Published { publications })) => publications,
@@ -282,7 +337,7 @@ impl Session {
     /// is served by the one who keeps it, so that the mount outlives this command when a container
     /// does.
     pub async fn share(&mut self, path: &Path, read_only: bool) -> Result<String> {
-        if self.machine.is_some() {
+        if self.machine.is_some() || self.target {
             let connection = &self.connection;
             let shares = self
                 .shares
@@ -320,6 +375,12 @@ impl Session {
             return error.into();
         }
         let Some(own) = &mut self.machine else {
+            if self.target {
+                return Error::from(error).with_hint(
+                    "the target's agent has ended or cannot be reached any more; its log \
+                     (journalctl -u vdkr-agent) tells why",
+                );
+            }
             return Error::from(error)
                 .with_hint("if the machine has ended, its console.log and monitor.log tell why");
         };
@@ -406,6 +467,25 @@ fn ignored_options(settings: &Settings, running: Option<&Description>) -> Vec<&'
         .chain(files.into_iter().flatten())
         .filter(|option| running.is_none_or(|running| differs(option, running)))
         .collect()
+}
+
+/// Why ports cannot be had on a target.
+pub fn no_ports() -> Error {
+    Error::usage("ports are published by the machine that vdkr starts, not by a target").with_hint(
+        "a container on a target has the target's network: leave -p out, and reach it at the \
+         target's own address",
+    )
+}
+
+/// What concerns a machine of this program makes no sense with a target.
+pub fn no_machine(settings: &Settings, what: &str) -> Result<()> {
+    match &settings.target {
+        None => Ok(()),
+        Some(target) => Err(Error::usage(format!(
+            "{what} is about the virtual machine that vdkr starts, and target {target} is not one"
+        ))
+        .with_hint("for that machine add: --target none")),
+    }
 }
 
 /// Does something unless a signal asks to end it; then the work is dropped where it stands.

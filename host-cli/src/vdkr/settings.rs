@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use vdkr_core::target::TargetAddress;
+
 use super::{
     args::Global,
     config::{self, Config, ConfigError, Key},
@@ -94,6 +96,8 @@ pub struct Settings {
     pub global: Global,
     /// Architecture of the target.
     pub arch: Arch,
+    /// The board or full image to talk to, instead of a machine of this program.
+    pub target: Option<TargetAddress>,
     /// Where state is kept.
     pub state: StatePlace,
     /// The directory with all state directories.
@@ -166,8 +170,13 @@ impl Settings {
             Some(_) => None,
             None => variable("VDKR_STATE_DIR").map(PathBuf::from),
         });
+        let target = match value("target") {
+            "" | config::NO_TARGET => None,
+            text => Some(text.parse().map_err(|error| usage(format!("{error}")))?),
+        };
         let state = match named {
-            _ if stateless => StatePlace::Nowhere,
+            // A target keeps its own.
+            _ if stateless || target.is_some() => StatePlace::Nowhere,
             Some(dir) => StatePlace::Directory(std::path::absolute(dir)?),
             None => {
                 let name = state::directory_name(arch, global.instance.as_deref())?;
@@ -215,6 +224,7 @@ impl Settings {
             config,
             global,
             arch,
+            target,
             state,
             state_root,
             start,
@@ -295,6 +305,7 @@ fn option(global: &Global, key: &str) -> Result<Option<(&'static str, String)>> 
     };
     Ok(match key {
         "arch" => text("--arch", &global.arch),
+        "target" => text("--target", &global.target),
         "registry" => text("--registry", &global.registry),
         "insecure-registry" if !global.insecure_registry.is_empty() => {
             Some(("--insecure-registry", global.insecure_registry.join(",")))

@@ -18,6 +18,7 @@ pub mod qmp;
 pub mod router;
 pub mod snapshot;
 pub mod start;
+pub mod target;
 pub mod timing;
 pub mod tsc;
 

@@ -1,6 +1,9 @@
 //! What the host asks for.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{
+    string::{String, ToString as _},
+    vec::Vec,
+};
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -9,8 +12,10 @@ use super::{
     VolumeAction, exposed,
 };
 use crate::{
+    candidates::Scheme,
     credentials::{Credential, Secret},
     digest::Digest,
+    emit::vdkr::RegistryConf,
 };
 
 /// What the host asks for; opens a stream.
@@ -343,6 +348,63 @@ pub struct RegistrySettings {
     /// patience when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u32>,
+    /// Nobody named a registry: what the agent's own machine is set up for holds
+    /// ([`RegistrySettings::take_defaults`]).
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub defaults: bool,
+}
+
+/// What a machine is set up to pull from: what was baked into its image, or configured later.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RegistryDefaults {
+    /// `/etc/vdkr/registry.conf`.
+    pub conf: RegistryConf,
+    /// The registry's CA, in PEM.
+    pub ca_pem: Option<String>,
+    /// The login at the registry.
+    pub credential: Credential,
+}
+
+impl RegistrySettings {
+    /// Takes up what the machine is set up for where the request leaves it open
+    /// ([`RegistrySettings::defaults`]). What the request says wins, and a CA that came with it is
+    /// the only one.
+    pub fn take_defaults(&mut self, defaults: RegistryDefaults) {
+        if !core::mem::take(&mut self.defaults) {
+            return;
+        }
+        let RegistryDefaults {
+            conf,
+            ca_pem,
+            credential,
+        } = defaults;
+        for entry in conf.insecure {
+            if !self.insecure.contains(&entry) {
+                self.insecure.push(entry);
+            }
+        }
+        if self.ca_pem.is_none() {
+            self.ca_pem = ca_pem;
+        }
+        let (None, Some(registry)) = (&self.registry, conf.registry) else {
+            return;
+        };
+        let host = registry.host().to_string();
+        match registry.scheme() {
+            Some(Scheme::Http) if !self.insecure.contains(&host) => {
+                self.insecure.push(host.clone());
+            }
+            Some(Scheme::Https) => self.secure = true,
+            _ => {}
+        }
+        // Whoever bakes a CA means the registry to be proved by it.
+        self.secure |= self.ca_pem.is_some() && !self.insecure.contains(&host);
+        let known = |entry: &HostCredential| entry.host == host;
+        if credential != Credential::Anonymous && !self.credentials.iter().any(known) {
+            self.credentials.push(HostCredential::new(host, credential));
+        }
+        self.registry = Some(registry.to_string());
+    }
 }
 
 /// Mirrors of one registry, tried in order before it.
@@ -432,5 +494,72 @@ fn exposed_option<S: Serializer>(
     match secret {
         Some(secret) => exposed(secret, serializer),
         None => serializer.serialize_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::{borrow::ToOwned as _, vec};
+
+    use super::*;
+    use crate::emit::vdkr::parse;
+
+    fn baked(conf: &str) -> RegistryDefaults {
+        RegistryDefaults {
+            conf: parse(conf).unwrap(),
+            ca_pem: Some("baked".to_owned()),
+            credential: Credential::Bearer(Secret::new("t")),
+        }
+    }
+
+    fn open() -> RegistrySettings {
+        RegistrySettings {
+            defaults: true,
+            ..RegistrySettings::default()
+        }
+    }
+
+    #[test]
+    fn a_request_that_names_no_registry_gets_the_machines() {
+        let mut settings = open();
+        settings.take_defaults(baked("VDKR_DEFAULT_REGISTRY=10.0.2.2:5000/yocto"));
+        assert_eq!(settings.registry.as_deref(), Some("10.0.2.2:5000/yocto"));
+        assert_eq!(settings.ca_pem.as_deref(), Some("baked"));
+        assert!(settings.secure && !settings.defaults);
+        assert_eq!(settings.credentials[0].host, "10.0.2.2:5000");
+
+        let mut settings = open();
+        settings.take_defaults(baked(
+            "VDKR_DEFAULT_REGISTRY=h:1\nVDKR_INSECURE_REGISTRIES=\"h:1 10.0.0.0/8\"",
+        ));
+        assert!(!settings.secure, "the file says that it is not verified");
+        assert_eq!(settings.insecure, ["h:1", "10.0.0.0/8"]);
+    }
+
+    #[test]
+    fn what_the_request_says_wins() {
+        let defaults = || baked("VDKR_DEFAULT_REGISTRY=h:1");
+        let none = RegistrySettings::default();
+        let mut settings = none.clone();
+        settings.take_defaults(defaults());
+        assert_eq!(settings, none, "no registry at all was asked for");
+
+        let mut settings = RegistrySettings {
+            registry: Some("other:2".to_owned()),
+            ca_pem: Some("mine".to_owned()),
+            ..open()
+        };
+        settings.take_defaults(defaults());
+        assert_eq!(settings.registry.as_deref(), Some("other:2"));
+        assert_eq!(settings.ca_pem.as_deref(), Some("mine"));
+        assert_eq!(settings.credentials, [], "they belong to another registry");
+
+        let mine = HostCredential::new("h:1", Credential::Bearer(Secret::new("mine")));
+        let mut settings = RegistrySettings {
+            credentials: vec![mine.clone()],
+            ..open()
+        };
+        settings.take_defaults(defaults());
+        assert_eq!(settings.credentials, [mine]);
     }
 }

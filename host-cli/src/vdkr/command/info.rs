@@ -86,6 +86,7 @@ fn document(settings: &Settings, info: &Info) -> Result<Value> {
         .into_iter()
         .map(|(host, urls)| format!("{host}={}", urls.join(",")))
         .collect();
+    let value = |name| settings.value(name).0;
     let insecure = crate::vdkr::value::list(settings.value("insecure-registry").0);
     Ok(json!({
         "ClientVersion": env!("CARGO_PKG_VERSION"),
@@ -105,6 +106,7 @@ fn document(settings: &Settings, info: &Info) -> Result<Value> {
         "StorageAvailable": info.state_available,
         "UptimeMs": info.uptime_ms,
         "StateDir": match &settings.state {
+            _ if settings.target.is_some() => value("target").to_owned(),
             StatePlace::Directory(dir) => dir.display().to_string(),
             StatePlace::Nowhere => "none (forgotten at its end)".to_owned(),
         },

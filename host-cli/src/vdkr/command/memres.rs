@@ -32,7 +32,7 @@ use crate::{
         args::{MemresCommand, MemresStartArgs, MemresStatusArgs},
         error::{Error, Result},
         human, layers,
-        session::{LOCK_PATIENCE, Session, interruptible, say},
+        session::{LOCK_PATIENCE, Session, interruptible, no_machine, say},
         settings::{Settings, StatePlace},
         state::{self, Wait},
         value,
@@ -70,6 +70,7 @@ enum Report {
 
 /// Does what follows `memres`.
 pub async fn run(settings: &Settings, command: &MemresCommand) -> Result<u8> {
+    no_machine(settings, "memres")?;
     match command {
         MemresCommand::Start(args) => begin(settings, args).await,
         MemresCommand::Stop => stop(settings).await,
@@ -170,6 +171,10 @@ async fn resume(settings: &Settings, dir: &Path) -> Result<()> {
 
 /// Has a machine run that stays, for containers that outlive the command that starts them.
 pub async fn ensure(settings: &Settings) -> Result<()> {
+    // A target stays anyway.
+    if settings.target.is_some() {
+        return Ok(());
+    }
     let dir = directory(settings)?;
     if kept::connect(dir).await?.is_some() {
         return Ok(());

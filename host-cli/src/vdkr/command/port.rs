@@ -12,7 +12,7 @@ use crate::{
     vdkr::{
         args::PortArgs,
         error::{Error, Result},
-        session::say,
+        session::{no_ports, say},
         settings::{Settings, StatePlace},
     },
     vm::kept,
@@ -20,6 +20,9 @@ use crate::{
 
 /// Asks the program that keeps the machine. No machine is started for it.
 pub async fn run(settings: &Settings, args: &PortArgs) -> Result<u8> {
+    if settings.target.is_some() {
+        return Err(no_ports());
+    }
     let wanted = args.port.as_deref().map(one_port).transpose()?;
     let mut publications = Vec::new();
     if let StatePlace::Directory(dir) = &settings.state

@@ -137,7 +137,8 @@ async fn pull(
     request: PullRequest,
     news: &mut News,
 ) -> Result<Pulled> {
-    if layers::pulls_here(settings) {
+    session.check_reach(&request.reference, &request.settings)?;
+    if layers::pulls_here(session, settings, &request.settings) {
         let shown = RefCell::new(&mut *news);
         if let Some(pulled) = layers::pull(session, settings, &request, &shown).await? {
             return Ok(pulled);

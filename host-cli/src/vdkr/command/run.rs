@@ -6,7 +6,10 @@ use std::{
     io::{self, IsTerminal as _},
 };
 
-use vdkr_core::channel::message::{ContainerReply, Life, Reply, Request, RunRequest, Until};
+use vdkr_core::{
+    channel::message::{ContainerReply, Life, Reply, Request, RunRequest, Until},
+    volume::{MountOption, Source},
+};
 
 use super::{memres, wrong_reply};
 use crate::{
@@ -20,9 +23,9 @@ use crate::{
         news::News,
         publish::{Target, publish},
         registry,
-        run_options::{self, Parsed, Verb},
+        run_options::{self, Parsed, RunOptions, Verb},
         sandbox,
-        session::{Session, interruptible, say, with_session},
+        session::{Session, interruptible, no_ports, say, with_session},
         settings::Settings,
         volumes,
     },
@@ -72,6 +75,9 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
         return Err(Error::usage(
             "ports are published when a container is run: use run -d instead of create",
         ));
+    }
+    if settings.target.is_some() {
+        check_for_target(&options, until)?;
     }
     let cidfile = options.cidfile.as_deref().map(new_cidfile).transpose()?;
     // What is gone when its machine ends needs one that stays.
@@ -141,6 +147,22 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
         }
     })
     .await
+}
+
+/// What a target cannot do is told before anything happens there.
+fn check_for_target(options: &RunOptions, until: Until) -> Result<()> {
+    if options.sandbox.publishes() {
+        return Err(no_ports());
+    }
+    let of_host = |mount: &MountOption| matches!(mount.source, Source::Host(_));
+    if until != Until::Ended && options.mounts.iter().any(of_host) {
+        return Err(Error::usage(
+            "directories of this computer reach a target only as long as this command is there, \
+             and the container would outlive it",
+        )
+        .with_hint("run it without -d, or use a volume: -v NAME:/path"));
+    }
+    Ok(())
 }
 
 /// Has a container made, and started when the request says so; prints its id.

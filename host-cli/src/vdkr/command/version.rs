@@ -12,18 +12,22 @@ use crate::{
         error::Result,
         format::Format,
         image_args::VersionArgs,
+        session::say,
         settings::{Settings, StatePlace},
     },
-    vm::kept,
+    vm::{kept, target},
 };
 
 /// Prints the versions. No machine is started for it.
 pub async fn run(settings: &Settings, args: &VersionArgs) -> Result<u8> {
     let format = Format::read(args.format.as_deref())?;
     let mut server = Value::Null;
-    if let StatePlace::Directory(dir) = &settings.state
-        && let Some(connection) = kept::connect(dir).await?
-    {
+    let connection = match (&settings.target, &settings.state) {
+        (Some(address), _) => Some(target::connect(address, &mut say).await?),
+        (None, StatePlace::Directory(dir)) => kept::connect(dir).await?,
+        (None, StatePlace::Nowhere) => None,
+    };
+    if let Some(connection) = connection {
         server = json!({ "Version": connection.hello().software });
         if let Ok(Ok(Reply::Info(info))) = connection.ask(&Request::Info).await {
             server = json!({

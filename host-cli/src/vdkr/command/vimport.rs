@@ -24,7 +24,7 @@ use crate::{
         },
         error::{Error, Result},
         image_args::VimportArgs,
-        session::{say, with_session},
+        session::{Session, say, with_session},
         settings::Settings,
     },
 };
@@ -69,15 +69,20 @@ pub async fn run(settings: &Settings, args: &VimportArgs) -> Result<u8> {
         )),
         Found::Root(archive) => Ready::Root(archive),
     };
-    let loaded = with_session(settings, "vdkr vimport", async |session| match ready {
-        Ready::Image(chosen) => load(session, &chosen, Some(full), settings.global.progress).await,
-        Ready::Root(archive) => {
-            let making = Making {
-                platform: None,
-                config,
-                comment: format!("Imported from {}", input.shown),
-            };
-            make_image(session, archive, &making, Some(full)).await
+    let loaded = with_session(settings, "vdkr vimport", async |session| {
+        check_architecture(session, settings)?;
+        match ready {
+            Ready::Image(chosen) => {
+                load(session, &chosen, Some(full), settings.global.progress).await
+            }
+            Ready::Root(archive) => {
+                let making = Making {
+                    platform: None,
+                    config,
+                    comment: format!("Imported from {}", input.shown),
+                };
+                make_image(session, archive, &making, Some(full)).await
+            }
         }
     })
     .await?;
@@ -85,6 +90,19 @@ pub async fn run(settings: &Settings, args: &VimportArgs) -> Result<u8> {
     out!("{name}");
     eprintln!("Imported {} as {name} ({})", input.shown, loaded.id.short());
     Ok(0)
+}
+
+/// A target has the architecture that it has, whatever this computer's settings say.
+fn check_architecture(session: &Session, settings: &Settings) -> Result<()> {
+    let its = &session.connection.hello().arch;
+    if !session.is_target() || its.is_empty() || its == settings.arch.oci_name() {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "the target is {its}, not {}",
+        settings.arch.oci_name()
+    ))
+    .with_hint("name its architecture: vdkr -a aarch64 (or x86_64) --target …"))
 }
 
 enum Ready {

@@ -18,7 +18,7 @@ use crate::{
         error::{Error, Result},
         human,
         layers::{self, Cache, forget_user, unused},
-        session::{LOCK_PATIENCE, say},
+        session::{LOCK_PATIENCE, no_machine, say},
         settings::{Settings, StatePlace},
         state::{self, Wait},
     },
@@ -27,6 +27,7 @@ use crate::{
 
 /// Does what is asked for.
 pub async fn run(settings: &Settings, command: &VstorageCommand) -> Result<u8> {
+    no_machine(settings, "vstorage")?;
     match command {
         VstorageCommand::List(args) => list(settings, args),
         VstorageCommand::Path(args) => path(settings, args),

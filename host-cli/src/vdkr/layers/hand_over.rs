@@ -56,6 +56,9 @@ pub async fn prepare_containers(
     settings: &Settings,
     names: &[String],
 ) -> Result<()> {
+    if session.is_target() {
+        return Ok(());
+    }
     let mut news = News::new(settings.global.progress, settings.verbose);
     let news = RefCell::new(&mut news);
     let registry = registry::for_request(settings, &[])?;
@@ -75,6 +78,9 @@ pub async fn prepare(
     request: &mut RunRequest,
     news: &mut News,
 ) -> Result<()> {
+    if session.is_target() {
+        return session.check_reach(&request.image, &request.settings);
+    }
     let news = RefCell::new(news);
     let image = Wanted::Image(&request.image);
     let presence = ready(session, settings, image, &request.settings, &news).await?;
@@ -83,7 +89,7 @@ pub async fn prepare(
         (PullPolicy::Missing, presence) => presence == Presence::Absent,
         (PullPolicy::Always, _) => true,
     };
-    if !pulls || !pulls_here(settings) {
+    if !pulls || !pulls_here(session, settings, &request.settings) {
         return Ok(());
     }
     let pull_request = PullRequest {

@@ -14,11 +14,15 @@ pub use hand_over::{prepare, prepare_containers, settle};
 pub use pull::pull;
 pub use users::{forget_user, note_use, note_users_layers, repair};
 
-use super::{error::Result, settings::Settings};
+use vdkr_core::channel::message::RegistrySettings;
 
-/// Whether images are pulled here rather than in the machine.
-pub fn pulls_here(settings: &Settings) -> bool {
-    settings.value("pull-in").0 == "host"
+use super::{error::Result, session::Session, settings::Settings};
+
+/// Whether images are pulled here rather than in the machine. A target pulls by itself, and so does
+/// a machine that alone knows the registry and its CA, from its image.
+pub fn pulls_here(session: &Session, settings: &Settings, registry: &RegistrySettings) -> bool {
+    let knows = registry.defaults && session.connection.hello().registry.is_some();
+    settings.value("pull-in").0 == "host" && !session.is_target() && !knows
 }
 
 /// The cache of these settings.

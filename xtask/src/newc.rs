@@ -3,29 +3,29 @@
 
 /// An archive being written to memory. Paths are relative, parents come before children.
 #[derive(Debug, Default)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     bytes: Vec<u8>,
     inode: u32,
 }
 
 impl Archive {
     /// Adds a directory with mode 0755.
-    pub(super) fn directory(&mut self, path: &str) {
+    pub(crate) fn directory(&mut self, path: &str) {
         self.entry(path, 0o040_755, (0, 0), &[]);
     }
 
     /// Adds a regular file; `mode` has the permission bits only.
-    pub(super) fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
+    pub(crate) fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
         self.entry(path, 0o100_000 | mode, (0, 0), content);
     }
 
     /// Adds a character device.
-    pub(super) fn device(&mut self, path: &str, mode: u32, major: u32, minor: u32) {
+    pub(crate) fn device(&mut self, path: &str, mode: u32, major: u32, minor: u32) {
         self.entry(path, 0o020_000 | mode, (major, minor), &[]);
     }
 
     /// Ends the archive and returns it, padded to whole 512-byte blocks.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.inode = 0;
         self.header("TRAILER!!!", 0, 0, (0, 0), 0);
         self.bytes.resize(self.bytes.len().next_multiple_of(512), 0);
