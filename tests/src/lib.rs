@@ -11,6 +11,7 @@ pub mod http;
 pub mod layout;
 pub mod peers;
 pub mod process;
+pub mod pty;
 pub mod registry;
 pub mod soak;
 pub mod vm;

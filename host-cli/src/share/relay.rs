@@ -1,6 +1,7 @@
 //! Carries requests and answers between a machine and the servers of this process.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::Path,
     sync::{Arc, Mutex},
@@ -77,6 +78,8 @@ impl From<ShareError> for Failure {
 pub struct Shares {
     connection: Connection,
     serving: Arc<Mutex<JoinSet<()>>>,
+    /// Names of what is mounted.
+    mounted: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Shares {
@@ -85,13 +88,26 @@ impl Shares {
         Self {
             connection,
             serving: Arc::default(),
+            mounted: Arc::default(),
         }
     }
 
-    /// Serves a path and has it mounted. Gives the name of the mount.
+    /// Serves a path and has it mounted, by this name when there is one, which may be mounted
+    /// already. Gives the name of the mount.
     ///
     /// It is served until the agent says that it is over, or this value and its clones are gone.
-    pub async fn share(&self, path: &Path, read_only: bool) -> Result<String, ShareError> {
+    pub async fn share(
+        &self,
+        path: &Path,
+        read_only: bool,
+        name: Option<String>,
+    ) -> Result<String, ShareError> {
+        if let Some(name) = name
+            .as_ref()
+            .filter(|name| lock(&self.mounted).contains(*name))
+        {
+            return Ok(name.clone());
+        }
         let failed = |source| ShareError::Io {
             path: path.display().to_string(),
             source,
@@ -100,11 +116,10 @@ impl Shares {
         let directory = source.is_directory();
         raise_open_files();
         let server = Server::new(source, read_only, Limits::default()).map_err(failed)?;
-        let mut name = [0; 16];
-        crate::random::fill(&mut name).map_err(|error| failed(error.into()))?;
-        let name = name
-            .iter()
-            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        let name = match name {
+            Some(name) => name,
+            None => new_name().map_err(failed)?,
+        };
         let call = self
             .connection
             .call(&Request::MountShare {
@@ -117,7 +132,12 @@ impl Shares {
         {
             let mut serving = lock(&self.serving);
             while serving.try_join_next().is_some() {}
-            serving.spawn(serve(call, Arc::new(server), told));
+            let (mounted, name) = (Arc::clone(&self.mounted), name.clone());
+            lock(&mounted).insert(name.clone());
+            serving.spawn(async move {
+                serve(call, Arc::new(server), told).await;
+                lock(&mounted).remove(&name);
+            });
         }
         match timeout(MOUNT_PATIENCE, mounted).await {
             Ok(Ok(mounted)) => mounted.map(|()| name),
@@ -133,6 +153,14 @@ impl Shares {
             .await
             .map(drop)
     }
+}
+
+/// A name that no other mount has.
+fn new_name() -> io::Result<String> {
+    let mut name = [0; 16];
+    crate::random::fill(&mut name)?;
+    let digits = name.iter().map(|byte| format!("{byte:02x}"));
+    Ok(digits.collect())
 }
 
 /// Answers requests until the machine wants no more, or breaks the protocol. Dropping the call then
