@@ -313,7 +313,7 @@ mod tests {
         for byte in 0..=u8::MAX {
             assert_eq!(Kind::from_byte(byte).to_byte(), byte);
         }
-        assert_eq!(Kind::from_byte(16), Kind::Unknown(16));
+        assert_eq!(Kind::from_byte(17), Kind::Unknown(17));
         assert_eq!(Kind::from_byte(0), Kind::Unknown(0));
     }
 
