@@ -53,7 +53,15 @@ fn mounts_reach_the_agent_without_any_path_of_the_hosts() {
         .collect();
     let path = dir.canonicalize().unwrap().display().to_string();
     let read_only = true;
-    assert_eq!(served, [&Request::Share { path, read_only }]);
+    let name = None;
+    assert_eq!(
+        served,
+        [&Request::Share {
+            path,
+            read_only,
+            name
+        }]
+    );
 }
 
 #[test]

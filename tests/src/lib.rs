@@ -13,6 +13,7 @@ pub mod layout;
 pub mod newc;
 pub mod peers;
 pub mod process;
+pub mod pty;
 pub mod registry;
 pub mod soak;
 pub mod vm;

@@ -24,7 +24,7 @@ fn prefix(registry: &Registry) -> String {
     format!("{}/yocto", registry.host())
 }
 
-/// The files of layers in the user's cache.
+/// The files of layers in the user's cache, with their recipes.
 fn layers(user: &User) -> Vec<PathBuf> {
     let directory = user.home().join(".vdkr/layers/sha256");
     let entries = fs::read_dir(directory).into_iter().flatten();
@@ -169,7 +169,8 @@ fn layers_come_to_a_machine_that_runs_and_come_back_when_they_were_removed() {
         .expect(0);
     // One that is damaged, too.
     user.run(["memres", "restart"]).expect(0);
-    let damaged = &files[0];
+    let is_layer = |file: &&PathBuf| file.extension().is_some_and(|end| end == "erofs");
+    let damaged = files.iter().find(is_layer).unwrap();
     fs::remove_file(damaged).unwrap();
     fs::write(damaged, "damage").unwrap();
     user.run(["run", "--rm", "container-base", "true"])

@@ -22,7 +22,7 @@ fn filled_registry() -> Registry {
 
 fn user_with_vm() -> User {
     let user = User::new("x86_64");
-    // What the host keeps for a machine can be run, but not saved.
+    // `host_save.rs` has what the host keeps for a machine.
     user.run(["vconfig", "pull-in", "guest"]).expect(0);
     user.run(["--accel", "tcg", "memres", "start"]).expect(0);
     user

@@ -46,6 +46,8 @@ pub enum Kind {
     Pong,
     /// The beginning of a message that the next `Open` or `Done` of the stream completes.
     Part,
+    /// The host lets go of the stream's process, which goes on; the agent says `Done`.
+    Detach,
     /// A kind of a later version, to be ignored.
     Unknown(u8),
 }
@@ -69,6 +71,7 @@ impl Kind {
             Self::Ping => 13,
             Self::Pong => 14,
             Self::Part => 15,
+            Self::Detach => 16,
             Self::Unknown(byte) => byte,
         }
     }
@@ -91,6 +94,7 @@ impl Kind {
             13 => Self::Ping,
             14 => Self::Pong,
             15 => Self::Part,
+            16 => Self::Detach,
             other => Self::Unknown(other),
         }
     }
@@ -309,7 +313,7 @@ mod tests {
         for byte in 0..=u8::MAX {
             assert_eq!(Kind::from_byte(byte).to_byte(), byte);
         }
-        assert_eq!(Kind::from_byte(16), Kind::Unknown(16));
+        assert_eq!(Kind::from_byte(17), Kind::Unknown(17));
         assert_eq!(Kind::from_byte(0), Kind::Unknown(0));
     }
 

@@ -422,6 +422,7 @@ mod tests {
             Request::Share {
                 path: "/a".into(),
                 read_only: false,
+                name: Some("00ff00ff".into()),
             },
             Request::Shutdown,
             Request::Volume {

@@ -2,6 +2,7 @@
 //! name means, which lines of a log are shown; and what they may do and use.
 
 pub mod capability;
+pub mod detach;
 pub mod limits;
 pub mod lines;
 pub mod mounts;

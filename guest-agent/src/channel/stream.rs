@@ -39,6 +39,8 @@ pub enum Control {
     Signal(u8),
     /// Its terminal has this size now.
     Resize(Resize),
+    /// The host lets go of it, and it goes on.
+    Detach,
 }
 
 /// The host broke the rules of the channel; the connection cannot go on.
@@ -228,6 +230,7 @@ impl Stream {
                 }
             }
             Kind::Signal => self.push(Control::Signal(signal_from_payload(&frame.payload)?)),
+            Kind::Detach => self.push(Control::Detach),
             Kind::Resize => self.push(Control::Resize(Resize::from_payload(&frame.payload)?)),
             Kind::Cancel => self.cancel.cancel(),
             _ => {}

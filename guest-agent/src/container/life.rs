@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     fs,
+    net::Ipv4Addr,
     os::fd::OwnedFd,
     rc::Rc,
     time::{Duration, Instant},
@@ -377,6 +378,9 @@ fn begin(agent: &Rc<Agent>, entry: &Rc<Entry>) -> Result<(Live, Option<Outputs>)
         })?
         .layers_dir()
         .to_owned();
+    // After the machine's start the host shares what it has shared before.
+    let shares = mounts::hold(agent, &record.request.mounts);
+    entry.shares.replace(shares);
     let place = place(agent, entry, &record.request.sandbox)?;
     let defaults = run::defaults(&record.config);
     let mut options = run::options(&record.request, &defaults, &entry.id, Some(&place))
@@ -405,6 +409,24 @@ fn begin(agent: &Rc<Agent>, entry: &Rc<Entry>) -> Result<(Live, Option<Outputs>)
         ),
         None => (Live::new(container, place, Inlet::None), None),
     })
+}
+
+/// Gives a container that does not run another address.
+pub fn place_at(entry: &Entry, address: Option<Ipv4Addr>) -> Result<(), Failure> {
+    if entry.is_active() {
+        let message = format!("container {} is running", entry.name());
+        return Err(Failure::new(FailureCode::Failed, message));
+    }
+    {
+        let sandbox = &mut entry.record.borrow_mut().request.sandbox;
+        if address.is_some() {
+            sandbox.network = message::Network::Bridge;
+        }
+        sandbox.address = address;
+    }
+    entry.placed.set(true);
+    entry.save();
+    Ok(())
 }
 
 /// Where the container is among the networks, as the request has it.

@@ -67,6 +67,8 @@ pub struct Entry {
     pub hub: Hub,
     /// Keeps what the host shares with it.
     pub shares: RefCell<Vec<ShareUse>>,
+    /// The host has led its ports here for the next start.
+    pub placed: Cell<bool>,
     /// Its image, as long as that is there.
     pub image: Option<StoredImage>,
     /// Its process.
@@ -255,6 +257,7 @@ impl Entry {
             log: Log::new(&dir),
             hub: Hub::default(),
             shares: RefCell::default(),
+            placed: Cell::new(false),
             image,
             record: RefCell::new(record),
             live: RefCell::default(),

@@ -113,6 +113,15 @@ impl Settled {
     }
 }
 
+/// Keeps what the host shares with a container, as far as it does now.
+pub(crate) fn hold(agent: &Agent, specs: &[MountSpec]) -> Vec<ShareUse> {
+    let shares = specs.iter().filter_map(|spec| match &spec.source {
+        MountSource::Share { share, .. } => agent.shares.hold(share).ok(),
+        _ => None,
+    });
+    shares.collect()
+}
+
 /// Finds what a container has mounted, for a start of it.
 pub(crate) fn resolve(agent: &Agent, specs: &[MountSpec]) -> Result<Vec<Volume>, Failure> {
     specs
@@ -120,8 +129,8 @@ pub(crate) fn resolve(agent: &Agent, specs: &[MountSpec]) -> Result<Vec<Volume>,
         .map(|spec| {
             let (source, copy) = match &spec.source {
                 MountSource::Share { share, path } => {
-                    let held = agent.shares.hold(share).map_err(|_| not_shared(path))?;
                     // The container holds it for longer.
+                    let held = agent.shares.hold(share).map_err(|_| not_shared(path))?;
                     (VolumeSource::Tree(held.point().to_owned()), false)
                 }
                 MountSource::Volume { name, no_copy } => {
@@ -152,8 +161,8 @@ fn not_shared(path: &str) -> Failure {
     Failure::new(
         FailureCode::NotFound,
         format!(
-            "{path} of the host has not been shared since this machine was started; remove the \
-             container and run it again"
+            "{path} of the host is not shared with this machine; remove the container and run it \
+             again"
         ),
     )
 }

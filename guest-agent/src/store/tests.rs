@@ -553,6 +553,6 @@ fn image_of(layer: &[u8], path: &Path) {
     let (image, scratch) = (new(path), new(&path.with_extension("scratch")));
     let digest = Digest::sha256(layer);
     let limits = crate::unpack::Limits::default();
-    vdkr_transfer::erofs::write_image(layer, &digest, &limits, &|| false, &image, &scratch)
+    vdkr_transfer::erofs::write_image(layer, &digest, &limits, &|| false, &image, &scratch, None)
         .unwrap();
 }

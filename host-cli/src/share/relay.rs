@@ -101,7 +101,8 @@ struct Mount {
 }
 
 impl Places {
-    fn place(&mut self, key: Key) -> Place {
+    /// The place of a key, or of a name that is to be had again.
+    fn place(&mut self, key: Key, name: Option<&String>) -> Place {
         let over = |place: &Place| {
             place.try_lock().is_ok_and(|mount| match &*mount {
                 Some(mount) => mount.served.is_finished(),
@@ -111,7 +112,13 @@ impl Places {
         };
         self.by_name.retain(|_, place| !over(place));
         self.by_key.retain(|_, place| !over(place));
-        Arc::clone(self.by_key.entry(key).or_default())
+        let Some(name) = name else {
+            return Arc::clone(self.by_key.entry(key).or_default());
+        };
+        let place = Arc::clone(self.by_name.entry(name.clone()).or_default());
+        // Another name that the same path has stays what others get.
+        self.by_key.entry(key).or_insert_with(|| Arc::clone(&place));
+        place
     }
 }
 
@@ -125,17 +132,23 @@ impl Shares {
         }
     }
 
-    /// Serves a path and has it mounted, unless it is already. Gives the name of the mount.
+    /// Serves a path and has it mounted, unless it is already; by this name when there is one. Gives
+    /// the name of the mount.
     ///
     /// It is served until the agent says that it is over, or this value and its clones are gone.
-    pub async fn share(&self, path: &Path, read_only: bool) -> Result<String, ShareError> {
+    pub async fn share(
+        &self,
+        path: &Path,
+        read_only: bool,
+        name: Option<String>,
+    ) -> Result<String, ShareError> {
         let failed = |source| ShareError::Io {
             path: path.display().to_string(),
             source,
         };
         let source = Source::open(path)?;
         let key = (source.identity().map_err(failed)?, read_only);
-        let place = lock(&self.places).place(key);
+        let place = lock(&self.places).place(key, name.as_ref());
         let mut mount = place.lock().await;
         if let Some(mount) = &mut *mount
             && self.is_kept(mount).await
@@ -144,7 +157,12 @@ impl Shares {
             return Ok(mount.name.clone());
         }
         *mount = None;
-        let (name, served) = self.mount(source, path, read_only).await?;
+        let wanted = name.clone();
+        let mounted = self.mount(source, path, read_only, name).await;
+        if let (Err(_), Some(name)) = (&mounted, &wanted) {
+            lock(&self.places).by_name.remove(name);
+        }
+        let (name, served) = mounted?;
         let named = Arc::clone(&place);
         lock(&self.places).by_name.insert(name.clone(), named);
         *mount = Some(Mount {
@@ -172,6 +190,7 @@ impl Shares {
         source: Source,
         path: &Path,
         read_only: bool,
+        name: Option<String>,
     ) -> Result<(String, AbortHandle), ShareError> {
         let failed = |source| ShareError::Io {
             path: path.display().to_string(),
@@ -179,11 +198,10 @@ impl Shares {
         };
         let directory = source.is_directory();
         let server = Server::new(source, read_only, Limits::default()).map_err(failed)?;
-        let mut name = [0; 16];
-        crate::random::fill(&mut name).map_err(|error| failed(error.into()))?;
-        let name = name
-            .iter()
-            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        let name = match name {
+            Some(name) => name,
+            None => new_name().map_err(failed)?,
+        };
         let call = self
             .connection
             .call(&Request::MountShare {
@@ -229,6 +247,14 @@ impl Shares {
             .await
             .map(drop)
     }
+}
+
+/// A name that no other mount has.
+fn new_name() -> io::Result<String> {
+    let mut name = [0; 16];
+    crate::random::fill(&mut name)?;
+    let digits = name.iter().map(|byte| format!("{byte:02x}"));
+    Ok(digits.collect())
 }
 
 /// Answers requests until the machine wants no more, or breaks the protocol. Dropping the call then
@@ -326,7 +352,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sharing = tokio::spawn({
             let (shares, path) = (shares.clone(), dir.path().to_owned());
-            async move { shares.share(&path, false).await }
+            async move { shares.share(&path, false, None).await }
         });
         while agent.requests.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
@@ -344,7 +370,7 @@ mod tests {
         assert!(lock(&shares.serving).is_empty());
         // The next one is a new attempt.
         agent.mounts_nothing.store(false, Ordering::SeqCst);
-        shares.share(dir.path(), false).await.unwrap();
+        shares.share(dir.path(), false, None).await.unwrap();
         assert_eq!(agent.requests.lock().unwrap().len(), 2);
     }
 }

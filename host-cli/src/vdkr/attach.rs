@@ -9,16 +9,19 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use vdkr_core::channel::{
-    Pipe,
-    message::{ContainerReply, Done, Event, Reply, Request},
+use vdkr_core::{
+    channel::{
+        Pipe,
+        message::{ContainerReply, Done, Event, Reply, Request},
+    },
+    container::detach::{self, DetachKeys, DetachWatch},
 };
 
 use super::{
     command::wrong_reply,
     error::{Error, Result},
     news::News,
-    session::Session,
+    session::{Session, say},
     terminal::{self, RawMode},
 };
 use crate::vm::channel::{Call, CallSender, ChannelError, Incoming};
@@ -31,7 +34,7 @@ const PATIENCE: u32 = 3;
 const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a user is bound to a process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Terms {
     /// It has a terminal.
     pub tty: bool,
@@ -39,6 +42,16 @@ pub struct Terms {
     pub interactive: bool,
     /// Signals are passed on.
     pub sig_proxy: bool,
+    /// What the user types to leave it alone with a terminal.
+    pub detach_keys: DetachKeys,
+}
+
+impl Terms {
+    /// The keys of an option, or docker's.
+    pub fn keys(option: Option<&str>) -> Result<DetachKeys> {
+        DetachKeys::parse(option.unwrap_or(detach::DEFAULT))
+            .map_err(|error| Error::usage(error.to_string()))
+    }
 }
 
 /// What ends the waiting for the container.
@@ -49,6 +62,8 @@ enum End {
     OutputClosed,
     /// The user insists.
     Interrupted(SignalKind),
+    /// The user leaves it alone.
+    Detached,
 }
 
 /// Sends a request whose answer is a process's status, and carries the user's streams, signals and
@@ -65,9 +80,12 @@ pub async fn attach(
         Err(error) => return Err(session.explain(error).await),
     };
     let mut output = Output::start(call.sender());
+    let (leave, mut left) = mpsc::channel(1);
+    let sig_proxy = terms.sig_proxy;
     let mut attached = Attached {
         terms,
         sender: call.sender(),
+        leave,
         input: None,
         raw: None,
     };
@@ -89,6 +107,7 @@ pub async fn attach(
                 Ok(()) => break End::OutputClosed,
                 Err(error) => return Err(Error::from(error)),
             },
+            Some(()) = left.recv() => break End::Detached,
             kind = signals.next() => {
                 if kind == SignalKind::window_change() {
                     attached.resize().await;
@@ -96,7 +115,7 @@ pub async fn attach(
                 }
                 let asks_to_end = kind == SignalKind::interrupt() || kind == SignalKind::terminate();
                 interrupts += u32::from(asks_to_end);
-                if !attached.running() || !terms.sig_proxy || interrupts >= PATIENCE {
+                if !attached.running() || !sig_proxy || interrupts >= PATIENCE {
                     break End::Interrupted(kind);
                 }
                 attached.signal(kind).await;
@@ -120,6 +139,21 @@ pub async fn attach(
             // What came before the end is still the user's.
             let _ = timeout(CANCEL_PATIENCE, output.finish()).await;
             Err(session.explain(error).await)
+        }
+        End::Detached => {
+            if sender.detach().await.is_ok() {
+                gone(&sender, &mut call).await;
+            }
+            let _ = timeout(CANCEL_PATIENCE, output.finish()).await;
+            eprintln!();
+            say("detached");
+            if session.adoption().is_none() {
+                say(
+                    "the machine was started for this command alone, and the container ends with \
+                     it; keep one with: vdkr memres start",
+                );
+            }
+            Ok(0)
         }
         End::OutputClosed => {
             cancel(&sender, &mut call).await;
@@ -170,9 +204,13 @@ pub async fn show(session: &mut Session, request: &Request) -> Result<u8> {
 
 /// Has the container ended, and throws away what it still says.
 async fn cancel(sender: &CallSender, call: &mut Call) {
-    if sender.cancel().await.is_err() {
-        return;
+    if sender.cancel().await.is_ok() {
+        gone(sender, call).await;
     }
+}
+
+/// Waits for the answer, and throws away what comes before it.
+async fn gone(sender: &CallSender, call: &mut Call) {
     let gone = async {
         while let Ok(incoming) = call.next().await {
             match incoming {
@@ -193,6 +231,7 @@ async fn cancel(sender: &CallSender, call: &mut Call) {
 struct Attached {
     terms: Terms,
     sender: CallSender,
+    leave: mpsc::Sender<()>,
     input: Option<JoinHandle<()>>,
     raw: Option<RawMode>,
 }
@@ -210,7 +249,13 @@ impl Attached {
             }
         }
         self.input = Some(if self.terms.interactive {
-            tokio::spawn(copy_input(self.sender.clone()))
+            // Without a terminal every byte is data.
+            let keys = match self.terms.tty {
+                true => self.terms.detach_keys.clone(),
+                false => DetachKeys::default(),
+            };
+            let watch = DetachWatch::new(keys);
+            tokio::spawn(copy_input(self.sender.clone(), watch, self.leave.clone()))
         } else {
             tokio::spawn(async {})
         });
@@ -243,16 +288,27 @@ impl Attached {
     }
 }
 
-async fn copy_input(sender: CallSender) {
+async fn copy_input(sender: CallSender, mut watch: DetachWatch, leave: mpsc::Sender<()>) {
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 32 * 1024];
+    let mut bytes = Vec::new();
     loop {
+        bytes.clear();
         let Ok(length @ 1..) = stdin.read(&mut buffer).await else {
-            let _ = sender.end_stdin().await;
+            watch.rest(&mut bytes);
+            if bytes.is_empty() || matches!(sender.stdin(&bytes).await, Ok(true)) {
+                let _ = sender.end_stdin().await;
+            }
             return;
         };
-        let bytes = buffer.get(..length).unwrap_or_default();
-        if !matches!(sender.stdin(bytes).await, Ok(true)) {
+        let typed = buffer.get(..length).unwrap_or_default();
+        let leaves = watch.push(typed, &mut bytes);
+        if !bytes.is_empty() && !matches!(sender.stdin(&bytes).await, Ok(true)) {
+            return;
+        }
+        if leaves {
+            // The receiver is gone when the container has ended meanwhile.
+            let _ = leave.send(()).await;
             return;
         }
     }

@@ -46,6 +46,9 @@ pub enum ContainerCommand {
 pub struct AttachArgs {
     /// Name or id
     pub container: String,
+    /// What to type to leave it alone [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS")]
+    pub detach_keys: Option<String>,
     /// Leave standard input alone
     #[arg(long)]
     pub no_stdin: bool,
@@ -98,6 +101,9 @@ pub struct ExecArgs {
     /// Do not wait for its end
     #[arg(short, long)]
     pub detach: bool,
+    /// What to type to leave it alone [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS")]
+    pub detach_keys: Option<String>,
     /// Set an environment variable, or pass on this shell's
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
@@ -248,6 +254,9 @@ pub struct StartArgs {
     /// Pass on output and signals, and return the container's status
     #[arg(short, long)]
     pub attach: bool,
+    /// What to type to leave it alone [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS")]
+    pub detach_keys: Option<String>,
     /// Pass on standard input
     #[arg(short, long)]
     pub interactive: bool,

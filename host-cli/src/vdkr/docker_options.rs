@@ -16,6 +16,7 @@ pub(super) enum Form {
 pub(super) enum Meaning {
     Cidfile,
     Detach,
+    DetachKeys,
     Entrypoint,
     Env,
     EnvFile,
@@ -111,6 +112,7 @@ impl Opt {
 pub(super) const OPTIONS: &[Opt] = &[
     value("cidfile", Meaning::Cidfile),
     switch("detach", Meaning::Detach).short('d'),
+    value("detach-keys", Meaning::DetachKeys),
     value("entrypoint", Meaning::Entrypoint),
     value("env", Meaning::Env).short('e'),
     value("env-file", Meaning::EnvFile),
@@ -156,7 +158,6 @@ pub(super) const OPTIONS: &[Opt] = &[
     sandbox("cpus", Part::Cpus),
     sandbox("cpuset-cpus", Part::CpusetCpus),
     sandbox("cpuset-mems", Part::CpusetMems),
-    unsupported("detach-keys"),
     sandbox("device", Part::Device),
     refused("device-cgroup-rule", "name the devices by --device"),
     refused("device-read-bps", NO_BLOCK_IO),

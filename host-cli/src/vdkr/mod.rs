@@ -10,6 +10,7 @@ pub mod docker_options;
 pub mod environment;
 pub mod error;
 pub mod format;
+pub mod granted;
 pub mod human;
 pub mod image_args;
 pub mod labels;

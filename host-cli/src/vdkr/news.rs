@@ -2,10 +2,13 @@
 
 use std::{collections::HashSet, fs::File, io::Write as _};
 
-use vdkr_core::channel::message::{Event, LogLevel, Phase};
+use vdkr_core::channel::message::{Event, LogLevel, Phase, Request};
 
 use super::session::say;
-use crate::progress::{Mode, Progress};
+use crate::{
+    progress::{Mode, Progress},
+    vm::channel::Connection,
+};
 
 /// A display of one request's events on stderr.
 #[derive(Debug)]
@@ -14,6 +17,18 @@ pub struct News {
     under_way: HashSet<String>,
     verbose: bool,
     id_to: Option<File>,
+    /// Hears of a new container's id.
+    on_id: Option<Hook>,
+    /// By which a container that has started takes over its ports.
+    adoption: Option<Connection>,
+}
+
+struct Hook(Box<dyn FnOnce(&str) + Send>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
 }
 
 impl News {
@@ -24,6 +39,8 @@ impl News {
             under_way: HashSet::new(),
             verbose,
             id_to: None,
+            on_id: None,
+            adoption: None,
         }
     }
 
@@ -34,8 +51,34 @@ impl News {
         self
     }
 
+    /// Has something done with a new container's id as soon as it is known.
+    #[must_use]
+    pub fn with_hook(mut self, hook: impl FnOnce(&str) + Send + 'static) -> Self {
+        self.on_id = Some(Hook(Box::new(hook)));
+        self
+    }
+
+    /// Has a container take over what this connection has published, once it runs, so that its ports
+    /// stay open when the user lets go of it.
+    #[must_use]
+    pub fn with_ports(mut self, connection: Option<Connection>) -> Self {
+        self.adoption = connection;
+        self
+    }
+
+    fn adopt(&mut self, id: &str) {
+        if let Some(connection) = self.adoption.take() {
+            let id = id.to_owned();
+            // A connection that is lost shows elsewhere.
+            tokio::spawn(async move { connection.ask(&Request::AdoptPorts { id }).await });
+        }
+    }
+
     /// Writes a new container's id, once.
     pub fn write_id(&mut self, id: &str) {
+        if let Some(Hook(hook)) = self.on_id.take() {
+            hook(id);
+        }
         if let Some(mut file) = self.id_to.take()
             && let Err(error) = file.write_all(id.as_bytes())
         {
@@ -64,7 +107,10 @@ impl News {
                 level: LogLevel::Warn,
                 message,
             } => say(&printable(message)),
-            Event::Started { container, .. } => self.write_id(container),
+            Event::Started { container, .. } => {
+                self.write_id(container);
+                self.adopt(container);
+            }
             Event::Log { message, .. } if self.verbose => say(&printable(message)),
             _ => {}
         }

@@ -2,8 +2,7 @@
 
 use vdkr_core::{
     channel::message::{
-        Network, Publication, PublishRequest, PullPolicy, PullRequest, RegistrySettings, Reply,
-        Request, Sandbox,
+        Network, PublishRequest, PullPolicy, PullRequest, RegistrySettings, Reply, Request, Sandbox,
     },
     container::ports::{Protocol, Publish, parse_exposed},
 };
@@ -23,37 +22,40 @@ pub struct Target<'a> {
     pub pull: PullPolicy,
     /// How registries are reached.
     pub settings: &'a RegistrySettings,
-    /// The name that it will have.
-    pub name: Option<&'a str>,
 }
 
-/// Opens the ports that the options ask for, and writes into `sandbox` where they lead. `None` when
-/// they ask for none.
-pub async fn publish(
+/// The ports that the options ask for.
+pub async fn wanted(
     session: &mut Session,
     options: &SandboxOptions,
-    target: Target<'_>,
-    sandbox: &mut Sandbox,
-) -> Result<Option<Publication>> {
+    target: &Target<'_>,
+) -> Result<Vec<Publish>> {
     let mut ports = options.publish.clone();
     if options.publish_all {
         let exposed = exposed_ports(session, target).await?;
         add_exposed(&mut ports, options.expose.iter().copied().chain(exposed));
     }
-    if ports.is_empty() {
-        return Ok(None);
-    }
+    Ok(ports)
+}
+
+/// Opens ports, and writes into `sandbox` where they lead.
+pub async fn publish(
+    session: &mut Session,
+    ports: Vec<Publish>,
+    name: Option<&str>,
+    sandbox: &mut Sandbox,
+) -> Result<()> {
     let request = PublishRequest {
         ports,
         machine: sandbox.network == Network::Host,
-        name: target.name.map(str::to_owned),
+        name: name.map(str::to_owned),
     };
     let publication = session.publish(&request).await?;
     if !request.machine {
         sandbox.network = Network::Bridge;
         sandbox.address = Some(publication.address);
     }
-    Ok(Some(publication))
+    Ok(())
 }
 
 /// Exposed ports on any free port of this computer, but those that are published already.
@@ -72,7 +74,7 @@ fn add_exposed(ports: &mut Vec<Publish>, exposed: impl Iterator<Item = (u16, Pro
 }
 
 /// What the image exposes. It is pulled first when it is not there, as `run` would.
-async fn exposed_ports(session: &mut Session, target: Target<'_>) -> Result<Vec<(u16, Protocol)>> {
+async fn exposed_ports(session: &mut Session, target: &Target<'_>) -> Result<Vec<(u16, Protocol)>> {
     let inspect = Request::Inspect {
         names: vec![target.image.to_owned()],
     };
@@ -85,8 +87,12 @@ async fn exposed_ports(session: &mut Session, target: Target<'_>) -> Result<Vec<
                 settings: target.settings.clone(),
                 ..PullRequest::default()
             });
-            session.ask(&pull).await?;
-            match session.ask(&inspect).await? {
+            // By the id of what was pulled, whatever the name would match otherwise.
+            let names = match session.ask(&pull).await? {
+                Reply::Pulled(pulled) => vec![pulled.id],
+                other => return Err(super::command::wrong_reply(&other)),
+            };
+            match session.ask(&Request::Inspect { names }).await? {
                 Reply::Inspected { documents } => documents,
                 other => return Err(super::command::wrong_reply(&other)),
             }

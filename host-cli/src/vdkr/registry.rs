@@ -29,9 +29,17 @@ const MAX_CA: u64 = 1024 * 1024;
 /// How registries are reached, for one request; wrong settings are told before a machine is started
 /// for nothing. To be called once: a password on standard input is read here.
 pub fn for_request(settings: &Settings, names: &[&str]) -> Result<RegistrySettings> {
+    with_logins(settings, &logins::given(settings)?, names)
+}
+
+/// As [`for_request`], with logins that were read already.
+pub fn with_logins(
+    settings: &Settings,
+    given: &logins::Given,
+    names: &[&str],
+) -> Result<RegistrySettings> {
     let baked = baked(settings);
     let mut request = assemble(settings, baked.as_deref())?;
-    let given = logins::given(settings)?;
     let prefix = prefix(settings, baked.as_deref())?;
     request.credentials = hosts(prefix.as_ref(), names)
         .into_iter()

@@ -7,7 +7,11 @@ use std::{collections::BTreeMap, ffi::OsString};
 
 use vdkr_core::{
     channel::message::PullPolicy,
-    container::{restart::RestartPolicy, signal},
+    container::{
+        detach::{self, DetachKeys},
+        restart::RestartPolicy,
+        signal,
+    },
     volume::{MountOption, VolumeError, parse_mount, parse_volume},
 };
 
@@ -108,6 +112,8 @@ pub struct RunOptions {
     pub rm: bool,
     /// `--sig-proxy`.
     pub sig_proxy: bool,
+    /// `--detach-keys`.
+    pub detach_keys: DetachKeys,
     /// `--stop-signal`, by number.
     pub stop_signal: Option<u8>,
     /// `--stop-timeout`, in seconds.
@@ -215,6 +221,7 @@ pub fn parse(verb: Verb, words: Vec<OsString>) -> Result<Parsed, OptionError> {
         restart: RestartPolicy::No,
         rm: false,
         sig_proxy: true,
+        detach_keys: DetachKeys::parse(detach::DEFAULT).unwrap_or_default(),
         stop_signal: None,
         stop_timeout: None,
         sandbox: SandboxOptions::default(),
@@ -365,6 +372,10 @@ fn apply(
         Meaning::Unsupported => return Err(OptionError::Unsupported(shown.to_owned())),
         Meaning::Help => return truth(),
         Meaning::Detach => options.detach = truth()?,
+        Meaning::DetachKeys => {
+            let keys = DetachKeys::parse(&value);
+            options.detach_keys = keys.map_err(|error| meaningless(error.to_string()))?;
+        }
         Meaning::Init => options.init = truth()?,
         Meaning::Interactive => options.interactive = truth()?,
         Meaning::Quiet => options.quiet = truth()?,
@@ -421,6 +432,7 @@ Usage: vdkr [GLOBAL OPTIONS] {verb} [OPTIONS] IMAGE [COMMAND] [ARG...]
 Options (the same as docker's; what follows IMAGE is passed on exactly as given):
       --cidfile FILE         Write the container's id to a new file
   -d, --detach               Leave the container running and print its id
+      --detach-keys KEYS     What to type to leave it alone [default: ctrl-p,ctrl-q]
   -e, --env NAME[=VALUE]     Set an environment variable, or pass on this shell's
       --env-file FILE        Read environment variables from a file
       --entrypoint PROGRAM   Replace the image's entry point; \"\" resets it

@@ -324,6 +324,12 @@ impl Session {
         }
     }
 
+    /// The connection by which a container may take over the ports that this session has published,
+    /// where the machine outlives the session.
+    pub fn adoption(&self) -> Option<Connection> {
+        self.machine.is_none().then(|| self.connection.clone())
+    }
+
     /// Has the ports that were published belong to a container, until that ends.
     pub async fn adopt_ports(&mut self, id: &str) -> Result<()> {
         let request = Request::AdoptPorts { id: id.to_owned() };
@@ -333,17 +339,23 @@ impl Session {
         }
     }
 
-    /// Serves a path to the machine and gives the name of its mount there. A machine that is kept
-    /// is served by the one who keeps it, so that the mount outlives this command when a container
-    /// does.
-    pub async fn share(&mut self, path: &Path, read_only: bool) -> Result<String> {
+    /// Serves a path to the machine, by a name that it had before when there is one, and gives the
+    /// name of its mount there. A machine that is kept is served by the one who keeps it, so that
+    /// the mount outlives this command when a container does.
+    pub async fn share(
+        &mut self,
+        path: &Path,
+        read_only: bool,
+        name: Option<String>,
+    ) -> Result<String> {
         if self.machine.is_some() || self.target {
             let connection = &self.connection;
             let shares = self
                 .shares
                 .get_or_insert_with(|| Shares::new(connection.clone()))
                 .clone();
-            let shared = interruptible(async { Ok(shares.share(path, read_only).await) }).await?;
+            let shared =
+                interruptible(async { Ok(shares.share(path, read_only, name).await) }).await?;
             return Ok(shared.map_err(Failure::from)?);
         }
         let Some(path) = path.to_str() else {
@@ -353,6 +365,7 @@ impl Session {
         let request = Request::Share {
             path: path.to_owned(),
             read_only,
+            name,
         };
         match self.ask(&request).await? {
             Reply::Shared { share } => Ok(share),

@@ -91,7 +91,7 @@ pub async fn share(session: &mut Session, mounts: &[Checked]) -> Result<Vec<Moun
                 let key = (path.clone(), read_only);
                 let share = match shared.get(&key) {
                     Some(share) => share.clone(),
-                    None => session.share(path, read_only).await?,
+                    None => session.share(path, read_only, None).await?,
                 };
                 shared.insert(key, share.clone());
                 MountSource::Share {

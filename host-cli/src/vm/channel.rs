@@ -275,6 +275,12 @@ impl CallSender {
             .await
     }
 
+    /// Lets go of the process, which goes on; the agent's answer still comes. An agent of an earlier
+    /// version does nothing.
+    pub async fn detach(&self) -> Result<(), ChannelError> {
+        self.frame(Kind::Detach, &[]).await
+    }
+
     /// Asks the agent to end the work; its answer still comes.
     pub async fn cancel(&self) -> Result<(), ChannelError> {
         self.frame(Kind::Cancel, &[]).await

@@ -157,13 +157,22 @@ impl Forwards {
         }
     }
 
-    /// Hands what a connection has published over to a container.
+    /// Hands what a connection has published over to a container: what was opened for it by its id,
+    /// else all.
     pub fn adopt(&mut self, client: ClientId, container: &str, waits: u32) -> Vec<Publication> {
+        let owner = Owner::Client(client);
+        let is_named = |held: &Held| held.publication.container.iter().any(|id| id == container);
+        let by_id = self
+            .held
+            .iter()
+            .any(|held| held.owner == owner && is_named(held));
         let mut adopted = Vec::new();
         for held in &mut self.held {
-            if held.owner == Owner::Client(client) {
+            if held.owner == owner && (!by_id || is_named(held)) {
                 held.owner = Owner::Container(waits);
-                held.publication.container.push(container.to_owned());
+                if !is_named(held) {
+                    held.publication.container.push(container.to_owned());
+                }
                 adopted.push(held.publication.clone());
             }
         }
@@ -418,6 +427,23 @@ mod tests {
         assert!(forwards.has(&Owner::Container(9)));
         forwards.close(&mut notes, &Owner::Container(9)).await;
         assert_eq!((forwards.list().len(), forwards.waits()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn ports_opened_for_several_containers_are_not_mixed() {
+        let (mut forwards, mut notes) = (Forwards::default(), Notes::default());
+        for id in ["aa", "bb"] {
+            let asked = PublishRequest {
+                name: Some(id.to_owned()),
+                ..request(&["80"])
+            };
+            let owner = Owner::Client(1);
+            forwards.open(&mut notes, owner, &asked).await.unwrap();
+        }
+        assert_eq!(forwards.adopt(1, "bb", 9)[0].container, ["bb"]);
+        assert!(forwards.has(&Owner::Client(1)));
+        assert_eq!(forwards.adopt(1, "aa", 10)[0].container, ["aa"]);
+        assert!(!forwards.has(&Owner::Client(1)));
     }
 
     #[tokio::test]

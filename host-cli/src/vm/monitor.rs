@@ -348,8 +348,12 @@ impl Hub {
                     Verdict::Routed => {}
                     Verdict::CutOff => self.disconnect(id),
                     Verdict::Own(stream, request) => match *request {
-                        Request::Share { path, read_only } => {
-                            self.share(id, stream, path.into(), read_only);
+                        Request::Share {
+                            path,
+                            read_only,
+                            name,
+                        } => {
+                            self.share(id, stream, path.into(), read_only, name);
                         }
                         Request::Shutdown => {
                             self.waiting_for_stop.push((id, stream));
@@ -415,7 +419,14 @@ impl Hub {
     }
 
     /// Serves a path to the machine for a client, who is one of this user's.
-    fn share(&self, id: ClientId, stream: u32, path: PathBuf, read_only: bool) {
+    fn share(
+        &self,
+        id: ClientId,
+        stream: u32,
+        path: PathBuf,
+        read_only: bool,
+        name: Option<String>,
+    ) {
         let (shares, sender) = (Arc::clone(&self.shares), self.sender.clone());
         // A connection like every other's, so that the router keeps this process's calls apart too.
         let pair = match UnixStream::pair() {
@@ -439,7 +450,7 @@ impl Hub {
                 };
                 let shares = shares.get_or_try_init(connect).await;
                 let shares = shares.map_err(|error| failed(error.to_string()))?;
-                let shared = shares.share(&path, read_only).await;
+                let shared = shares.share(&path, read_only, name).await;
                 shared.map_err(|error: ShareError| error.into())
             };
             let shared: Result<String, Failure> = shared.await;

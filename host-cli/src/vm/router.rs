@@ -277,7 +277,13 @@ impl Router {
                 }
                 self.send_to_guest(frame.kind, stream, &frame.payload, share);
             }
-            Kind::Stdin | Kind::Eof | Kind::Credit | Kind::Signal | Kind::Resize | Kind::Cancel => {
+            Kind::Stdin
+            | Kind::Eof
+            | Kind::Credit
+            | Kind::Signal
+            | Kind::Resize
+            | Kind::Cancel
+            | Kind::Detach => {
                 // An answer may have crossed with it; then there is nobody to send it to.
                 if let Some(stream) = known {
                     self.send_to_guest(frame.kind, stream, &frame.payload, share);

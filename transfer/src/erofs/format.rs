@@ -49,6 +49,18 @@ impl FileType {
         }
     }
 
+    fn of_mode(mode: u16) -> Option<Self> {
+        let all = [
+            Self::Fifo,
+            Self::Character,
+            Self::Directory,
+            Self::Block,
+            Self::Regular,
+            Self::Symlink,
+        ];
+        all.into_iter().find(|kind| kind.mode() == mode & 0o170_000)
+    }
+
     fn number(self) -> u8 {
         match self {
             Self::Regular => 1,
@@ -107,6 +119,42 @@ impl Inode {
         fields.put(&self.links.to_le_bytes());
         fields.bytes()
     }
+
+    /// Reads an inode of this program's own images.
+    pub(super) fn decode(bytes: &[u8; INODE]) -> Option<Self> {
+        let layout = match number(bytes, 0, 2) {
+            0b001 => Layout::Plain,
+            0b101 => Layout::Inline,
+            _ => return None,
+        };
+        let mode = number(bytes, 4, 2) as u16;
+        Some(Self {
+            kind: FileType::of_mode(mode)?,
+            layout,
+            xattrs: match number(bytes, 2, 2) as usize {
+                0 => 0,
+                units => XATTR_HEADER + (units - 1) * 4,
+            },
+            mode: mode & 0o7777,
+            size: number(bytes, 8, 8),
+            place: number(bytes, 16, 4) as u32,
+            serial: number(bytes, 20, 4) as u32,
+            uid: number(bytes, 24, 4) as u32,
+            gid: number(bytes, 28, 4) as u32,
+            mtime: Time {
+                seconds: number(bytes, 32, 8).cast_signed(),
+                nanos: number(bytes, 40, 4) as u32,
+            },
+            links: number(bytes, 44, 4) as u32,
+        })
+    }
+}
+
+/// A number of at most eight bytes; 0 where there are none.
+fn number(bytes: &[u8], at: usize, length: usize) -> u64 {
+    let field = bytes.get(at..at + length).unwrap_or_default();
+    let digits = field.iter().rev();
+    digits.fold(0, |sum, &byte| sum << 8 | u64::from(byte))
 }
 
 /// Bytes before the first attribute of an inode.
@@ -182,6 +230,23 @@ pub(super) fn encode_dirents(entries: &[Dirent<'_>]) -> Vec<u8> {
     bytes
 }
 
+/// The names in a block of a directory, with the numbers of their inodes. What is damaged is left out.
+pub(super) fn decode_dirents(block: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
+    let name_at = |entry: usize| number(block, entry * DIRENT + 8, 2) as usize;
+    let count = name_at(0).min(block.len()) / DIRENT;
+    (0..count).filter_map(move |entry| {
+        let end = match entry + 1 < count {
+            true => name_at(entry + 1),
+            false => block.len(),
+        };
+        let name = block.get(name_at(entry)..end)?;
+        // The last name may be followed by what fills the block.
+        let length = name.iter().position(|&byte| byte == 0);
+        let name = &name[..length.unwrap_or(name.len())];
+        Some((name, number(block, entry * DIRENT, 8)))
+    })
+}
+
 /// The superblock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Superblock {
@@ -219,17 +284,27 @@ impl Superblock {
     }
 }
 
-/// Whether a first block has a superblock of this format with a right checksum; how many blocks the
-/// image has.
-pub(super) fn blocks_of(block: &[u8; super::BLOCK]) -> Option<u32> {
-    let number = |at: usize| {
-        let bytes = &block[SUPERBLOCK_AT + at..SUPERBLOCK_AT + at + 4];
-        u32::from_le_bytes(bytes.try_into().unwrap_or_default())
-    };
+/// The superblock in a first block, when it is one of this format with a right checksum.
+pub(super) fn superblock_of(block: &[u8; super::BLOCK]) -> Option<Superblock> {
+    let fields = &block[SUPERBLOCK_AT..];
     let mut unsigned = *block;
     unsigned[SUPERBLOCK_AT + 4..SUPERBLOCK_AT + 8].fill(0);
-    let good = number(0) == MAGIC && number(4) == crc32c(&unsigned[SUPERBLOCK_AT..]);
-    good.then(|| number(36))
+    let good = number(fields, 0, 4) == u64::from(MAGIC)
+        && number(fields, 4, 4) == u64::from(crc32c(&unsigned[SUPERBLOCK_AT..]));
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&fields[48..64]);
+    good.then(|| Superblock {
+        root: number(fields, 14, 2) as u16,
+        inodes: number(fields, 16, 8),
+        blocks: number(fields, 36, 4) as u32,
+        inodes_at: number(fields, 40, 4) as u32,
+        uuid,
+    })
+}
+
+/// How many blocks the image has that begins with this one.
+pub(super) fn blocks_of(block: &[u8; super::BLOCK]) -> Option<u32> {
+    superblock_of(block).map(|superblock| superblock.blocks)
 }
 
 /// CRC-32C as the kernel uses it here: all ones to begin with, and nothing done at the end.

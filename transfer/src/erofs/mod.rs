@@ -11,13 +11,15 @@ use std::io;
 
 use vdkr_core::digest::Digest;
 
-use crate::layer::{Limits, UnpackError, Unpacked, read_layer};
+use crate::layer::recipe::Recorder;
+use crate::layer::{Limits, UnpackError, Unpacked, read_layer_recorded};
 
 mod attributes;
 mod builder;
 mod format;
 mod layout;
 mod note;
+mod read;
 mod spool;
 mod tree;
 
@@ -25,6 +27,7 @@ mod tree;
 mod tests;
 
 pub use note::{Note, NoteError};
+pub use read::{Data, Files};
 
 /// Bytes of a block of the image.
 const BLOCK: usize = 4096;
@@ -33,7 +36,8 @@ const BLOCK: usize = 4096;
 /// image into `image`, an empty file. `scratch` is another empty file that may go afterwards.
 ///
 /// What is refused, and with which words, is what the agent refuses when it unpacks. After an error
-/// both files are to be thrown away. `cancelled` is asked at every piece.
+/// both files are to be thrown away. `cancelled` is asked at every piece. `recorder` notes down how the
+/// archive can be made again from the files of the image.
 pub fn write_image(
     source: impl io::Read + Send,
     diff_id: &Digest,
@@ -41,10 +45,11 @@ pub fn write_image(
     cancelled: &(dyn Fn() -> bool + Sync),
     image: &File,
     scratch: &File,
+    recorder: Option<&mut Recorder>,
 ) -> Result<Unpacked, UnpackError> {
     let limits = limits.clone().within_free(image);
     let mut builder = builder::Builder::new(image, scratch, &limits);
-    let read = read_layer(source, diff_id, limits, cancelled, &mut builder)?;
+    let read = read_layer_recorded(source, diff_id, limits, cancelled, &mut builder, recorder)?;
     let unpacked = Unpacked {
         plain: read.plain,
         compressed: read.compressed,

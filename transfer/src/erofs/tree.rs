@@ -345,10 +345,10 @@ impl Drop for Tree {
 }
 
 /// Puts the components of a link's target before those that are still to be resolved.
-fn follow<'a>(
+pub(super) fn follow<'a, T>(
     target: &'a [u8],
     links: &mut u32,
-    real: &mut Vec<Id>,
+    real: &mut Vec<T>,
     todo: &mut VecDeque<&'a [u8]>,
 ) -> Result<()> {
     *links += 1;
@@ -364,7 +364,7 @@ fn follow<'a>(
     Ok(())
 }
 
-fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+pub(super) fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|&byte| byte == b'/')
         .filter(|part| !matches!(*part, b"" | b"."))
 }

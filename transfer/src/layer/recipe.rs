@@ -6,10 +6,12 @@ use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::path::Path;
 
 use flate2::{Compression, bufread::GzDecoder, write::GzEncoder};
+use vdkr_core::digest::Digest;
 use vdkr_core::tar::recipe::{MAX_PATH, MAX_PIECE, RecipeError, Record};
 
 use super::archive::{Kind, Member};
 use super::name::{LayerPath, Meaning, meaning};
+use super::printable;
 
 /// Most bytes of an archive that its recipe repeats: headers of two million members. What lies
 /// behind an archive's end and in sparse files counts too.
@@ -32,15 +34,20 @@ impl Recorder {
     /// Makes a file for a recipe.
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = File::options().write(true).create_new(true).open(path)?;
+        Ok(Self::new(file))
+    }
+
+    /// Writes a recipe to an empty file.
+    pub fn new(file: File) -> Self {
         // Headers shrink to a tenth at once; more would cost an emulated machine too much.
         let out = GzEncoder::new(BufWriter::with_capacity(PIECE, file), Compression::fast());
-        Ok(Self {
+        Self {
             out,
             waiting: Vec::with_capacity(MAX_PIECE),
             encoded: Vec::new(),
             repeated: 0,
             failed: false,
-        })
+        }
     }
 
     fn bytes(&mut self, mut bytes: &[u8]) {
@@ -215,5 +222,115 @@ impl Records {
                 return Err(RecipeError::Truncated.into());
             }
         }
+    }
+}
+
+/// Why a layer's archive cannot be made again.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The recipe cannot be used.
+    #[error(transparent)]
+    Recipe(#[from] ReadError),
+    /// A file of the layer is not there, or shorter than it was.
+    #[error("its file {name} cannot be read: {source}")]
+    File {
+        /// Path in the layer, made printable.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What came out is not what was unpacked: the archive had a file twice, or the layer changed.
+    #[error("its archive comes out as {got}")]
+    Digest {
+        /// What came out.
+        got: Digest,
+    },
+    /// The receiver is gone.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// A layer's archive, made again from its files. Whether it is what it was, its digest tells: whoever
+/// reads it has to look.
+pub struct Restored<O, F> {
+    records: Records,
+    open: O,
+    part: Part<F>,
+}
+
+impl<O, F> std::fmt::Debug for Restored<O, F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Restored").finish_non_exhaustive()
+    }
+}
+
+/// What comes next.
+enum Part<F> {
+    Bytes { bytes: Vec<u8>, at: usize },
+    File { file: F, path: Vec<u8>, left: u64 },
+    End,
+}
+
+impl<O: FnMut(&[u8]) -> io::Result<F>, F: Read> Restored<O, F> {
+    /// Reads from the files that `open` gives for their paths.
+    pub fn open(recipe: &Path, open: O) -> Result<Self, ReadError> {
+        Ok(Self {
+            records: Records::open(recipe)?,
+            open,
+            part: Part::Bytes {
+                bytes: Vec::new(),
+                at: 0,
+            },
+        })
+    }
+
+    /// Puts the next bytes into `buffer`, which is not empty; 0 at the end.
+    pub fn next_piece(&mut self, buffer: &mut [u8]) -> Result<usize, RestoreError> {
+        loop {
+            match &mut self.part {
+                Part::Bytes { bytes, at } if *at < bytes.len() => {
+                    let length = buffer.len().min(bytes.len() - *at);
+                    buffer[..length].copy_from_slice(&bytes[*at..*at + length]);
+                    *at += length;
+                    return Ok(length);
+                }
+                Part::File { file, path, left } if *left > 0 => {
+                    let most = usize::try_from(*left).unwrap_or(usize::MAX);
+                    let most = most.min(buffer.len());
+                    let count = match file.read(&mut buffer[..most]) {
+                        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+                        other => other,
+                    };
+                    let count = count.map_err(|source| failed(path, source))?;
+                    *left -= count as u64;
+                    return Ok(count);
+                }
+                Part::End => return Ok(0),
+                Part::Bytes { .. } | Part::File { .. } => {}
+            }
+            self.part = match self.records.next_record()? {
+                Record::Bytes(bytes) => Part::Bytes { bytes, at: 0 },
+                Record::File { length, path } => Part::File {
+                    file: (self.open)(&path).map_err(|source| failed(&path, source))?,
+                    path,
+                    left: length,
+                },
+                Record::End { .. } => Part::End,
+            };
+        }
+    }
+}
+
+fn failed(path: &[u8], source: io::Error) -> RestoreError {
+    let name = printable(path);
+    RestoreError::File { name, source }
+}
+
+impl<O: FnMut(&[u8]) -> io::Result<F>, F: Read> Read for Restored<O, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        self.next_piece(buffer).map_err(io::Error::other)
     }
 }

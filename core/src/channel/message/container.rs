@@ -1,6 +1,7 @@
 //! What the host asks about containers, and what the agent answers.
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use core::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -111,6 +112,15 @@ pub enum ContainerRequest {
     Pause {
         /// The container.
         name: String,
+    },
+    /// Give one that does not run the address that ports of the host lead to from now on:
+    /// [`ContainerReply::Done`].
+    Place {
+        /// The container.
+        name: String,
+        /// One of the host's to give; any of the machine's when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<Ipv4Addr>,
     },
     /// Remove it: [`ContainerReply::Done`].
     Remove {

@@ -162,6 +162,9 @@ pub enum Request {
         /// The machine may not change anything.
         #[serde(default)]
         read_only: bool,
+        /// The name that it had in an earlier machine, for a container that knows it by that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
     },
     /// Work with the volumes that the agent keeps.
     Volume {

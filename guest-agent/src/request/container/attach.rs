@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tokio::task::{JoinHandle, spawn_local};
 use vdkr_core::channel::message::{Done, Event};
 
-use super::{Agent, ran};
+use super::{Agent, done, ran};
 use crate::{
     channel::{Control, stream::SharedStream},
     container::{
@@ -62,6 +62,10 @@ pub async fn attach(entry: &Rc<Entry>, stream: &SharedStream, seat: Seat, mode: 
                     let _ = entry.signal(number);
                 }
                 Control::Resize(size) => entry.resize(size),
+                Control::Detach => {
+                    drop((seat, input));
+                    return Ok(done());
+                }
             },
             () = cancel.cancelled() => {
                 drop((seat, input));

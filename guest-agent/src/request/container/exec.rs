@@ -47,7 +47,8 @@ pub async fn exec(agent: &Rc<Agent>, request: &ExecRequest, stream: &SharedStrea
     });
     let seat = (!request.detach).then(|| joined.hub.join(stream));
     let result = supervise(agent, &entry, &joined, streams, stream, request, seat).await;
-    if !request.detach || result.is_err() {
+    // One that was let go of lives on.
+    if !matches!(result, Ok(Reply::Container(_))) {
         clear(&joined).await;
     }
     result
@@ -224,6 +225,13 @@ async fn supervise(
                 Control::Resize(new) => {
                     size = Some(new);
                     resize(&tasks, size);
+                }
+                Control::Detach => {
+                    if let Some(input) = tasks.input.take() {
+                        input.abort();
+                    }
+                    outlive(agent, joined.clone(), std::mem::take(&mut tasks));
+                    return Ok(done());
                 }
             },
             () = cancel.cancelled(), if !killed => {

@@ -57,6 +57,9 @@ pub async fn carry_out(
         ContainerRequest::List => Ok(list::list(agent)),
         ContainerRequest::Logs(request) => logs::logs(agent, &request, stream).await,
         ContainerRequest::Pause { name } => life::freeze(&*find(&name)?, true).map(|()| done()),
+        ContainerRequest::Place { name, address } => {
+            life::place_at(&*find(&name)?, address).map(|()| done())
+        }
         ContainerRequest::Remove {
             name,
             force,

@@ -15,12 +15,12 @@ use crate::{
     run::EXIT_NOT_CREATED,
 };
 
-/// Ports of the host were opened for the run, by the host; they ended with it.
+/// Ports of the host are opened by the host, before each start.
 pub fn warn_of_ports(entry: &Entry, stream: &SharedStream) {
-    if entry.record.borrow().request.sandbox.address.is_some() {
+    if !entry.placed.take() && entry.record.borrow().request.sandbox.address.is_some() {
         let message = format!(
-            "the ports that container {} was run with are not published again; to publish them, \
-             remove it and run another",
+            "the ports that container {} was run with are not published again: this computer does \
+             not know them; remove it and run another",
             entry.name()
         );
         let level = LogLevel::Warn;
@@ -38,6 +38,7 @@ pub async fn start(
 ) -> Done {
     let entry = agent.book().find(name)?;
     let seat = attached.then(|| entry.hub.join(stream));
+    let ran = entry.is_active();
     let pid = match life::start(agent, &entry).await {
         Ok(pid) => pid,
         Err(why) if why.status == EXIT_NOT_CREATED => return Err(why.into()),
@@ -47,7 +48,9 @@ pub async fn start(
             return Ok(Reply::Ran { status: why.status });
         }
     };
-    warn_of_ports(&entry, stream);
+    if !ran {
+        warn_of_ports(&entry, stream);
+    }
     stream.event(&Event::Started {
         pid,
         container: entry.id.clone(),

@@ -43,6 +43,7 @@ impl Image {
             &|| false,
             &image,
             &scratch,
+            None,
         )?;
         drop((image, scratch));
         Ok(Self {

@@ -31,7 +31,7 @@ use crate::{
     vdkr::{
         args::{MemresCommand, MemresStartArgs, MemresStatusArgs},
         error::{Error, Result},
-        human, layers,
+        granted, human, layers,
         session::{LOCK_PATIENCE, Session, interruptible, no_machine, say},
         settings::{Settings, StatePlace},
         state::{self, Wait},
@@ -157,14 +157,25 @@ async fn resume(settings: &Settings, dir: &Path) -> Result<()> {
     if resuming.is_empty() {
         return Ok(());
     }
-    for row in resuming {
-        if let Err(error) = layers::prepare_containers(&mut session, settings, &[row.id]).await {
-            say(&format!("container {} does not start: {error}", row.name));
+    let mut published = Vec::new();
+    for row in &resuming {
+        let id = std::slice::from_ref(&row.id);
+        let given = match layers::prepare_containers(&mut session, settings, id).await {
+            Ok(()) => granted::give_again(&mut session, settings, row).await,
+            Err(error) => Err(error),
+        };
+        match given {
+            Ok(true) => published.push(&row.id),
+            Ok(false) => {}
+            Err(error) => say(&format!("container {} does not start: {error}", row.name)),
         }
     }
     session
         .ask(&Request::Container(ContainerRequest::Resume))
         .await?;
+    for id in published {
+        session.adopt_ports(id).await?;
+    }
     session.close().await;
     Ok(())
 }

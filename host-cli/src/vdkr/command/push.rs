@@ -29,11 +29,13 @@ use crate::{
     out,
     progress::{Mode, Progress},
     vdkr::{
-        content::{document, export, plain_size, read_part},
+        content::{document, export, plain_size, read_layer},
         error::{Error, Result},
         human,
         image_args::PushArgs,
-        logins, registry,
+        layers::Archives,
+        logins::{self, Given},
+        registry,
         session::{Session, interruptible, with_session},
         settings::Settings,
     },
@@ -79,6 +81,7 @@ pub async fn run(settings: &Settings, args: &PushArgs) -> Result<u8> {
     let push = Push {
         client: registry::client(settings, Arc::new(credentials))?,
         repository: Repository::from(&target),
+        logins: given,
         display: Arc::new(Progress::new(mode)),
     };
     if mode != Mode::None {
@@ -92,7 +95,7 @@ pub async fn run(settings: &Settings, args: &PushArgs) -> Result<u8> {
             };
             for (name, target) in tags {
                 let tag = target.tag_or_latest();
-                let manifest = push.image(session, &name, tag).await?;
+                let manifest = push.image(session, settings, &name, tag).await?;
                 match args.quiet {
                     true => out!("{target}"),
                     false => out!("{tag}: digest: {} size: {}", manifest.digest, manifest.size),
@@ -155,12 +158,19 @@ async fn tags_of(
 struct Push {
     client: Client,
     repository: Repository,
+    logins: Given,
     display: Arc<Progress>,
 }
 
 impl Push {
     /// Sends what the registry does not have, and the manifest last.
-    async fn image(&self, session: &mut Session, name: &str, tag: &str) -> Result<Descriptor> {
+    async fn image(
+        &self,
+        session: &mut Session,
+        settings: &Settings,
+        name: &str,
+        tag: &str,
+    ) -> Result<Descriptor> {
         let image = find(session, name, &self.repository, tag).await?;
         let raw = document(session, &image.manifest.digest, image.manifest.size).await?;
         let original = parse(&raw, Some(&image.manifest.media_type));
@@ -183,11 +193,18 @@ impl Push {
             layers: Vec::new(),
             ..original.clone()
         };
+        let mut kept = None;
         for (blob, layer) in original.layers.iter().zip(&image.layers) {
             let there = is_nondistributable(&blob.media_type) || self.has(blob, &sources).await?;
             manifest.layers.push(match there {
                 true => blob.clone(),
-                false => self.layer(session, layer).await?,
+                false => {
+                    if kept.is_none() {
+                        kept = Some(Archives::of(session, settings, &self.logins, &image).await?);
+                    }
+                    let kept = kept.get_or_insert_default();
+                    self.layer(session, layer, kept).await?
+                }
             });
         }
         self.config(session, &image, &original.config).await?;
@@ -241,11 +258,16 @@ impl Push {
     }
 
     /// Sends a layer, compressed here.
-    async fn layer(&self, session: &mut Session, layer: &ExportedLayer) -> Result<Descriptor> {
-        let size = plain_size(layer)?;
+    async fn layer(
+        &self,
+        session: &mut Session,
+        layer: &ExportedLayer,
+        kept: &Archives,
+    ) -> Result<Descriptor> {
+        let size = plain_size(layer, kept)?;
         let shown = layer.diff_id.to_string();
         self.display.started(&shown, "compressing", size);
-        let (file, digest, length) = read_part(session, &layer.diff_id, size, compress).await?;
+        let (file, digest, length) = read_layer(session, layer, kept, compress).await?;
         let blob = Descriptor::new(OCI_LAYER_GZIP, digest, length);
         let known = self
             .client

@@ -7,7 +7,7 @@ use std::{
 };
 
 use vdkr_core::{
-    channel::message::{ContainerReply, Life, Reply, Request, RunRequest, Until},
+    channel::message::{ContainerReply, Life, Network, Reply, Request, RunRequest, Until},
     volume::{MountOption, Source},
 };
 
@@ -19,9 +19,10 @@ use crate::{
         attach::{FAILED, Terms, attach},
         environment,
         error::{Error, Result},
+        granted::Granted,
         layers,
         news::News,
-        publish::{Target, publish},
+        publish::{Target, publish, wanted},
         registry,
         run_options::{self, Parsed, RunOptions, Verb},
         sandbox,
@@ -71,11 +72,6 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
         say(warning);
     }
     let mut sandbox = sandbox::assemble(&options.sandbox)?;
-    if verb == Verb::Create && options.sandbox.publishes() {
-        return Err(Error::usage(
-            "ports are published when a container is run: use run -d instead of create",
-        ));
-    }
     if settings.target.is_some() {
         check_for_target(&options, until)?;
     }
@@ -129,21 +125,36 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
             image: &request.image,
             pull: request.pull,
             settings: &request.settings,
-            name: options.name.as_deref(),
         };
-        let published = publish(session, &options.sandbox, target, &mut sandbox).await?;
+        let ports = wanted(session, &options.sandbox, &target).await?;
+        let granted = Granted {
+            machine: sandbox.network == Network::Host,
+            ports: ports.clone(),
+            ..Granted::of_mounts(&request.mounts)
+        };
+        // One that is only made gets its ports at its start.
+        let published = !ports.is_empty() && until != Until::Created;
+        if published {
+            publish(session, ports, options.name.as_deref(), &mut sandbox).await?;
+        }
         request.sandbox = sandbox;
         let request = Request::Run(request);
-        let news = news.with_id_to(cidfile);
+        let mut news = news.with_id_to(cidfile);
+        if !options.rm {
+            let settings = settings.clone();
+            news = news.with_hook(move |id| granted.note(&settings, id));
+        }
         if until == Until::Ended {
             let terms = Terms {
                 tty: options.tty,
                 interactive: options.interactive,
                 sig_proxy: options.sig_proxy,
+                detach_keys: options.detach_keys.clone(),
             };
+            let news = news.with_ports(published.then(|| session.adoption()).flatten());
             attach(session, &request, terms, news).await
         } else {
-            begin(session, &request, news, published.is_some()).await
+            begin(session, &request, news, published).await
         }
     })
     .await

@@ -18,7 +18,8 @@ use crate::{
         error::{Error, Result},
         human,
         image_args::SaveArgs,
-        registry,
+        layers::Archives,
+        logins, registry,
         session::{Session, interruptible, with_session},
         settings::Settings,
     },
@@ -37,6 +38,7 @@ pub async fn run(settings: &Settings, args: &SaveArgs) -> Result<u8> {
         }
         None => Out::Stdout,
     };
+    let given = logins::given(settings)?;
     let is_docker = args.format.starts_with("docker");
     let is_told = settings.global.progress != Mode::None;
     with_session(settings, "vdkr save", async |session| {
@@ -48,7 +50,8 @@ pub async fn run(settings: &Settings, args: &SaveArgs) -> Result<u8> {
                         eprintln!("{}: saved ({})", digest.short(), human::size(size));
                     }
                 };
-                archive.add(session, &image, &mut told).await?;
+                let kept = Archives::of(session, settings, &given, &image.image).await?;
+                archive.add(session, &image, &kept, &mut told).await?;
             }
             archive.finish().await
         })

@@ -22,6 +22,7 @@ use vdkr_transfer::VerifyingReader;
 
 use super::{
     error::{Error, Result},
+    layers::{Archive, Archives},
     session::Session,
 };
 use crate::{exit::Exit, vdkr::command::wrong_reply, vm::channel::Incoming};
@@ -61,21 +62,59 @@ pub async fn document(session: &mut Session, digest: &Digest, size: u64) -> Resu
     .await
 }
 
-/// The length of a layer's archive, when the machine can make it.
-pub fn plain_size(layer: &ExportedLayer) -> Result<u64> {
-    layer.plain.ok_or_else(|| {
-        let message = format!(
-            "the machine did not keep how layer {} was archived",
-            layer.diff_id
-        );
-        Error::new(Exit::Failed, message).with_hint(
-            "remove the image and pull it again with --pull-in guest, then save or push it",
-        )
+/// The length of a layer's archive, when the machine or this computer can make it.
+pub fn plain_size(layer: &ExportedLayer, kept: &Archives) -> Result<u64> {
+    let here = kept.get(&layer.diff_id).map(|archive| archive.length);
+    layer.plain.or(here).ok_or_else(|| {
+        let message = format!("how layer {} was archived is not known", layer.diff_id);
+        Error::new(Exit::Failed, message)
+            .with_hint("remove the image and pull it again, then save or push it")
     })
 }
 
 /// What comes of a part of an image; its end is an error unless size and digest are right.
-pub type Part = VerifyingReader<Incomings>;
+pub type Part = VerifyingReader<Place>;
+
+/// Where a part of an image is read from.
+#[derive(Debug)]
+pub enum Place {
+    /// The machine.
+    Machine(Incomings),
+    /// The cache of this computer.
+    Kept(Archive),
+}
+
+impl Read for Place {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Machine(incoming) => incoming.read(buffer),
+            Self::Kept(archive) => archive.read(buffer),
+        }
+    }
+}
+
+/// Reads the archive of a layer on a thread that may block. `consume` must read it to its end.
+pub async fn read_layer<T: Send + 'static>(
+    session: &mut Session,
+    layer: &ExportedLayer,
+    kept: &Archives,
+    consume: impl FnOnce(Part) -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let size = plain_size(layer, kept)?;
+    let (None, Some(archive)) = (layer.plain, kept.get(&layer.diff_id)) else {
+        return read_part(session, &layer.diff_id, size, consume).await;
+    };
+    let archive = archive.clone();
+    let descriptor = Descriptor::new("application/octet-stream", layer.diff_id.clone(), size);
+    let work = spawn_blocking(move || {
+        let archive = archive.read().map_err(io::Error::other)?;
+        consume(VerifyingReader::new(Place::Kept(archive), &descriptor))
+    });
+    match work.await {
+        Ok(result) => result.map_err(explain),
+        Err(error) => Err(Error::new(Exit::Failed, error.to_string())),
+    }
+}
 
 /// Reads a part of an image on a thread that may block. `consume` must read it to its end.
 pub async fn read_part<T: Send + 'static>(
@@ -90,12 +129,12 @@ pub async fn read_part<T: Send + 'static>(
     let mut call = session.connection.call(&request).await?;
     let (pieces, ready) = channel(AHEAD);
     let descriptor = Descriptor::new("application/octet-stream", digest.clone(), size);
-    let incoming = Incomings {
+    let incoming = Place::Machine(Incomings {
         ready,
         piece: Vec::new(),
         at: 0,
         ended: false,
-    };
+    });
     let work = spawn_blocking(move || consume(VerifyingReader::new(incoming, &descriptor)));
     let done = loop {
         match call.next().await {

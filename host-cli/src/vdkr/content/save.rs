@@ -22,11 +22,12 @@ use vdkr_core::{
 };
 use vdkr_transfer::{archive::member_header, layout::FULL_NAME};
 
-use super::{document, plain_size, read_part};
+use super::{document, plain_size, read_layer};
 use crate::{
     exit::Exit,
     vdkr::{
         error::{Error, Result},
+        layers::Archives,
         session::Session,
     },
 };
@@ -131,11 +132,12 @@ impl Archive {
         }
     }
 
-    /// Writes an image. `saved` hears of every layer and how many bytes it has.
+    /// Writes an image, of whose layers `kept` has those that the machine only mounts. `saved` hears of every layer and how many bytes it has.
     pub async fn add(
         &mut self,
         session: &mut Session,
         wanted: &Wanted,
+        kept: &Archives,
         saved: &mut dyn FnMut(&Digest, u64),
     ) -> Result<()> {
         let image = &wanted.image;
@@ -151,14 +153,14 @@ impl Archive {
         }
         let mut layers = Vec::new();
         for layer in &image.layers {
-            let size = plain_size(layer)?;
+            let size = plain_size(layer, kept)?;
             layers.push(Descriptor::new(OCI_LAYER, layer.diff_id.clone(), size));
             if !self.written.insert(layer.diff_id.clone()) {
                 continue;
             }
             let mut writer = self.out.writer()?;
             let header = member_header(&member_name(&layer.diff_id), size);
-            read_part(session, &layer.diff_id, size, move |mut part| {
+            read_layer(session, layer, kept, move |mut part| {
                 writer.write_all(&header)?;
                 io::copy(&mut part, &mut writer)?;
                 writer.write_all(&padding(size))

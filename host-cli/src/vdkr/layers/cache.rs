@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! layers/sha256/<hex>.erofs   a layer by its diff ID, whole and read-only
+//! layers/sha256/<hex>.recipe  how its files become its archive again, for `save` and `push`
 //! layers/blobs/<digest>.json  which blobs of registries a layer was unpacked from
 //! layers/new/<n>              a layer under way, locked by its writer
 //! layers/users/<hex>.json     which layers the images of one state directory have
@@ -34,8 +35,11 @@ use vdkr_core::{
     reference::Host,
 };
 use vdkr_transfer::{
-    erofs::{Note, write_image},
-    layer::{Limits, Pool, UnpackError, Unpacked},
+    erofs::{Data, Files, Note, write_image},
+    layer::{
+        Limits, Pool, UnpackError, Unpacked,
+        recipe::{ReadError, Recorder, Restored, plain_length},
+    },
     pull::{Holding, ImageError, LayerStore, Wanted},
 };
 
@@ -45,6 +49,8 @@ use super::origins::{self, Origin};
 const NAME: &str = "layers";
 /// End of a layer's name.
 const SUFFIX: &str = ".erofs";
+/// End of its recipe's name.
+const RECIPE: &str = ".recipe";
 /// Directory of the lists of layers' blobs.
 const ORIGINS: &str = "blobs";
 /// Directory of layers under way.
@@ -70,10 +76,30 @@ pub struct CachedLayer {
     pub diff_id: Digest,
     /// The file.
     pub path: PathBuf,
-    /// Bytes that it takes on disk.
+    /// Bytes that it takes on disk, its recipe among them.
     pub allocated: u64,
     /// When it was last used.
     pub used: SystemTime,
+}
+
+/// A layer that can be made into its archive again.
+#[derive(Clone, Debug)]
+pub struct LayerArchive {
+    files: Files,
+    recipe: PathBuf,
+    /// Bytes of the archive.
+    pub length: u64,
+}
+
+/// The archive of a layer, as it is read. Its digest is for the reader to check.
+pub type Archive = Restored<Box<dyn FnMut(&[u8]) -> io::Result<Data> + Send>, Data>;
+
+impl LayerArchive {
+    /// Begins to read it.
+    pub fn read(&self) -> Result<Archive, ReadError> {
+        let files = self.files.clone();
+        Restored::open(&self.recipe, Box::new(move |path| files.file(path)))
+    }
 }
 
 /// While it lives, no layer is removed.
@@ -201,6 +227,28 @@ impl Cache {
         }
     }
 
+    /// A layer as its archive. `None` when it is not here, or its recipe is not: older versions of
+    /// this program kept none.
+    pub fn archive(&self, diff_id: &Digest) -> Option<LayerArchive> {
+        let (path, _) = self.find(diff_id)?;
+        let recipe = recipe_of(&path);
+        let length = plain_length(&recipe).ok()?;
+        let files = Files::open(File::open(path).ok()?).ok()?;
+        Some(LayerArchive {
+            files,
+            recipe,
+            length,
+        })
+    }
+
+    /// Removes a layer.
+    pub(super) fn remove(&self, layer: &CachedLayer) -> io::Result<()> {
+        fs::remove_file(&layer.path)?;
+        let _ = fs::remove_file(recipe_of(&layer.path));
+        let _ = fs::remove_file(self.origins_path(&layer.diff_id));
+        Ok(())
+    }
+
     /// Every layer.
     pub fn layers(&self) -> Result<Vec<CachedLayer>, ImageError> {
         let mut layers = Vec::new();
@@ -215,10 +263,12 @@ impl Cache {
                 let (Some(Ok(diff_id)), Ok(meta)) = (digest, entry.metadata()) else {
                     continue;
                 };
+                let recipe = fs::metadata(recipe_of(&entry.path()));
+                let blocks = meta.blocks() + recipe.map_or(0, |recipe| recipe.blocks());
                 layers.push(CachedLayer {
                     diff_id,
                     path: entry.path(),
-                    allocated: meta.blocks().saturating_mul(512),
+                    allocated: blocks.saturating_mul(512),
                     used: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH),
                 });
             }
@@ -229,6 +279,17 @@ impl Cache {
 
     /// Removes what writers that are gone have left.
     pub(super) fn clear_unfinished(&self) {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let entries = fs::read_dir(self.directory(algorithm))
+                .into_iter()
+                .flatten();
+            for path in entries.flatten().map(|entry| entry.path()) {
+                let is_recipe = path.extension().is_some_and(|end| RECIPE[1..] == *end);
+                if is_recipe && !path.with_extension(&SUFFIX[1..]).exists() {
+                    let _ = fs::remove_file(path);
+                }
+            }
+        }
         let entries = fs::read_dir(self.new_directory()).into_iter().flatten();
         for entry in entries.flatten() {
             let path = entry.path();
@@ -262,6 +323,11 @@ impl Cache {
             }
         }
     }
+}
+
+/// Where the recipe of the layer at a path is.
+fn recipe_of(layer: &Path) -> PathBuf {
+    layer.with_extension(&RECIPE[1..])
 }
 
 /// Removes a file unless it was given another name.
@@ -310,22 +376,40 @@ impl LayerStore for Cache {
     ) -> Result<Result<Unpacked, UnpackError>, ImageError> {
         let (path, file) = self.new_file()?;
         let mut unfinished = Unfinished(Some(path.clone()));
+        let (recipe, recipe_file) = self.new_file()?;
+        let mut unfinished_recipe = Unfinished(Some(recipe.clone()));
+        let writing = recipe_file
+            .try_clone()
+            .map_err(ImageError::io("open", &recipe))?;
+        let mut recorder = Recorder::new(writing);
         let scratch = tempfile::tempfile_in(self.new_directory())
             .map_err(ImageError::io("make a file in", self.new_directory()))?;
         let limits = Limits {
             pool: self.pool.clone(),
             ..Limits::default()
         };
-        let written = write_image(source, diff_id, &limits, cancelled, &file, &scratch);
+        let recording = Some(&mut recorder);
+        let written = write_image(
+            source, diff_id, &limits, cancelled, &file, &scratch, recording,
+        );
         let unpacked = match written {
             Ok(unpacked) => unpacked,
             Err(error) => return Ok(Err(error)),
         };
         let target = self.path(diff_id);
-        file.sync_all()
-            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o400)))
-            .and_then(|()| fs::rename(&path, &target))
-            .map_err(ImageError::io("make", target))?;
+        let publish = |file: &File, path: &Path, target: &Path| {
+            file.sync_all()?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o400))?;
+            fs::rename(path, target)
+        };
+        // Without a recipe a layer can be run, but not saved. It comes first, so that a layer that is
+        // there has its own.
+        if recorder.finish(unpacked.plain)
+            && publish(&recipe_file, &recipe, &recipe_of(&target)).is_ok()
+        {
+            unfinished_recipe.0 = None;
+        }
+        publish(&file, &path, &target).map_err(ImageError::io("make", target))?;
         unfinished.0 = None;
         Ok(Ok(unpacked))
     }

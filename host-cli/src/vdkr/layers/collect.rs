@@ -2,7 +2,7 @@
 //! and none that an image of any state directory has. A machine that runs keeps what it was handed,
 //! because the emulator has the file open.
 
-use std::{collections::BTreeSet, fs};
+use std::collections::BTreeSet;
 
 use vdkr_core::digest::Digest;
 use vdkr_transfer::pull::ImageError;
@@ -32,8 +32,7 @@ pub fn collect(cache: &Cache, limit: u64) -> Result<Collected, ImageError> {
     let used = users::used(cache)?;
     let mut collected = Collected::default();
     for layer in victims(cache.layers()?, &used, limit) {
-        if fs::remove_file(&layer.path).is_ok() {
-            let _ = fs::remove_file(cache.origins_path(&layer.diff_id));
+        if cache.remove(&layer).is_ok() {
             collected.layers += 1;
             collected.bytes += layer.allocated;
         }
@@ -68,7 +67,7 @@ fn victims(layers: Vec<CachedLayer>, used: &BTreeSet<Digest>, limit: u64) -> Vec
 #[cfg(test)]
 mod tests {
     use std::{
-        fs::File,
+        fs::{self, File},
         io::Read as _,
         os::unix::fs::PermissionsExt as _,
         path::Path,
@@ -124,6 +123,30 @@ mod tests {
         note_users_layers(&cache, root.path(), &BTreeSet::new()).unwrap();
         assert_eq!(collect(&cache, 0).unwrap().layers, 1);
         assert!(cache.layers().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_recipe_goes_with_its_layer() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let layer = take(&cache, 1);
+        let recipe = cache.path(&layer).with_extension("recipe");
+        let archive = cache.archive(&layer).unwrap();
+        let mut plain = Vec::new();
+        archive.read().unwrap().read_to_end(&mut plain).unwrap();
+        assert_eq!(Digest::sha256(&plain), layer);
+        assert_eq!(archive.length, plain.len() as u64);
+        // One whose layer never came.
+        let orphan = recipe.with_file_name("00.recipe");
+        fs::copy(&recipe, &orphan).unwrap();
+        collect(&cache, u64::MAX).unwrap();
+        assert!(recipe.exists() && !orphan.exists());
+        collect(&cache, 0).unwrap();
+        assert!(!recipe.exists());
+        // Layers of older versions have none.
+        let layer = take(&cache, 2);
+        fs::remove_file(cache.path(&layer).with_extension("recipe")).unwrap();
+        assert!(cache.has_layer(&layer) && cache.archive(&layer).is_none());
     }
 
     #[test]

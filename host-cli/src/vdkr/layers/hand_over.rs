@@ -128,7 +128,9 @@ pub async fn settle(session: &mut Session, settings: &Settings) -> Result<()> {
         return Ok(());
     };
     let kept = kept.iter().filter_map(|layer| Digest::parse(layer).ok());
-    let kept: BTreeSet<Digest> = kept.collect();
+    // The machine's word may take layers away from it, and give it none.
+    let given = layers_of(&cache, dir)?;
+    let kept: BTreeSet<Digest> = kept.filter(|layer| given.contains(layer)).collect();
     let serials: BTreeSet<String> = kept.iter().map(serial).collect();
     repair(&cache, dir, &kept)?;
     note_users_layers(&cache, dir, &kept)?;

@@ -1,6 +1,7 @@
 //! Layers that this computer keeps for all machines: pulled and verified here, by the user, turned
 //! into read-only disk images, and handed to a machine when it runs something of them.
 
+mod archives;
 mod cache;
 mod collect;
 mod hand_over;
@@ -8,7 +9,8 @@ mod origins;
 mod pull;
 mod users;
 
-pub use cache::{Cache, CachedLayer, Hold};
+pub use archives::Archives;
+pub use cache::{Archive, Cache, CachedLayer, Hold};
 pub use collect::{Collected, collect, unused};
 pub use hand_over::{prepare, prepare_containers, settle};
 pub use pull::pull;

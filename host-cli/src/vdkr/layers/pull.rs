@@ -14,7 +14,7 @@ use vdkr_core::{
 };
 use vdkr_transfer::{
     Client,
-    pull::{Image, ImageError, Question, Remote, client_config, connect, fetch},
+    pull::{Image, ImageError, LayerStore, Question, Remote, client_config, connect, fetch},
 };
 
 use super::{Cache, cache, collect, hand_over::attach, note_use, repair, users::layers_of};
@@ -118,12 +118,12 @@ async fn pull_into(
 /// Brings an image's layers back into the cache, and says which it has. `reference` names the image
 /// by its digest.
 pub(super) async fn fetch_again(
-    cache: &Cache,
+    store: &impl LayerStore,
     request: &PullRequest,
     architecture: &str,
     news: &RefCell<&mut News>,
 ) -> Result<BTreeSet<Digest>> {
-    let (_, image) = interruptible(find_and_fetch(cache, request, architecture, news)).await?;
+    let (_, image) = interruptible(find_and_fetch(store, request, architecture, news)).await?;
     match too_much(&image) {
         None => Ok(diff_ids(&image)),
         // None of them was looked at.
@@ -135,7 +135,7 @@ pub(super) async fn fetch_again(
 }
 
 async fn find_and_fetch(
-    cache: &Cache,
+    store: &impl LayerStore,
     request: &PullRequest,
     architecture: &str,
     news: &RefCell<&mut News>,
@@ -157,7 +157,7 @@ async fn find_and_fetch(
     let (remote, image) = asked?;
     let layers = image.layers()?;
     if too_much(&image).is_none() {
-        let fetched = fetch(cache, &remote, layers, &events, &stop).await;
+        let fetched = fetch(store, &remote, layers, &events, &stop).await;
         fetched?;
     }
     Ok((remote, image))

@@ -394,6 +394,7 @@ async fn a_path_is_served_for_a_client_as_long_as_it_is_there() {
     let share = |path: &Path| Request::Share {
         path: path.to_str().unwrap().to_owned(),
         read_only: true,
+        name: None,
     };
     // A process of its own, as it were, that ends.
     let (state, served) = (bench.dir.path().to_owned(), shared.path().to_owned());

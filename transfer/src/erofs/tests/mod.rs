@@ -2,6 +2,7 @@
 //! kernel, beside what the agent unpacks.
 
 mod reader;
+mod restore;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -45,7 +46,7 @@ impl Place {
         };
         let (image, scratch) = (new("image"), new("scratch"));
         let digest = Digest::sha256(plain);
-        write_image(stream, &digest, limits, &|| false, &image, &scratch)
+        write_image(stream, &digest, limits, &|| false, &image, &scratch, None)
     }
 
     /// Writes, has `fsck.erofs` look at it, and reads it back.

@@ -16,6 +16,7 @@ use crate::vdkr::{
 
 /// Stays until the container ends; its status.
 pub async fn run(settings: &Settings, args: &AttachArgs) -> Result<u8> {
+    let keys = Terms::keys(args.detach_keys.as_deref())?;
     with_session(settings, "vdkr attach", async |session| {
         let row = find(session, &args.container).await?;
         let interactive = row.stdin && !args.no_stdin;
@@ -30,6 +31,7 @@ pub async fn run(settings: &Settings, args: &AttachArgs) -> Result<u8> {
             tty: row.tty,
             interactive,
             sig_proxy: args.sig_proxy,
+            detach_keys: keys.clone(),
         };
         let news = News::new(settings.global.progress, settings.verbose);
         attach(session, &request, terms, news).await

@@ -5,6 +5,7 @@ use std::{
     io::{self, IsTerminal as _, Read, Write},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
+    slice,
 };
 
 use tokio::{
@@ -23,7 +24,7 @@ use crate::{
         command::wrong_reply,
         container_args::CpArgs,
         error::{Error, Result},
-        human,
+        human, layers,
         session::{Session, interruptible, say, with_session},
         settings::Settings,
     },
@@ -71,6 +72,7 @@ pub async fn run(settings: &Settings, args: &CpArgs) -> Result<u8> {
                 return Err(Error::usage("the path in the container is empty"));
             }
             with_session(settings, "vdkr cp", async |session| {
+                layers::prepare_containers(session, settings, slice::from_ref(&name)).await?;
                 copy_out(session, args, &name, &path, &target).await
             })
             .await
@@ -80,6 +82,7 @@ pub async fn run(settings: &Settings, args: &CpArgs) -> Result<u8> {
                 return Err(Error::usage("the path in the container is empty"));
             }
             with_session(settings, "vdkr cp", async |session| {
+                layers::prepare_containers(session, settings, slice::from_ref(&name)).await?;
                 copy_in(session, args, &source, &name, &path).await
             })
             .await

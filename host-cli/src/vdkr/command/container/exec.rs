@@ -46,6 +46,7 @@ pub async fn run(settings: &Settings, args: ExecArgs) -> Result<u8> {
         tty: args.tty,
         interactive: args.interactive,
         sig_proxy: true,
+        detach_keys: Terms::keys(args.detach_keys.as_deref())?,
     };
     let request = ContainerRequest::Exec(ExecRequest {
         name,

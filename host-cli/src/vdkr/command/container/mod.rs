@@ -12,7 +12,7 @@ use crate::{
     vdkr::{
         container_args::ContainerCommand,
         error::{Error, Result},
-        layers,
+        granted,
         session::{Session, say, with_session},
         settings::Settings,
     },
@@ -24,6 +24,7 @@ pub mod cp;
 pub mod exec;
 pub mod logs;
 pub mod ps;
+pub mod restart;
 pub mod start;
 pub mod stats;
 pub mod top;
@@ -61,34 +62,20 @@ pub async fn run(settings: &Settings, command: ContainerCommand) -> Result<u8> {
             .await?;
             Ok(0)
         }
-        ContainerCommand::Restart(args) => {
-            if args.signal.is_some() {
-                return Err(Error::usage(
-                    "restart sends the container's own stop signal; use stop -s, then start",
-                ));
-            }
-            memres::ensure(settings).await?;
-            with_session(settings, "vdkr restart", async |session| {
-                layers::prepare_containers(session, settings, &args.containers).await
-            })
-            .await?;
-            each(settings, "vdkr restart", &args.containers, |name| {
-                ContainerRequest::Restart {
-                    name,
-                    timeout: args.time,
-                }
-            })
-            .await
-        }
+        ContainerCommand::Restart(args) => restart::run(settings, &args).await,
         ContainerCommand::Rm(args) => {
-            each(settings, "vdkr rm", &args.containers, |name| {
-                ContainerRequest::Remove {
-                    name,
-                    force: args.force,
-                    volumes: args.volumes,
-                }
-            })
-            .await
+            let outcomes = with_session(settings, "vdkr rm", async |session| {
+                let outcomes =
+                    each_of(session, &args.containers, |name| ContainerRequest::Remove {
+                        name,
+                        force: args.force,
+                        volumes: args.volumes,
+                    })
+                    .await?;
+                granted::forget_gone(session, settings).await?;
+                Ok(outcomes)
+            });
+            Ok(Exit::of_several(outcomes.await?).code())
         }
         ContainerCommand::Start(args) => start::run(settings, &args).await,
         ContainerCommand::Stats(args) => stats::run(settings, &args).await,
@@ -127,18 +114,25 @@ async fn each(
     request: impl Fn(String) -> ContainerRequest,
 ) -> Result<u8> {
     let outcomes = with_session(settings, purpose, async |session| {
-        let mut outcomes = Vec::new();
-        for name in names {
-            let asked = ask(session, request(name.clone())).await;
-            outcomes.push(outcome(asked)?);
-            if outcomes.last() == Some(&Exit::Done) {
-                out!("{name}");
-            }
+        each_of(session, names, request).await
+    });
+    Ok(Exit::of_several(outcomes.await?).code())
+}
+
+async fn each_of(
+    session: &mut Session,
+    names: &[String],
+    request: impl Fn(String) -> ContainerRequest,
+) -> Result<Vec<Exit>> {
+    let mut outcomes = Vec::new();
+    for name in names {
+        let asked = ask(session, request(name.clone())).await;
+        outcomes.push(outcome(asked)?);
+        if outcomes.last() == Some(&Exit::Done) {
+            out!("{name}");
         }
-        Ok(outcomes)
-    })
-    .await?;
-    Ok(Exit::of_several(outcomes).code())
+    }
+    Ok(outcomes)
 }
 
 /// What became of one of several; an error that is all of theirs ends the command.

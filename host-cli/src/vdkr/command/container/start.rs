@@ -13,7 +13,7 @@ use crate::{
         command::wrong_reply,
         container_args::StartArgs,
         error::{Error, Result},
-        layers,
+        granted, layers,
         news::News,
         session::{Session, interruptible, with_session},
         settings::Settings,
@@ -33,14 +33,12 @@ pub async fn run(settings: &Settings, args: &StartArgs) -> Result<u8> {
         memres::ensure(settings).await?;
     }
     with_session(settings, "vdkr start", async |session| {
-        layers::prepare_containers(session, settings, &args.containers).await?;
         if let ([name], true) = (&args.containers[..], attached) {
             return stay(session, settings, args, name).await;
         }
         let mut outcomes = Vec::new();
         for name in &args.containers {
-            let news = News::new(settings.global.progress, settings.verbose);
-            match outcome(begin(session, name, news).await)? {
+            match outcome(start_one(session, settings, name).await)? {
                 Exit::Done => {
                     out!("{name}");
                     outcomes.push(Exit::Done);
@@ -51,6 +49,24 @@ pub async fn run(settings: &Settings, args: &StartArgs) -> Result<u8> {
         Ok(Exit::of_several(outcomes).code())
     })
     .await
+}
+
+/// Starts one that exists, with its layers and with what it was given when it was made.
+pub(super) async fn start_one(
+    session: &mut Session,
+    settings: &Settings,
+    name: &str,
+) -> Result<()> {
+    let row = find(session, name).await?;
+    let id = std::slice::from_ref(&row.id);
+    layers::prepare_containers(session, settings, id).await?;
+    let published = granted::give_again(session, settings, &row).await?;
+    let news = News::new(settings.global.progress, settings.verbose);
+    begin(session, name, news).await?;
+    if published {
+        session.adopt_ports(&row.id).await?;
+    }
+    Ok(())
 }
 
 async fn begin(session: &mut Session, name: &str, mut news: News) -> Result<()> {
@@ -99,6 +115,9 @@ async fn stay(
     if row.tty && interactive && !io::stdin().is_terminal() {
         return Err(Error::usage("the input device is not a TTY"));
     }
+    let id = std::slice::from_ref(&row.id);
+    layers::prepare_containers(session, settings, id).await?;
+    let published = granted::give_again(session, settings, &row).await?;
     let request = Request::Container(ContainerRequest::Start {
         name: row.id,
         attach: true,
@@ -108,8 +127,10 @@ async fn stay(
         tty: row.tty,
         interactive,
         sig_proxy: true,
+        detach_keys: Terms::keys(args.detach_keys.as_deref())?,
     };
     let news = News::new(settings.global.progress, settings.verbose);
+    let news = news.with_ports(published.then(|| session.adoption()).flatten());
     match attach(session, &request, terms, news).await {
         Err(error) if error.exit() == Exit::Failed && error.signalled().is_none() => {
             crate::vdkr::session::say(&error.to_string());
