@@ -12,5 +12,8 @@ pub mod layout;
 pub mod peers;
 pub mod process;
 pub mod registry;
+pub mod runs;
+pub mod scripted;
 pub mod soak;
+pub mod tar;
 pub mod vm;
