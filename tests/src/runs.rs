@@ -47,7 +47,7 @@ const GROWTH: [(&str, u64); 18] = [
     ("monitor: KiB", 8192),
     ("emulator: files", 8),
     ("emulator: threads", 8),
-    ("emulator: KiB", 16384),
+    ("emulator: KiB", 32768),
     ("files of the state", 4),
     ("processes of the user", 0),
 ];

@@ -1,4 +1,4 @@
-//! A short form of `vdkr-soak runs`.
+//! A short form of `cargo xtask soak runs`.
 
 #[test]
 fn runs_leave_nothing_behind_on_either_side() {
