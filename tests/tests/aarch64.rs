@@ -55,7 +55,7 @@ fn images_directories_and_ports() {
     let port = free_port();
     let publish = format!("{port}:80");
     let script = "cat /v/in > /v/out; while true; do cat /v/in | nc -l -p 80; done";
-    let run = ["run", "-d", "--name", "web", "--restart", "always"];
+    let run = ["run", "-d", "--name", "web"];
     let options = ["-v", &volume, "-p", &publish];
     let command = ["container-base", "sh", "-c", script];
     user.run([&run[..], &options, &command].concat()).expect(0);
@@ -85,14 +85,15 @@ fn images_directories_and_ports() {
         "67108864\nCapEff:\t0000000000000000\nSeccomp:\t2\n"
     );
 
-    // It comes back with its machine: its layers, its directory and its port, too.
-    user.run(["memres", "restart"]).expect(0);
-    fs::write(place.path().join("in"), "again\n").unwrap();
-    wait_until("the container's answer, again", PATIENCE, || {
-        answer(port).as_deref() == Some("again\n")
-    });
     let read = user.run(["exec", "web", "cat", "/v/in"]).expect(0);
-    assert_eq!(read.text(), "again\n");
+    assert_eq!(read.text(), "changed\n");
     user.run(["rm", "-f", "web"]).expect(0);
     wait_until("the port's end", PATIENCE, || answer(port).is_none());
+
+    // A machine that starts anew is handed the layers again.
+    user.run(["memres", "restart"]).expect(0);
+    let cat = ["run", "--rm", "--pull", "never", "-v", &volume];
+    let command = ["container-base", "cat", "/v/in"];
+    let read = user.run([&cat[..], &command].concat()).expect(0);
+    assert_eq!(read.text(), "changed\n");
 }
