@@ -15,5 +15,8 @@ pub mod peers;
 pub mod process;
 pub mod pty;
 pub mod registry;
+pub mod runs;
+pub mod scripted;
 pub mod soak;
+pub mod tar;
 pub mod vm;

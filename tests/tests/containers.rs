@@ -12,10 +12,15 @@ use vdkr_tests::vm::{PATIENCE, User};
 
 /// A user whose VM runs and has the image `box`.
 fn user() -> (Registry, User) {
+    user_of("x86_64", "qemux86-64")
+}
+
+/// The same for an architecture, with the image of a machine of Yocto.
+fn user_of(arch: &'static str, machine: &str) -> (Registry, User) {
     let registry = Registry::start();
-    let image = layout("qemux86-64", "container-base-latest-oci");
+    let image = layout(machine, "container-base-latest-oci");
     registry.run(["push", image.to_str().unwrap()]).expect(0);
-    let user = User::new("x86_64");
+    let user = User::new(arch);
     user.run(["vconfig", "accel", "tcg"]).expect(0);
     user.run(["memres", "start"]).expect(0);
     let prefix = format!("{}/yocto", registry.host());
@@ -51,9 +56,15 @@ fn start(user: &User, args: &[&str]) -> Child {
 
 #[test]
 fn a_detached_container_lives_as_with_docker() {
-    let (_registry, user) = user();
-    let user = &user;
+    lives(&user().1);
+}
 
+#[test]
+fn a_detached_container_lives_on_aarch64_too() {
+    lives(&user_of("aarch64", "qemuarm64").1);
+}
+
+fn lives(user: &User) {
     // It runs on, and everybody can see what it says.
     let script =
         "echo out; echo err >&2; trap 'echo bye; exit 5' TERM; while :; do sleep 0.1; done";
@@ -321,8 +332,15 @@ fn statuses_restarts_and_cleaning_are_dockers() {
 
 #[test]
 fn containers_survive_their_machine() {
-    let (_registry, user) = user();
-    let user = &user;
+    survive(&user().1);
+}
+
+#[test]
+fn containers_survive_their_machine_on_aarch64_too() {
+    survive(&user_of("aarch64", "qemuarm64").1);
+}
+
+fn survive(user: &User) {
     let loop_forever = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
     for (name, policy) in [
         ("always", "always"),

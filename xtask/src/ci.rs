@@ -171,6 +171,17 @@ fn tests(workspace: &Workspace) -> Result<()> {
 
 /// Runs the benches; `docs/benchmarks.md` says how to read them.
 pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    fixtures::build(workspace, Scope::Benches)?;
+    measure(workspace, "vdkr-bench", arguments)
+}
+
+/// Runs a soak, of the registry or of a machine.
+pub(crate) fn soak(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    measure(workspace, "vdkr-soak", arguments)
+}
+
+/// Builds what users get, and runs a program that drives it.
+fn measure(workspace: &Workspace, program: &str, arguments: &[String]) -> Result<()> {
     let agent = agent::build(workspace, Arch::HOST)?;
     image::build(
         workspace,
@@ -180,7 +191,6 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         None,
     )?;
     fixtures::build(workspace, Scope::Tests)?;
-    fixtures::build(workspace, Scope::Benches)?;
     run(cargo(workspace).args([
         "build",
         "--release",
@@ -188,8 +198,8 @@ pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         "--package=vdkr-host",
         "--package=vdkr-tests",
     ]))?;
-    let mut bench = Command::new(workspace.target.join("release/vdkr-bench"));
-    run(bench
+    let mut program = Command::new(workspace.target.join("release").join(program));
+    run(program
         .args(arguments)
         .env("PATH", path_with_peers(workspace)?)
         .current_dir(&workspace.root))

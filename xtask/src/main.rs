@@ -96,6 +96,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run a soak: [SECONDS] [SEED] of the registry, or runs [COUNT] of a machine
+    Soak {
+        /// Arguments of the soak program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Make what is given to users in target/dist: static programs, agents, VM images
     Dist {
         /// The hosts' architecture
@@ -161,6 +167,7 @@ fn perform(workspace: &Workspace, task: Task) -> Result<()> {
         Task::Wasm { test: true } => wasm::test(workspace)?,
         Task::Ci { only } => ci::perform(workspace, only)?,
         Task::Bench { arguments } => ci::bench(workspace, &arguments)?,
+        Task::Soak { arguments } => ci::soak(workspace, &arguments)?,
         Task::Dist { arch } => dist::build(workspace, arch.list())?,
         Task::Fixtures { bench } => {
             let scope = if bench { Scope::Benches } else { Scope::Tests };

@@ -47,6 +47,9 @@ pub struct Entry {
     pub attr: Attr,
     /// For how many seconds they hold.
     pub attr_seconds: u64,
+    /// For how many milliseconds the name leads to the node without another question; 0 for a
+    /// name that is asked for each time.
+    pub name_millis: u32,
 }
 
 /// Room in a file system.
@@ -231,8 +234,13 @@ impl Answer {
 }
 
 fn push_entry(bytes: &mut Vec<u8>, entry: &Entry) {
-    // A name never holds: each walk asks again. Numbers of nodes are never used twice.
-    for word in [entry.node, 0, 0, entry.attr_seconds, 0] {
+    // Numbers of nodes are never used twice, so there is no generation.
+    let name_seconds = u64::from(entry.name_millis / 1000);
+    for word in [entry.node, 0, name_seconds, entry.attr_seconds] {
+        bytes.extend(word.to_le_bytes());
+    }
+    let name_nanos = entry.name_millis % 1000 * 1_000_000;
+    for word in [name_nanos, 0] {
         bytes.extend(word.to_le_bytes());
     }
     push_attr(bytes, &entry.attr);
@@ -382,6 +390,20 @@ mod tests {
             assert_eq!(Answer::error(9, errno)[4..8], (-5_i32).to_le_bytes());
         }
         assert!(Answer::error(9, i32::MIN)[7] & 0x80 != 0);
+    }
+
+    #[test]
+    fn names_hold_for_seconds_and_nanoseconds() {
+        let entry = Entry {
+            name_millis: 1250,
+            attr_seconds: 7,
+            ..Entry::default()
+        };
+        let answer = Answer::entry(1, &entry);
+        assert_eq!(answer[32..40], 1_u64.to_le_bytes());
+        assert_eq!(answer[40..48], 7_u64.to_le_bytes());
+        assert_eq!(answer[48..52], 250_000_000_u32.to_le_bytes());
+        assert_eq!(answer[52..56], [0; 4]);
     }
 
     #[test]

@@ -27,12 +27,21 @@ fn unusable(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("/etc/resolv.conf cannot be used: {error}"))
 }
 
+fn unknown(name: &str) -> io::Error {
+    let words = format!("the name servers know no address of {name}");
+    io::Error::new(io::ErrorKind::NotFound, words)
+}
+
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let resolver = self.clone();
         Box::pin(async move {
             let resolver = resolver.get().await?;
-            let found = resolver.lookup_ip(name.as_str()).await?;
+            let found = resolver.lookup_ip(name.as_str()).await;
+            let found = found.map_err(|error| match error {
+                error if error.is_no_records_found() => unknown(name.as_str()),
+                error => io::Error::other(error),
+            })?;
             let addresses: Vec<SocketAddr> = found
                 .iter()
                 .map(|address| SocketAddr::new(address, 0))

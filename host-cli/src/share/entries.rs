@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, fstat, linkat, mkdirat, mknodat, openat,
-        readlinkat, renameat_with, statat, symlinkat, unlinkat,
+        AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, fstat, linkat, mkdirat, mknodat,
+        openat, readlinkat, renameat_with, statat, symlinkat, unlinkat,
     },
     io::Errno,
 };
@@ -16,6 +16,20 @@ use super::{
     nodes::{PLACE, own_path},
     server::{Result, Server},
 };
+
+/// For how long the guest may walk through a directory without asking whether it is still there.
+/// A file is asked for each time, so that what was put in its place is seen at once.
+const DIRECTORY_MILLIS: u32 = 1000;
+/// For how long a listing stands for its entries: whoever lists a directory and looks at each entry
+/// does not ask for all of it twice.
+const LISTED_MILLIS: u32 = 250;
+
+fn directory_millis(stat: &Stat) -> u32 {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => DIRECTORY_MILLIS,
+        _ => 0,
+    }
+}
 
 impl Server {
     /// What the guest is told about an entry that is there.
@@ -28,6 +42,7 @@ impl Server {
             node,
             attr: self.owner.attr(&stat),
             attr_seconds: seconds(node),
+            name_millis: directory_millis(&stat),
         })
     }
 
@@ -39,6 +54,7 @@ impl Server {
             node,
             attr: self.owner.attr(&stat),
             attr_seconds: seconds(node),
+            name_millis: directory_millis(&stat).max(LISTED_MILLIS),
         })
     }
 

@@ -44,8 +44,8 @@ impl Server {
         }
         let fd = self.reopen(&place, kind, given)?;
         let writes = given.intersects(OFlags::WRONLY | OFlags::RDWR);
-        let mut answer = if writes { 0 } else { open_flag::NO_FLUSH };
         let stat = fstat(&fd)?;
+        let mut answer = self.closing(&stat, writes);
         // What the guest has in its cache is good when nothing changed since it opened the file
         // before, and the last change was long enough ago then to have changed the times.
         let version = settled(&stat).then(|| version(&stat));
@@ -95,13 +95,24 @@ impl Server {
             Err(error) => return Err(error),
         };
         let node = entry.node;
+        let answer = self.closing(&fstat(&fd)?, true);
         let added = self.add_handle(node, Handle::File { fd, node, append }, room);
         match added {
-            Ok(handle) => Ok(Answer::created(unique, &entry, handle, 0)),
+            Ok(handle) => Ok(Answer::created(unique, &entry, handle, answer)),
             Err(error) => {
                 self.nodes().forget(node, 1);
                 Err(error)
             }
+        }
+    }
+
+    /// Whether the guest has to tell that it closes a file: not where closing says nothing.
+    fn closing(&self, stat: &Stat, writes: bool) -> u32 {
+        let silent = self.owner.local && stat.st_dev == self.owner.dev;
+        if writes && !silent {
+            0
+        } else {
+            open_flag::NO_FLUSH
         }
     }
 

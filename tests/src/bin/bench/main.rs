@@ -5,6 +5,7 @@ mod deploy;
 mod first_run;
 mod push;
 mod server;
+mod share;
 mod table;
 mod vm;
 
@@ -31,6 +32,9 @@ fn main() {
     }
     if wanted("vm") {
         vm::run();
+    }
+    if wanted("vm") || wanted("share") {
+        share::run();
     }
 }
 
