@@ -353,6 +353,8 @@ fn service(board: &mut Board, user: &User, target: &str) {
     let left = board.sh(SLEEPERS);
     assert_eq!(left.lines().count(), 1, "not only the new one: {left}");
     vdkr(&["rm", "-f", "stays", "ends"]).expect(0);
+    let mounts = board.sh("cat /proc/self/mountinfo");
+    assert!(!mounts.contains("/var/lib/vdkr"), "{mounts}");
     board.sh("systemctl stop vdkr-agent");
     let gone = user
         .command()

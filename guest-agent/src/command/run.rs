@@ -13,6 +13,10 @@ use super::{
 
 /// Options of `run`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 pub struct RunOptions {
     /// The image.
     pub image: String,
@@ -34,9 +38,9 @@ pub struct RunOptions {
     pub detach: bool,
     /// Hand the standard input on.
     pub interactive: bool,
-    /// Users and working directory instead of the image's.
+    /// User instead of the image's.
     pub user: Option<String>,
-    /// Working directory.
+    /// Working directory instead of the image's.
     pub workdir: Option<String>,
     /// Never ask a registry.
     pub no_pull: bool,

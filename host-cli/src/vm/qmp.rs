@@ -151,8 +151,12 @@ impl Qmp {
 
     /// The data of all events of this name that came and that nobody waited for.
     pub fn take_events(&mut self, name: &str) -> Vec<Value> {
-        let named = self.events.extract_if(.., |event| event["event"] == name);
-        named.map(|mut event| event["data"].take()).collect()
+        let named = |event: &Value| event["event"] == name;
+        let (taken, left): (VecDeque<Value>, VecDeque<Value>) =
+            self.events.drain(..).partition(named);
+        self.events = left;
+        let data = taken.into_iter().map(|mut event| event["data"].take());
+        data.collect()
     }
 
     async fn command(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
