@@ -25,7 +25,7 @@ fn kept(user: &User, end: &str) -> Vec<PathBuf> {
 }
 
 fn sha256(path: &Path) -> String {
-    let sum = run_tool("sha256sum", &[path.to_str().unwrap()]);
+    let sum = run_tool("sha256sum", [path.to_str().unwrap()]);
     format!("sha256:{}", sum.text().split_whitespace().next().unwrap())
 }
 
@@ -34,7 +34,7 @@ fn sha256(path: &Path) -> String {
 fn verified_layers(archive: &Path) -> usize {
     let dir = TempDir::new().unwrap();
     let place = dir.path().to_str().unwrap();
-    run_tool("tar", &["-C", place, "-xf", archive.to_str().unwrap()]);
+    run_tool("tar", ["-C", place, "-xf", archive.to_str().unwrap()]);
     let json = |name: &str| -> Value {
         serde_json::from_slice(&fs::read(dir.path().join(name)).unwrap()).unwrap()
     };

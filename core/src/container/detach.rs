@@ -39,10 +39,10 @@ impl DetachKeys {
 
 fn read_key(text: &str) -> Option<u8> {
     match text.as_bytes() {
-        &[key] if key.is_ascii_graphic() || key == b' ' => Some(key),
+        [key] if key.is_ascii_graphic() || *key == b' ' => Some(*key),
         bytes => match bytes.strip_prefix(b"ctrl-")? {
-            &[letter @ b'a'..=b'z'] => Some(letter - b'a' + 1),
-            &[letter @ (b'@' | b'['..=b'_')] => Some(letter - b'@'),
+            [letter @ b'a'..=b'z'] => Some(letter - b'a' + 1),
+            [letter @ (b'@' | b'['..=b'_')] => Some(letter - b'@'),
             _ => None,
         },
     }

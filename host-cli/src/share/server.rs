@@ -69,7 +69,8 @@ fn is_local(place: &OwnedFd) -> bool {
         0x0102_1994, // tmpfs
     ];
     // The field has another width on other machines.
-    rustix::fs::fstatfs(place).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as u64)))
+    let kind = |stat: rustix::fs::StatFs| u64::try_from(stat.f_type).unwrap_or_default();
+    rustix::fs::fstatfs(place).is_ok_and(|stat| LOCAL.contains(&kind(stat)))
 }
 
 impl Server {

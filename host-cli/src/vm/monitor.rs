@@ -538,7 +538,7 @@ impl Hub {
                             let _ = timeout(POWER_OFF, qemu.ended()).await;
                             return;
                         }
-                        _ => {}
+                        Input::NotGreeted(_) => {}
                     },
                 }
             }

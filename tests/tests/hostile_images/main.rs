@@ -95,12 +95,9 @@ fn put_image(registry: &Registry, base: &Base, repository: &str, image: &Hostile
     let kind = [("Content-Type", MANIFEST)];
     let put = request(registry.port(), "PUT", &path, &kind, manifest.as_bytes()).unwrap();
     assert_eq!(put.status, 201, "{}: {}", image.name, put.text());
-    match image.damage {
-        Damage::Blob => {
-            let name = layers.last().unwrap()["digest"].as_str().unwrap();
-            overwrite(registry, name, |content| content[0] ^= 1);
-        }
-        _ => {}
+    if matches!(image.damage, Damage::Blob) {
+        let name = layers.last().unwrap()["digest"].as_str().unwrap();
+        overwrite(registry, name, |content| content[0] ^= 1);
     }
 }
 

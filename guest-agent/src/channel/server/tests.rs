@@ -53,7 +53,7 @@ impl Service for Echo {
                     Control::Signal(number) => Ok(Reply::Ran {
                         status: number.into(),
                     }),
-                    Control::Resize(_) => Ok(Reply::Tagged),
+                    Control::Resize(_) | Control::Detach => Ok(Reply::Tagged),
                 },
                 _ => {
                     stream.cancelled().cancelled().await;

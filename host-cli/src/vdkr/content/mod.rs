@@ -81,7 +81,7 @@ pub enum Place {
     /// The machine.
     Machine(Incomings),
     /// The cache of this computer.
-    Kept(Archive),
+    Kept(Box<Archive>),
 }
 
 impl Read for Place {

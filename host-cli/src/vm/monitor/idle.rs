@@ -89,7 +89,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_is_connected_to_work_keeps_the_machine() {
-        let pause = || tokio::time::advance(Duration::from_secs(60));
+        let pause = || tokio::time::advance(Duration::from_mins(1));
         let mut idle = Idle::new(Some(Duration::from_secs(100)));
         let end = idle.at().unwrap();
         // One that greets may want anything.
@@ -108,7 +108,7 @@ mod tests {
         idle.sends(1, true);
         assert_eq!(idle.at(), None);
         idle.goes(1);
-        assert_eq!(idle.at(), Some(end + Duration::from_secs(60)));
+        assert_eq!(idle.at(), Some(end + Duration::from_mins(1)));
         // Those that ask nothing, do not greet, or were never there, leave no trace.
         idle.comes();
         idle.comes();
@@ -119,7 +119,7 @@ mod tests {
         idle.goes(2);
         idle.goes(3);
         idle.sends(3, false);
-        assert_eq!(idle.at(), Some(end + Duration::from_secs(60)));
+        assert_eq!(idle.at(), Some(end + Duration::from_mins(1)));
         assert_eq!(Idle::new(None).at(), None);
     }
 }

@@ -377,6 +377,7 @@ async fn a_container_with_a_directory_that_has_ended_keeps_no_machine() {
     let request = Request::Share {
         path: shared.path().to_str().unwrap().to_owned(),
         read_only: false,
+        name: None,
     };
     let connection = bench.connect().await;
     connection.ask(&request).await.unwrap().unwrap();

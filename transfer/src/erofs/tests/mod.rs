@@ -325,7 +325,7 @@ fn layers_share_memory_and_room() {
     assert!(matches!(few, Err(UnpackError::TooMuchMemory)), "{few:?}");
 
     let pool = Pool::of_bytes(30_000);
-    let big = archive(&[Entry::file("a", [1; 20_000])]);
+    let big = archive(&[Entry::file("a", vec![1; 20_000])]);
     write(&big, &pool).unwrap();
     let second = write(&big, &pool);
     assert!(
