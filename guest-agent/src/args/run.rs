@@ -22,7 +22,7 @@ pub(super) fn parse<'a>(args: impl Iterator<Item = &'a str>) -> Result<RunOption
                 return Err(words.unknown(word));
             }
             Word::Plain(image) => {
-                options.image = image.to_owned();
+                image.clone_into(&mut options.image);
                 options.args = words.0.map(str::to_owned).collect();
                 return Ok(options);
             }
