@@ -39,7 +39,7 @@ impl Apt {
     /// Sets the private apt up for both architectures; package lists are fetched when first needed.
     pub(crate) fn open(workspace: &Workspace) -> Result<Self> {
         let (suite, sources) = sources::of_host();
-        Self::open_with(workspace, suite, &sources, acquire_settings()?)
+        Self::open_with(workspace, suite, &sources, &acquire_settings()?)
     }
 
     /// The same for another suite of Debian, from the host's mirror. What is taken from there is for
@@ -47,18 +47,18 @@ impl Apt {
     pub(crate) fn open_suite(workspace: &Workspace, suite: &str) -> Result<Self> {
         let settings = acquire_settings()? + "Acquire::Check-Valid-Until \"false\";\n";
         let sources = sources::of_suite(suite);
-        Self::open_with(workspace, suite.to_owned(), &sources, settings)
+        Self::open_with(workspace, suite.to_owned(), &sources, &settings)
     }
 
     fn open_with(
         workspace: &Workspace,
         suite: String,
         sources: &str,
-        settings: String,
+        settings: &str,
     ) -> Result<Self> {
         let key = Key::new("apt", 1)
             .with("sources", sources)
-            .with("settings", &settings)
+            .with("settings", settings)
             .finish();
         let place = workspace.cache.join("apt").join(key);
         for dir in [
@@ -73,7 +73,7 @@ impl Apt {
         let lock = cache::lock(&place.join("lock"))?;
         fs::write(place.join("status"), "")?;
         fs::write(place.join("debian.sources"), sources)?;
-        fs::write(place.join("acquire.conf"), &settings)?;
+        fs::write(place.join("acquire.conf"), settings)?;
         let dir = place.to_str().context("the cache's path is not UTF-8")?;
         let own = format!(
             "Dir::State \"{dir}/state\";\n\

@@ -107,7 +107,7 @@ pub async fn read_layer<T: Send + 'static>(
     let archive = archive.clone();
     let descriptor = Descriptor::new("application/octet-stream", layer.diff_id.clone(), size);
     let work = spawn_blocking(move || {
-        let archive = archive.read().map_err(io::Error::other)?;
+        let archive = Box::new(archive.read().map_err(io::Error::other)?);
         consume(VerifyingReader::new(Place::Kept(archive), &descriptor))
     });
     match work.await {
