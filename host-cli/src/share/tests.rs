@@ -174,8 +174,11 @@ struct Found {
 }
 
 fn found(entry: &[u8]) -> Found {
-    assert_eq!(word(entry, 16), 0, "a name holds for no time");
-    attributes(word(entry, 0), &entry[40..])
+    let found = attributes(word(entry, 0), &entry[40..]);
+    // A directory's name holds for a second, a file's for no more than a part of one.
+    let directory = found.node != 0 && found.mode & 0o170_000 == 0o40_000;
+    assert_eq!(word(entry, 16), u64::from(directory));
+    found
 }
 
 fn attributes(node: u64, attr: &[u8]) -> Found {
