@@ -99,6 +99,26 @@ impl Bench {
     }
 }
 
+/// Asks from a process of its own, as it were, that ends: a connection of this one would stay.
+async fn ask_and_go(state: &Path, requests: Vec<Request>) -> Vec<Done> {
+    let state = state.to_owned();
+    let client = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let client = connect(&state).await.unwrap().unwrap();
+            let mut answers = Vec::new();
+            for request in &requests {
+                answers.push(client.ask(request).await.unwrap());
+            }
+            answers
+        })
+    });
+    client.await.unwrap()
+}
+
 fn run(args: &[&str]) -> Request {
     let args = args.iter().map(ToString::to_string).collect();
     Request::Run(RunRequest {
@@ -126,7 +146,6 @@ async fn finish(call: &mut Call) -> Result<(Vec<u8>, Done), ChannelError> {
 #[tokio::test]
 async fn disks_and_idle_time_are_the_monitors_own() {
     let bench = bench(Some(Duration::from_secs(1000))).await;
-    let connection = bench.connect().await;
     let disk = |path: &str, serial: &str| {
         Request::AttachDisk(DiskRequest {
             path: path.into(),
@@ -135,33 +154,49 @@ async fn disks_and_idle_time_are_the_monitors_own() {
         })
     };
     let long = format!("/{}", "x".repeat(4000));
-    for request in [disk("/a", "a"), disk(&long, "b")] {
-        assert_eq!(connection.ask(&request).await.unwrap(), Ok(Reply::Attached));
-    }
-    let refused = connection.ask(&disk("/missing", "c")).await.unwrap();
-    assert_eq!(refused.unwrap_err().message, "no such file");
-    let detach = Request::DetachDisk { serial: "a".into() };
-    assert_eq!(connection.ask(&detach).await.unwrap(), Ok(Reply::Detached));
+    let requests = vec![
+        disk("/a", "a"),
+        disk(&long, "b"),
+        disk("/missing", "c"),
+        Request::DetachDisk { serial: "a".into() },
+    ];
+    let mut answers = ask_and_go(bench.dir.path(), requests).await;
+    let refused = answers.remove(2).unwrap_err();
+    assert_eq!(refused.message, "no such file");
+    let done = [
+        Ok(Reply::Attached),
+        Ok(Reply::Attached),
+        Ok(Reply::Detached),
+    ];
+    assert_eq!(answers, done);
 
     let onlooker = bench.connect().await;
     let state = async || match onlooker.ask(&Request::Machine).await.unwrap() {
         Ok(Reply::Machine(state)) => state,
         other => panic!("{other:?}"),
     };
-    // One that may go on keeps the machine, one that looks does not.
-    assert_eq!(state().await.idle_left_ms, None);
+    // One that looks keeps nothing; the one above goes in a moment.
+    let idle = loop {
+        let idle = state().await;
+        if idle.idle_left_ms.is_some() {
+            break idle;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((idle.busy, idle.disks), (0, vec!["b".to_owned()]));
+    let left = idle.idle_left_ms.unwrap();
+    assert!((900_000..=1_000_000).contains(&left), "{left}");
+    // One that works keeps the machine, between its requests too.
+    let connection = bench.connect().await;
     let waiting = connection.call(&run(&["signal"])).await.unwrap();
     while state().await.busy == 0 {
         tokio::task::yield_now().await;
     }
-    drop((waiting, connection));
-    while state().await.idle_left_ms.is_none() {
+    drop(waiting);
+    while state().await.busy > 0 {
         tokio::task::yield_now().await;
     }
-    let idle = state().await;
-    assert_eq!((idle.busy, idle.disks), (0, vec!["b".to_owned()]));
-    let left = idle.idle_left_ms.unwrap();
-    assert!((900_000..=1_000_000).contains(&left), "{left}");
+    assert_eq!(state().await.idle_left_ms, None);
     // None of it reached the agent.
     let requests = bench.agent.requests.lock().unwrap().clone();
     assert!(matches!(&requests[..], [Request::Run(_)]), "{requests:?}");
@@ -306,6 +341,9 @@ async fn stop_powers_off_and_answers() {
     let bench = bench(None).await;
     let (asking, other) = (bench.connect().await, bench.connect().await);
     let mut running = other.call(&run(&["signal"])).await.unwrap();
+    while bench.agent.requests.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(
         asking.ask(&Request::Shutdown).await.unwrap(),
         Ok(Reply::Bye)
@@ -336,8 +374,8 @@ async fn an_idle_machine_stops_but_a_busy_one_does_not() {
     // A client without a request pulls, perhaps.
     tokio::time::sleep(Duration::from_mins(100)).await;
     connection.ask(&Request::Info).await.unwrap().unwrap();
-    drop((call, connection));
-    assert_eq!(bench.served.await.unwrap().unwrap(), Ending::Idle);
+    bench.emulator.end.notify_one();
+    assert_eq!(bench.served.await.unwrap().unwrap(), Ending::MachineGone);
 }
 
 #[tokio::test]
@@ -379,9 +417,8 @@ async fn a_container_with_a_directory_that_has_ended_keeps_no_machine() {
         read_only: false,
         name: None,
     };
-    let connection = bench.connect().await;
-    connection.ask(&request).await.unwrap().unwrap();
-    drop(connection);
+    let answers = ask_and_go(bench.dir.path(), vec![request]).await;
+    assert!(matches!(answers[..], [Ok(Reply::Shared { .. })]));
     // The mount is there until the end.
     assert_eq!(bench.served.await.unwrap().unwrap(), Ending::Idle);
     let asked = bench.agent.requests.lock().unwrap().clone();
@@ -397,23 +434,9 @@ async fn a_path_is_served_for_a_client_as_long_as_it_is_there() {
         read_only: true,
         name: None,
     };
-    // A process of its own, as it were, that ends.
-    let (state, served) = (bench.dir.path().to_owned(), shared.path().to_owned());
-    let client = tokio::task::spawn_blocking(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let client = connect(&state).await.unwrap().unwrap();
-            let mut answers = Vec::new();
-            for path in [&served, &served, &served.join("no")] {
-                answers.push(client.ask(&share(path)).await.unwrap());
-            }
-            answers
-        })
-    });
-    let mut answers = client.await.unwrap();
+    let missing = shared.path().join("no");
+    let paths = [shared.path(), shared.path(), &missing];
+    let mut answers = ask_and_go(bench.dir.path(), paths.map(share).into()).await;
     let failure = answers.pop().unwrap().unwrap_err();
     assert_eq!(failure.code, FailureCode::NotFound);
     assert!(failure.hint.unwrap().contains("mkdir -p"));
@@ -447,11 +470,9 @@ async fn a_path_is_served_for_a_client_as_long_as_it_is_there() {
 
     // Containers that have ended hold it; many more runs take no second one.
     for runs in 1..=300 {
-        let client = bench.connect().await;
-        let answer = client.ask(&share(shared.path())).await.unwrap();
+        let answers = ask_and_go(bench.dir.path(), vec![share(shared.path())]).await;
         let share = share_name.clone();
-        assert_eq!(answer, Ok(Reply::Shared { share }));
-        drop(client);
+        assert_eq!(answers, [Ok(Reply::Shared { share })]);
         while count(&|request| *request == release) <= runs {
             tokio::task::yield_now().await;
         }
