@@ -74,7 +74,8 @@ fn options_reach_the_agent() {
     status(&user.run(&args), 0);
     let run = user.last_run();
     let home = format!("HOME={}", user.home.path().display());
-    assert_eq!(run.env, ["A=b c".to_owned(), home]);
+    // One that has no value here takes the image's away.
+    assert_eq!(run.env, ["A=b c".to_owned(), home, "NOTHERE".to_owned()]);
     assert_eq!(run.workdir.as_deref(), Some("/tmp"));
     assert_eq!(run.user.as_deref(), Some("1000:100"));
     assert_eq!(run.name.as_deref(), Some("n"));

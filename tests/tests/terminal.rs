@@ -39,8 +39,7 @@ fn a_container_has_the_users_terminal() {
     terminal.resize(40, 120);
     terminal.keys(&when_size(40, 120, "resized"));
     terminal.until("resized");
-    let trap =
-        "sh -c 'trap \"echo cau\"ght\"; exit\" INT; echo rea\"\"dy; while :; do sleep 0.1; done'\n";
+    let trap = "sh -c 'trap \"echo cau\"ght\"; exit 0\" INT; echo rea\"\"dy; while :; do sleep 0.1; done'\n";
     terminal.keys(trap);
     terminal.until("ready");
     terminal.keys("\x03");

@@ -1,7 +1,7 @@
 //! The test command: every check in order, with the time that each took.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -164,9 +164,38 @@ fn compile_tests(workspace: &Workspace) -> Result<()> {
 
 /// Unit, property and documentation tests, then those that drive the programs from end to end.
 fn tests(workspace: &Workspace) -> Result<()> {
-    run(cargo(workspace)
-        .args(["test", "--quiet", "--no-fail-fast", "--workspace"])
-        .env("PATH", path_with_peers(workspace)?))
+    let mut tests = cargo(workspace);
+    tests.args(["test", "--quiet", "--no-fail-fast", "--workspace"]);
+    let mut tests = match has_terminals() {
+        true => tests,
+        false => with_terminals(&tests),
+    };
+    run(tests.env("PATH", path_with_peers(workspace)?))
+}
+
+/// Whether pseudo-terminals can be opened here: not in a bare directory that was changed into.
+fn has_terminals() -> bool {
+    File::open("/dev/ptmx").is_ok()
+}
+
+/// The same command in a mount namespace of its own, with terminals.
+fn with_terminals(command: &Command) -> Command {
+    const MOUNT: &str = "mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts /dev/pts \
+        && mount --bind /dev/pts/ptmx /dev/ptmx && exec \"$@\"";
+    eprintln!("no terminals can be opened here: the tests get their own");
+    let mut wrapped = Command::new("unshare");
+    wrapped.args(["--mount", "sh", "-c", MOUNT, "sh"]);
+    wrapped.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        wrapped.current_dir(directory);
+    }
+    wrapped
 }
 
 /// Runs the benches; `docs/benchmarks.md` says how to read them.

@@ -20,7 +20,10 @@ use vdkr_core::{
         frame::Resize,
         message::{self, ContainerState, Failure, FailureCode, Sandbox},
     },
-    container::{restart::pause_ms, signal},
+    container::{
+        restart::{RestartPolicy, pause_ms},
+        signal,
+    },
 };
 
 use super::{
@@ -580,8 +583,11 @@ pub async fn remove(
     force: bool,
     volumes: bool,
 ) -> Result<(), Failure> {
+    // What has ended may still be about to hand its last output on.
+    let over = entry.state() == ContainerState::Exited
+        && entry.record.borrow().request.life.restart == RestartPolicy::No;
     if entry.is_active() {
-        if !force {
+        if !force && !over {
             let name = entry.name();
             let message = format!("container {name} is {}", entry.state().name());
             return Err(Failure::new(FailureCode::Failed, message)

@@ -209,7 +209,8 @@ pub async fn give_again(
     let request = PublishRequest {
         ports: granted.ports,
         machine: granted.machine,
-        name: Some(container.id.clone()),
+        name: Some(container.name.clone()),
+        id: Some(container.id.clone()),
     };
     let publication = session.publish(&request).await?;
     let place = Request::Container(ContainerRequest::Place {

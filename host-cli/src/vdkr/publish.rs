@@ -49,6 +49,7 @@ pub async fn publish(
         ports,
         machine: sandbox.network == Network::Host,
         name: name.map(str::to_owned),
+        ..PublishRequest::default()
     };
     let publication = session.publish(&request).await?;
     if !request.machine {

@@ -126,7 +126,7 @@ impl Forwards {
             self.free_address()?
         };
         let mut publication = Publication {
-            container: request.name.clone().into_iter().collect(),
+            container: request.name.iter().chain(&request.id).cloned().collect(),
             address,
             ports: Vec::new(),
         };

@@ -19,6 +19,9 @@ pub struct PublishRequest {
     /// The name that the container will have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The id of a container that is there already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 /// Ports that are open.
