@@ -3,6 +3,8 @@
 //! A body of records is a run of `LENGTH KEY=VALUE\n`, the length counting itself. Anything else in
 //! it is an error: a reader that skips a record it cannot read may skip the one that sets the size.
 
+use alloc::{string::ToString as _, vec::Vec};
+
 /// What is wrong with a body of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PaxError {
@@ -64,6 +66,22 @@ fn record(body: &[u8]) -> Result<Record<'_>, PaxError> {
     Ok((&text[..equals], &text[equals + 1..], &body[length..]))
 }
 
+/// Adds a record to a body.
+pub fn push(body: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    // A space, an equals sign and a line feed besides the length, which counts itself.
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while rest + length.to_string().len() != length {
+        length = rest + length.to_string().len();
+    }
+    body.extend_from_slice(length.to_string().as_bytes());
+    body.push(b' ');
+    body.extend_from_slice(key);
+    body.push(b'=');
+    body.extend_from_slice(value);
+    body.push(b'\n');
+}
+
 /// Digits only: no sign, no space.
 pub fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
@@ -74,8 +92,6 @@ pub fn decimal(digits: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec::Vec;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -88,6 +104,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_written_is_read(pairs in prop::collection::vec(
+            ("[a-z.]{1,40}", prop::collection::vec(any::<u8>(), 0..1100)), 0..4,
+        )) {
+            let mut body = Vec::new();
+            for (key, value) in &pairs {
+                push(&mut body, key.as_bytes(), value);
+            }
+            let read: Vec<_> = records(&body).map(Result::unwrap).collect();
+            let expected: Vec<_> = pairs.iter().map(|(k, v)| (k.as_bytes(), v.as_slice())).collect();
+            prop_assert_eq!(read, expected);
+        }
+
         #[test]
         fn any_body_gives_an_answer(body in prop::collection::vec(any::<u8>(), 0..80)) {
             prop_assert!(records(&body).count() <= body.len());

@@ -2,7 +2,10 @@
 
 use alloc::{format, vec::Vec};
 
-use super::header::{BLOCK, Block, checksum};
+use super::{
+    header::{BLOCK, Block, checksum},
+    pax,
+};
 
 /// What a member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +16,14 @@ pub enum Type {
     Directory,
     /// A symbolic link.
     Link,
+    /// One more name of a member before it.
+    HardLink,
+    /// A character device: its major and minor number.
+    Character(u32, u32),
+    /// A block device: its major and minor number.
+    Block(u32, u32),
+    /// A queue.
+    Fifo,
 }
 
 /// A member to be written.
@@ -22,7 +33,7 @@ pub struct Member<'a> {
     pub kind: Type,
     /// Its name; a directory's gets a `/` at its end.
     pub name: &'a [u8],
-    /// Where a link points.
+    /// Where a link points, or which member a hard link is.
     pub link: &'a [u8],
     /// Permission bits.
     pub mode: u32,
@@ -49,10 +60,14 @@ pub fn header(member: &Member<'_>) -> Vec<u8> {
     if name.len() > 100 {
         long(&mut out, b'L', &name);
     }
-    let (kind, size) = match member.kind {
-        Type::File => (b'0', member.size),
-        Type::Directory => (b'5', 0),
-        Type::Link => (b'2', 0),
+    let (kind, size, device) = match member.kind {
+        Type::File => (b'0', member.size, (0, 0)),
+        Type::HardLink => (b'1', 0, (0, 0)),
+        Type::Link => (b'2', 0, (0, 0)),
+        Type::Character(major, minor) => (b'3', 0, (major, minor)),
+        Type::Block(major, minor) => (b'4', 0, (major, minor)),
+        Type::Directory => (b'5', 0, (0, 0)),
+        Type::Fifo => (b'6', 0, (0, 0)),
     };
     let numbers = Numbers {
         mode: member.mode & 0o7777,
@@ -60,8 +75,27 @@ pub fn header(member: &Member<'_>) -> Vec<u8> {
         gid: member.gid,
         size,
         mtime: member.mtime,
+        device,
     };
     out.extend(block(kind, &name, member.link, &numbers));
+    out
+}
+
+/// An extended header with these records, before the member that has them.
+pub fn extended(records: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (key, value) in records {
+        pax::push(&mut body, key, value);
+    }
+    let size = body.len() as u64;
+    let numbers = Numbers {
+        mode: 0o644,
+        size,
+        ..Numbers::default()
+    };
+    let mut out = block(b'x', b"././@PaxHeader", b"", &numbers).to_vec();
+    out.append(&mut body);
+    out.resize(out.len() + padding(size), 0);
     out
 }
 
@@ -81,6 +115,7 @@ struct Numbers {
     gid: u32,
     size: u64,
     mtime: i64,
+    device: (u32, u32),
 }
 
 /// A name that does not fit into a header, before the member that has it.
@@ -110,6 +145,10 @@ fn block(kind: u8, name: &[u8], link: &[u8], numbers: &Numbers) -> Block {
     block[156] = kind;
     text(&mut block[157..257], link);
     block[257..265].copy_from_slice(b"ustar  \0");
+    if matches!(kind, b'3' | b'4') {
+        number(&mut block[329..337], numbers.device.0.into());
+        number(&mut block[337..345], numbers.device.1.into());
+    }
     let sum = checksum(&block);
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     block
@@ -149,11 +188,14 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(
-            kind in 0..3_u8, name in "[a-z/é ]{1,260}", link in "[a-z/.]{0,260}",
+            kind in 0..7_u8, name in "[a-z/é ]{1,260}", link in "[a-z/.]{0,260}",
             mode in 0..0o10000_u32, uid in any::<u32>(), size in 0..1_u64 << 50,
             mtime in -(1_i64 << 40)..1_i64 << 40,
         ) {
-            let kind = [Type::File, Type::Directory, Type::Link][usize::from(kind)];
+            let kind = [
+                Type::File, Type::Directory, Type::Link, Type::HardLink, Type::Fifo,
+                Type::Character(5, 1), Type::Block(259, 70_000),
+            ][usize::from(kind)];
             let member = Member {
                 kind, name: name.as_bytes(), link: link.as_bytes(), mode, uid, gid: 7, size, mtime,
             };

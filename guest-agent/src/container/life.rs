@@ -541,40 +541,6 @@ pub fn kill(entry: &Entry, number: u8) -> Result<(), Failure> {
     })
 }
 
-/// Freezes or thaws a container.
-pub fn freeze(entry: &Entry, frozen: bool) -> Result<(), Failure> {
-    let name = entry.name();
-    let failure = |message: String| Failure::new(FailureCode::Failed, message);
-    let state = entry.state();
-    let (Some(live), true) = (entry.live(), state.is_live()) else {
-        return Err(failure(format!("container {name} is not running")));
-    };
-    match (state, frozen) {
-        (ContainerState::Paused, true) => {
-            return Err(failure(format!("container {name} is already paused")));
-        }
-        (ContainerState::Running, false) => {
-            return Err(failure(format!("container {name} is not paused")));
-        }
-        _ => {}
-    }
-    let Some(group) = live.container.cgroup() else {
-        return Err(failure(
-            "this machine has no cgroups to freeze with".to_owned(),
-        ));
-    };
-    crate::run::cgroup::freeze(group, frozen)
-        .map_err(|error| failure(format!("cannot freeze container {name}: {error}")))?;
-    entry.update(|now| {
-        now.state = if frozen {
-            ContainerState::Paused
-        } else {
-            ContainerState::Running
-        };
-    });
-    Ok(())
-}
-
 /// Removes a container that does not run, or kills it first when `force` says so; with `volumes`
 /// also those of its volumes that nobody has named.
 pub async fn remove(

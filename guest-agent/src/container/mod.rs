@@ -34,6 +34,7 @@ use crate::{
 };
 
 mod ending;
+pub mod freeze;
 pub mod life;
 pub mod log;
 pub mod record;

@@ -14,10 +14,12 @@ use nix::{
     unistd::chdir,
 };
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
-use vdkr_transfer::tree::{Policy, pack, unpack};
+use vdkr_transfer::tree::{Policy, pack, pack_root, unpack};
 
 use super::{
-    EXIT_NOT_CREATED, Report, RunError, rootfs,
+    EXIT_NOT_CREATED, Report, RunError,
+    changes::{self, Form},
+    rootfs,
     sandbox::step,
     spec::{FilesJob, Root},
 };
@@ -54,7 +56,17 @@ pub fn work(
     created
         .send(agent, &[pidfd.as_fd()])
         .map_err(step("report to the agent"))?;
+    let form = match job {
+        FilesJob::PackChanges => Some(Form::Layer),
+        FilesJob::ListChanges => Some(Form::List),
+        _ => None,
+    };
     match (root, target) {
+        (Some(root), _) if let Some(form) = form => {
+            let mut out = BufWriter::with_capacity(BUFFER, stream(stdio, 1)?);
+            changes::write(root, form, &mut out)?;
+            return Ok(Report::Exited { status: 0 });
+        }
         (Some(root), _) => {
             unshare(CloneFlags::CLONE_NEWNS).map_err(step("make a mount namespace"))?;
             rootfs::mount_overlay(root, false)?;
@@ -81,6 +93,14 @@ pub fn work(
         } => {
             let mut out = BufWriter::with_capacity(BUFFER, stream(stdio, 1)?);
             pack(&from_root(path), entry, *follow, true, &mut out)
+        }
+        FilesJob::PackRoot => {
+            let mut out = BufWriter::with_capacity(BUFFER, stream(stdio, 1)?);
+            pack_root(Path::new("/"), &mut out)
+        }
+        FilesJob::PackChanges | FilesJob::ListChanges => {
+            let text = "changes are looked at without the container";
+            return Err(RunError::Setup(text.to_owned()));
         }
         FilesJob::Unpack { path } => {
             let directory = match open_directory(&from_root(path)) {

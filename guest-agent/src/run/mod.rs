@@ -8,6 +8,7 @@
 
 pub mod capabilities;
 pub mod cgroup;
+pub mod changes;
 pub mod container;
 mod copy_up;
 pub mod device_filter;

@@ -27,12 +27,7 @@ const MAX_OPTIONS: usize = 4095;
 /// more than 100 layers fits into the page that the kernel allows.
 pub fn overlay_options(root: &Root) -> Result<Vec<u8>, RunError> {
     let mut options = b"lowerdir=".to_vec();
-    for (index, layer) in root.lower.iter().enumerate() {
-        if index > 0 {
-            options.push(b':');
-        }
-        push_escaped(&mut options, layer);
-    }
+    push_layers(&mut options, &root.lower);
     options.extend(b",upperdir=");
     push_escaped(&mut options, &root.upper);
     options.extend(b",workdir=");
@@ -47,6 +42,16 @@ pub fn overlay_options(root: &Root) -> Result<Vec<u8>, RunError> {
     Ok(options)
 }
 
+/// Adds layers, highest first.
+pub fn push_layers<'a>(options: &mut Vec<u8>, layers: impl IntoIterator<Item = &'a PathBuf>) {
+    for (index, layer) in layers.into_iter().enumerate() {
+        if index > 0 {
+            options.push(b':');
+        }
+        push_escaped(options, layer);
+    }
+}
+
 /// Separators of the option list are escaped as overlayfs reads them.
 fn push_escaped(options: &mut Vec<u8>, path: &Path) {
     for &byte in path.as_os_str().as_bytes() {
@@ -57,14 +62,18 @@ fn push_escaped(options: &mut Vec<u8>, path: &Path) {
     }
 }
 
-/// Mounts the overlay; device nodes on it work if `devices` says so. The caller has a mount
-/// namespace of its own.
-pub fn mount_overlay(root: &Root, devices: bool) -> Result<(), RunError> {
-    // Nothing that happens here may reach the agent's namespace, or come from it.
+/// Nothing that is mounted from now on reaches the agent's namespace, or comes from it.
+pub fn make_private() -> Result<(), RunError> {
     let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
         .map_err(io::Error::from)
-        .map_err(RunError::io("make mounts private"))?;
+        .map_err(RunError::io("make mounts private"))
+}
+
+/// Mounts the overlay; device nodes on it work if `devices` says so. The caller has a mount
+/// namespace of its own.
+pub fn mount_overlay(root: &Root, devices: bool) -> Result<(), RunError> {
+    make_private()?;
     chdir(&root.base)
         .map_err(io::Error::from)
         .map_err(RunError::io(format!("enter {}", root.base.display())))?;

@@ -147,11 +147,25 @@ pub enum FilesJob {
         /// Follow a link at its end.
         follow: bool,
     },
+    /// Write all of it to standard output, as an archive.
+    PackRoot,
+    /// Write what it has changed to standard output, as a layer.
+    PackChanges,
+    /// Write which paths it has changed to standard output, as
+    /// [`Form::List`](super::changes::Form::List).
+    ListChanges,
     /// Unpack the archive on standard input.
     Unpack {
         /// The directory.
         path: String,
     },
+}
+
+impl FilesJob {
+    /// Whether it looks at the changes alone, never at the container's root.
+    pub fn of_changes(&self) -> bool {
+        matches!(self, Self::PackChanges | Self::ListChanges)
+    }
 }
 
 impl InitMessage {

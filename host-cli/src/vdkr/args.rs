@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use super::container_args::ContainerCommand;
+use super::container_args::{ContainerCommand, ContainerGroup};
 use super::image_args::{
     HistoryArgs, ImageCommand, ImagesArgs, ImportArgs, InfoArgs, InspectArgs, LoadArgs, LoginArgs,
     LogoutArgs, PullArgs, PushArgs, RemoveArgs, SaveArgs, SystemCommand, TagArgs, VersionArgs,
@@ -48,8 +48,14 @@ impl Cli {
     pub fn read(line: &[OsString]) -> Result<Self, clap::Error> {
         let mut cli = Self::try_parse_from(line)?;
         // The parser takes a `--` right behind `run` for its own; it belongs to the words.
-        if let Some(Command::Run { words } | Command::Create { words } | Command::Vrun { words }) =
-            &mut cli.command
+        if let Some(
+            Command::Run { words }
+            | Command::Create { words }
+            | Command::Vrun { words }
+            | Command::Container {
+                command: ContainerGroup::Run { words } | ContainerGroup::Create { words },
+            },
+        ) = &mut cli.command
         {
             let before = line
                 .len()
@@ -192,6 +198,12 @@ pub enum Command {
     /// Commands about containers.
     #[command(flatten)]
     Containers(ContainerCommand),
+    /// Work with containers
+    Container {
+        /// What to do.
+        #[command(subcommand)]
+        command: ContainerGroup,
+    },
     /// Show how an image was made
     History(HistoryArgs),
     /// List images
@@ -457,24 +469,47 @@ pub struct VolumeListArgs {
 
 /// What to say about a command that `vdkr` does not have.
 pub fn missing_command(name: &str) -> String {
-    const OF_DOCKER: &[&str] = &[
-        "build",
-        "buildx",
-        "builder",
-        "commit",
-        "compose",
-        "container",
-        "diff",
-        "events",
-        "export",
-        "manifest",
-        "network",
-        "plugin",
-        "swarm",
-        "update",
+    /// Docker's commands that are not there, and what to use instead.
+    const OF_DOCKER: &[(&str, &str)] = &[
+        ("build", BUILD),
+        ("builder", BUILD),
+        ("buildx", BUILD),
+        (
+            "compose",
+            "start the containers one by one: vdkr run -d --name NAME ...",
+        ),
+        (
+            "context",
+            "machines are told apart by vdkr -I NAME, boards by vdkr --target TARGET",
+        ),
+        (
+            "events",
+            "what runs is told by: vdkr ps, vdkr memres status, vdkr system df",
+        ),
+        (
+            "manifest",
+            "look at one with: container-registry inspect --raw docker://NAME",
+        ),
+        (
+            "network",
+            "there are the networks host, bridge and none: vdkr run --network NETWORK ...",
+        ),
+        ("node", SWARM),
+        ("plugin", "there are none"),
+        ("service", SWARM),
+        ("stack", SWARM),
+        ("swarm", SWARM),
+        ("trust", "name images by digest: vdkr pull NAME@sha256:..."),
+        (
+            "update",
+            "remove the container and run it with other options",
+        ),
     ];
-    if OF_DOCKER.contains(&name) {
-        format!("docker's command {name:?} is not part of vdkr yet; see vdkr --help")
+    const BUILD: &str =
+        "build with BitBake, buildah or docker, then: container-registry push, or vdkr vimport";
+    const SWARM: &str = "a machine stands alone";
+    if let Some((_, instead)) = OF_DOCKER.iter().find(|(known, _)| *known == name) {
+        format!("vdkr does not have docker's command {name:?}; {instead}")
     } else {
         let command = <Cli as clap::CommandFactory>::command();
         let known = command

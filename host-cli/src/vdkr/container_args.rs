@@ -1,18 +1,26 @@
 //! Command line of the commands about containers.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Subcommand};
+
+use super::image_args::InspectArgs;
 
 /// Commands about containers.
 #[derive(Debug, Subcommand)]
 pub enum ContainerCommand {
     /// Join the streams of a container that runs
     Attach(AttachArgs),
+    /// Make an image of a container
+    Commit(CommitArgs),
     /// Copy files from and to a container
     Cp(CpArgs),
+    /// Show which paths of a container differ from its image
+    Diff(OneArgs),
     /// Run one more process in a container that runs
     Exec(ExecArgs),
+    /// Write the files of a container into an archive
+    Export(ExportArgs),
     /// Send containers a signal, KILL unless another is named
     Kill(KillArgs),
     /// Show what a container has written
@@ -34,7 +42,7 @@ pub enum ContainerCommand {
     /// Stop containers: their stop signal, and after a while KILL
     Stop(StopArgs),
     /// Show the processes of a container
-    Top(TopArgs),
+    Top(OneArgs),
     /// Let frozen containers go on
     Unpause(NamesArgs),
     /// Wait for the end of containers and print their statuses
@@ -55,6 +63,119 @@ pub struct AttachArgs {
     /// Do not pass on signals
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub sig_proxy: bool,
+}
+
+/// Commands behind `container`: those about containers, and more that are written so alone.
+#[derive(Debug, Subcommand)]
+pub enum ContainerGroup {
+    /// Those that stand alone too.
+    #[command(flatten)]
+    Alone(ContainerCommand),
+    /// Make a container and do not start it
+    #[command(disable_help_flag = true)]
+    Create {
+        /// Options, image, command and its arguments.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS|IMAGE"
+        )]
+        words: Vec<OsString>,
+    },
+    /// Show everything about containers, as JSON
+    Inspect(InspectArgs),
+    /// List containers
+    #[command(visible_alias = "list")]
+    Ls(PsArgs),
+    /// Remove all containers that do not run
+    Prune(ContainerPruneArgs),
+    /// Run a command in a new container
+    #[command(disable_help_flag = true)]
+    Run {
+        /// Options, image, command and its arguments.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS|IMAGE"
+        )]
+        words: Vec<OsString>,
+    },
+}
+
+/// Arguments of `commit`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vdkr commit web site:1
+  vdkr commit -c 'CMD [\"httpd\", \"-f\"]' -m 'with pages' web site:2
+
+The image is run as the container was. What lies in volumes and host directories is not part of it.")]
+pub struct CommitArgs {
+    /// Who makes it
+    #[arg(short, long, value_name = "TEXT")]
+    pub author: Option<String>,
+    /// Change how the image is run: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME or
+    /// WORKDIR (repeatable)
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub change: Vec<String>,
+    /// What its history says
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Freeze the container meanwhile
+    #[arg(
+        short,
+        long,
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub pause: bool,
+    /// Name or id of the container
+    pub container: String,
+    /// Name of the image; without one it has its id alone
+    #[arg(value_name = "NAME[:TAG]")]
+    pub name: Option<String>,
+}
+
+/// Arguments of `container prune`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vdkr container prune -f
+  vdkr container prune --filter until=24h --filter label!=keep")]
+pub struct ContainerPruneArgs {
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Only containers that fit: until=TIME, label=NAME[=VALUE] (repeatable)
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+/// Arguments of commands that take one container.
+#[derive(Debug, Args)]
+pub struct OneArgs {
+    /// Name or id
+    pub container: String,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vdkr export -o rootfs.tar web
+  vdkr export web | tar t
+
+What is mounted in the container is not part of it.")]
+pub struct ExportArgs {
+    /// Name or id
+    pub container: String,
+    /// File to write; otherwise standard output, which must not be a terminal
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// Arguments of `cp`.
@@ -300,11 +421,4 @@ pub struct StopArgs {
     /// Names or ids
     #[arg(required = true, value_name = "CONTAINER")]
     pub containers: Vec<String>,
-}
-
-/// Arguments of `top`.
-#[derive(Debug, Args)]
-pub struct TopArgs {
-    /// Name or id
-    pub container: String,
 }

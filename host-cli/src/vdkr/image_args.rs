@@ -41,8 +41,8 @@ pub enum SystemCommand {
     Df(DfArgs),
     /// Show what runs containers, and on what
     Info(InfoArgs),
-    /// Remove what nothing needs
-    Prune(PruneArgs),
+    /// Remove containers that do not run, and what nothing needs
+    Prune(SystemPruneArgs),
     /// Not there; says what to use instead
     #[command(hide = true)]
     Events {
@@ -205,6 +205,36 @@ pub struct TagArgs {
     /// The new name
     #[arg(value_name = "NEW_NAME")]
     pub target: String,
+}
+
+/// Arguments of `system prune`.
+#[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of docker's"
+)]
+#[command(after_help = "\
+Filters: label=NAME[=VALUE] label!=NAME[=VALUE] until=TIME or AGE such as 24h
+
+Examples:
+  vdkr system prune --dry-run
+  vdkr system prune -a -f --volumes")]
+pub struct SystemPruneArgs {
+    /// Also images with names that no container uses
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Say what would go, and leave it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Also volumes without a name of their own
+    #[arg(long)]
+    pub volumes: bool,
+    /// Only containers and images that fit (repeatable)
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
 }
 
 /// Arguments of `prune`.

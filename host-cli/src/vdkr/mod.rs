@@ -36,6 +36,7 @@ use clap::CommandFactory as _;
 
 use self::{
     args::{Cli, Command, missing_command},
+    container_args::ContainerGroup,
     error::{Error, Result},
     image_args::{ImageCommand, SystemCommand},
     run_options::Verb,
@@ -101,8 +102,14 @@ async fn dispatch(cli: Cli) -> Result<u8> {
     let config_dir = settings::config_dir(&cli.global, &outside);
     let settings = Settings::resolve(cli.global, &outside);
     match command {
-        Command::Run { words } => return Ok(command::run::run(settings, Verb::Run, words).await),
-        Command::Create { words } => {
+        Command::Run { words }
+        | Command::Container {
+            command: ContainerGroup::Run { words },
+        } => return Ok(command::run::run(settings, Verb::Run, words).await),
+        Command::Create { words }
+        | Command::Container {
+            command: ContainerGroup::Create { words },
+        } => {
             return Ok(command::run::run(settings, Verb::Create, words).await);
         }
         Command::Vrun { words } => return Ok(command::run::run(settings, Verb::Vrun, words).await),
@@ -133,7 +140,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::System { command } => match command {
             SystemCommand::Df(args) => command::df::run(&settings, &args).await,
             SystemCommand::Info(args) => command::info::run(&settings, &args).await,
-            SystemCommand::Prune(args) => command::prune::run(&settings, &args).await,
+            SystemCommand::Prune(args) => command::system_prune::run(&settings, &args).await,
             SystemCommand::Events { .. } => Err(command::search::no_events()),
         },
         Command::Tag(args) => command::tag::run(&settings, &args).await,
@@ -145,7 +152,23 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Version(args) => command::version::run(&settings, &args).await,
         Command::Volume { command } => command::volume::run(&settings, command).await,
         Command::Containers(command) => command::container::run(&settings, command).await,
+        Command::Container { command } => container(&settings, command).await,
         Command::Run { .. } | Command::Create { .. } | Command::Vrun { .. } | Command::Other(_) => {
+            Err(Error::usage("unknown command"))
+        }
+    }
+}
+
+async fn container(settings: &Settings, command: ContainerGroup) -> Result<u8> {
+    match command {
+        ContainerGroup::Alone(command) => command::container::run(settings, command).await,
+        ContainerGroup::Inspect(mut args) => {
+            args.kind.get_or_insert_with(|| "container".to_owned());
+            command::inspect::run(settings, &args).await
+        }
+        ContainerGroup::Ls(args) => command::container::ps::run(settings, &args).await,
+        ContainerGroup::Prune(args) => command::container::prune::run(settings, &args).await,
+        ContainerGroup::Run { .. } | ContainerGroup::Create { .. } => {
             Err(Error::usage("unknown command"))
         }
     }

@@ -1,16 +1,19 @@
 //! Files and directories as a tar stream, between a container and the outside.
 //!
 //! [`pack`] writes what lies at a path; [`unpack`] makes what a stream says beneath a directory,
-//! and nothing anywhere else, whoever wrote the stream.
+//! and nothing anywhere else, whoever wrote the stream. [`pack_changes`] and [`pack_root`] write
+//! layers and whole root file systems.
 
 use std::io;
 
+mod layer;
 mod pack;
 mod read;
 #[cfg(test)]
 mod tests;
 mod unpack;
 
+pub use layer::{Mark, Step, pack_changes, pack_root, walk_changes};
 pub use pack::pack;
 pub use unpack::{Policy, unpack};
 

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat},
+    io::Errno,
+};
 use vdkr_core::tar::write::{END, Member, Type, header, padding};
 
 use super::TreeError;
@@ -59,7 +62,7 @@ pub fn pack(
             let target = target.as_os_str().as_bytes();
             out.write_all(&header(&member(Type::Link, &name, target, &meta, owners)))?;
         } else if meta.is_file() {
-            file(&path, &name, owners, out)?;
+            file(&path, &name, owners, &[], out)?;
         }
     }
     out.write_all(&END)?;
@@ -67,7 +70,7 @@ pub fn pack(
     Ok(())
 }
 
-fn member<'a>(
+pub(super) fn member<'a>(
     kind: Type,
     name: &'a [u8],
     link: &'a [u8],
@@ -87,19 +90,28 @@ fn member<'a>(
     }
 }
 
-/// As many bytes as its header says, whatever happens to the file meanwhile.
-fn file(path: &Path, name: &[u8], owners: bool, out: &mut impl Write) -> Result<(), TreeError> {
+/// A file after what stands `before` it: as many bytes as its header says, whatever happens to it
+/// meanwhile. `false` when it is gone.
+pub(super) fn file(
+    path: &Path,
+    name: &[u8],
+    owners: bool,
+    before: &[u8],
+    out: &mut impl Write,
+) -> Result<bool, TreeError> {
     let failed = || TreeError::io(path.as_os_str().as_bytes());
     // What was a file a moment ago may be a queue now.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file: File = openat(CWD, path, flags, Mode::empty())
-        .map_err(io::Error::from)
-        .map_err(failed())?
-        .into();
+    let file: File = match openat(CWD, path, flags, Mode::empty()) {
+        Ok(file) => file.into(),
+        Err(Errno::NOENT) => return Ok(false),
+        Err(error) => return Err(failed()(error.into())),
+    };
     let meta = file.metadata().map_err(failed())?;
     if !meta.is_file() {
-        return Ok(());
+        return Ok(false);
     }
+    out.write_all(before)?;
     out.write_all(&header(&member(Type::File, name, b"", &meta, owners)))?;
     let mut left = meta.len();
     let mut file = file.take(left);
@@ -121,5 +133,5 @@ fn file(path: &Path, name: &[u8], owners: bool, out: &mut impl Write) -> Result<
         left -= length as u64;
     }
     out.write_all(&END[..padding(meta.len())])?;
-    Ok(())
+    Ok(true)
 }

@@ -252,3 +252,99 @@ proptest! {
         let _ = to(&target, &stream, PLAIN);
     }
 }
+
+/// Members of an archive as `kind name [-> link]`, with their attributes.
+fn members(stream: &[u8]) -> Vec<String> {
+    use crate::layer::archive::{Archive, Kind};
+    let mut archive = Archive::new(stream);
+    let mut found = Vec::new();
+    while let Some(member) = archive.next_member().unwrap() {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let name = text(&member.name);
+        let mut line = match &member.kind {
+            Kind::File => format!("file {name} {}", member.stored),
+            Kind::Directory => format!("directory {name}"),
+            Kind::Symlink(to) => format!("link {name} -> {}", text(to)),
+            Kind::HardLink(to) => format!("again {name} -> {}", text(to)),
+            other => format!("{other:?} {name}"),
+        };
+        for (key, value) in &member.xattrs {
+            line += &format!(" {}={}", text(key), text(value));
+        }
+        found.push(line);
+    }
+    found
+}
+
+#[test]
+fn a_root_keeps_links_queues_and_attributes() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    fs::create_dir(root.join("d")).unwrap();
+    fs::write(root.join("d/a"), b"abc").unwrap();
+    fs::hard_link(root.join("d/a"), root.join("d/b")).unwrap();
+    symlink("../a", root.join("d/link")).unwrap();
+    fs::hard_link(root.join("d/link"), root.join("d/link2")).unwrap();
+    fifo(&root.join("queue"));
+    let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    let kept = rustix::fs::lsetxattr(root.join("d/a"), "user.note", b"x y", flags).is_ok();
+    let mut stream = Vec::new();
+    pack_root(root, &mut stream).unwrap();
+    let note = if kept { " user.note=x y" } else { "" };
+    assert_eq!(
+        members(&stream),
+        [
+            "directory d/".to_owned(),
+            format!("file d/a 3{note}"),
+            "again d/b -> d/a".to_owned(),
+            "link d/link -> ../a".to_owned(),
+            "again d/link2 -> d/link".to_owned(),
+            "Fifo queue".to_owned(),
+        ]
+    );
+}
+
+fn fifo(path: &Path) {
+    let kind = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();
+}
+
+#[test]
+fn changes_say_what_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let upper = dir.path();
+    fs::create_dir_all(upper.join("etc/sub")).unwrap();
+    fs::write(upper.join("etc/new"), b"1").unwrap();
+    fs::write(upper.join("etc/hosts"), b"").unwrap();
+    let kind = rustix::fs::FileType::CharacterDevice;
+    let none = rustix::fs::Mode::empty();
+    let gone = upper.join("etc/gone");
+    // Linux lets anyone make this one device (since 5.8).
+    rustix::fs::mknodat(rustix::fs::CWD, &gone, kind, none, 0).unwrap();
+    let mut stream = Vec::new();
+    let skip = |step: &Step<'_>| step.name == b"etc/hosts";
+    pack_changes(upper, &skip, &mut stream).unwrap();
+    assert_eq!(
+        members(&stream),
+        [
+            "directory etc/",
+            "file etc/.wh.gone 0",
+            "file etc/new 1",
+            "directory etc/sub/"
+        ]
+    );
+    let flags = rustix::fs::XattrFlags::empty();
+    let opaque = "trusted.overlay.opaque";
+    if rustix::fs::lsetxattr(upper.join("etc/sub"), opaque, b"y", flags).is_ok() {
+        let mut stream = Vec::new();
+        pack_changes(upper, &skip, &mut stream).unwrap();
+        let last = members(&stream).pop();
+        assert_eq!(last.as_deref(), Some("file etc/sub/.wh..wh..opq 0"));
+        let moved = "trusted.overlay.redirect";
+        rustix::fs::lsetxattr(upper.join("etc/sub"), moved, b"/x", flags).unwrap();
+        let error = pack_changes(upper, &skip, &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("redirect"), "{error}");
+    }
+}

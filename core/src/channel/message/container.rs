@@ -61,6 +61,22 @@ pub enum ContainerRequest {
         #[serde(default)]
         stdin: bool,
     },
+    /// Which paths of it differ from its image, on standard output: for each the letter `A` (added),
+    /// `C` (changed) or `D` (deleted), its name without a `/` before it, and a zero byte. Then
+    /// [`ContainerReply::Done`].
+    Changes {
+        /// The container.
+        name: String,
+    },
+    /// What it has changed, as a layer (OCI image specification, layer) on standard output:
+    /// [`ContainerReply::Done`].
+    Commit {
+        /// The container.
+        name: String,
+        /// Freeze it meanwhile.
+        #[serde(default)]
+        pause: bool,
+    },
     /// A tar stream on standard input, unpacked into a directory of it: [`ContainerReply::Done`].
     CopyIn {
         /// The container.
@@ -82,6 +98,11 @@ pub enum ContainerRequest {
     },
     /// One more process in it: [`Reply::Ran`](super::Reply::Ran), or [`ContainerReply::Done`].
     Exec(ExecRequest),
+    /// All of its files, as a tar stream on standard output: [`ContainerReply::Done`].
+    Export {
+        /// The container.
+        name: String,
+    },
     /// Describe: [`Reply::Inspected`](super::Reply::Inspected).
     Inspect {
         /// The container.

@@ -1,4 +1,4 @@
-//! `copy_in`, `copy_out`, `path`: the files of a container, whether it runs or not.
+//! `changes`, `commit`, `copy_in`, `copy_out`, `export`, `path`: the files of a container, whether it runs or not.
 
 use std::rc::Rc;
 
@@ -33,10 +33,13 @@ pub async fn files(agent: &Rc<Agent>, name: &str, job: FilesJob, stream: &Shared
     let failed = |error: RunError| Failure::new(FailureCode::Failed, error.to_string());
     // While the overlay of a container that does not run is mounted, it cannot start.
     let mut _gate = None;
-    let started = if let Some(live) = entry.live() {
+    let live = entry.live();
+    let started = if let Some(live) = live.as_ref().filter(|_| !job.of_changes()) {
         Container::work_on_files(&Ok(&live.container), job)
     } else {
-        _gate = Some(entry.lock().await);
+        if live.is_none() {
+            _gate = Some(entry.lock().await);
+        }
         if entry.is_removed() {
             let message = format!("no such container: {name}");
             return Err(Failure::new(FailureCode::NotFound, message));

@@ -7,7 +7,11 @@ use vdkr_core::channel::message::{
 };
 
 use super::Agent;
-use crate::{channel::stream::SharedStream, container::life, run::spec::FilesJob};
+use crate::{
+    channel::stream::SharedStream,
+    container::{freeze, life},
+    run::spec::FilesJob,
+};
 
 pub mod attach;
 pub mod copy;
@@ -30,6 +34,17 @@ pub async fn carry_out(
     let find = |name: &str| agent.book().find(name);
     match request {
         ContainerRequest::Attach { name, stdin } => attach::join(agent, &name, stdin, stream).await,
+        ContainerRequest::Changes { name } => {
+            copy::files(agent, &name, FilesJob::ListChanges, stream).await
+        }
+        ContainerRequest::Commit { name, pause } => {
+            let entry = find(&name)?;
+            let _frozen = match pause {
+                true => freeze::for_a_while(&entry)?,
+                false => None,
+            };
+            copy::files(agent, &name, FilesJob::PackChanges, stream).await
+        }
         ContainerRequest::CopyIn { name, path } => {
             copy::files(agent, &name, FilesJob::Unpack { path }, stream).await
         }
@@ -49,6 +64,9 @@ pub async fn carry_out(
         ContainerRequest::Path { name, path, follow } => {
             copy::files(agent, &name, FilesJob::Look { path, follow }, stream).await
         }
+        ContainerRequest::Export { name } => {
+            copy::files(agent, &name, FilesJob::PackRoot, stream).await
+        }
         ContainerRequest::Exec(request) => exec::exec(agent, &request, stream).await,
         ContainerRequest::Inspect { name } => inspect::inspect(agent, &name),
         ContainerRequest::Kill { name, signal } => {
@@ -56,7 +74,7 @@ pub async fn carry_out(
         }
         ContainerRequest::List => Ok(list::list(agent)),
         ContainerRequest::Logs(request) => logs::logs(agent, &request, stream).await,
-        ContainerRequest::Pause { name } => life::freeze(&*find(&name)?, true).map(|()| done()),
+        ContainerRequest::Pause { name } => freeze::freeze(&*find(&name)?, true).map(|()| done()),
         ContainerRequest::Place { name, address } => {
             life::place_at(&*find(&name)?, address).map(|()| done())
         }
@@ -97,7 +115,9 @@ pub async fn carry_out(
             Ok(done())
         }
         ContainerRequest::Top { name } => top::top(agent, &name),
-        ContainerRequest::Unpause { name } => life::freeze(&*find(&name)?, false).map(|()| done()),
+        ContainerRequest::Unpause { name } => {
+            freeze::freeze(&*find(&name)?, false).map(|()| done())
+        }
         ContainerRequest::Wait { name } => {
             let entry = find(&name)?;
             tokio::select! {

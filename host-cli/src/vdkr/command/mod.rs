@@ -19,6 +19,7 @@ pub mod remove;
 pub mod run;
 pub mod save;
 pub mod search;
+pub mod system_prune;
 pub mod tag;
 pub mod vconfig;
 pub mod version;

@@ -1,4 +1,4 @@
-//! `vdkr image prune` and `vdkr system prune`: images that nothing needs.
+//! `vdkr image prune`: images that nothing needs.
 
 use std::io::{BufRead as _, Write as _, stderr, stdin};
 
@@ -8,6 +8,7 @@ use vdkr_core::{
 };
 
 use super::{
+    container,
     images::{Filter, rows},
     wrong_reply,
 };
@@ -25,57 +26,75 @@ use crate::{
 
 /// Asks unless told not to, and removes.
 pub async fn run(settings: &Settings, args: &PruneArgs) -> Result<u8> {
-    let filters = args.filter.iter().map(|text| Filter::read(text));
-    let filters = filters.collect::<Result<Vec<_>>>()?;
-    for (filter, text) in filters.iter().zip(&args.filter) {
-        if !matches!(filter, Filter::Label(..) | Filter::Until(_)) {
-            return Err(Error::usage(format!(
-                "--filter {text:?}: prune knows label and until"
-            )));
+    let filters = container::prune::filters(&args.filter)?;
+    let question = format!(
+        "{}, and what interrupted pulls left",
+        match args.all {
+            true => "all images that no container uses",
+            false => "all images without a name",
         }
-    }
-    if !args.force && !args.dry_run && !interruptible(async { confirm(args.all) }).await? {
+    );
+    if !args.force && !args.dry_run && !interruptible(async { confirm(&question) }).await? {
         return Ok(0);
     }
-    let (removed, freed) = with_session(settings, "vdkr prune", async |session| {
-        let request = Request::Prune(PruneRequest {
-            all: args.all,
-            dry_run: args.dry_run,
-            only: only(session, &filters).await?,
-        });
-        match session.ask(&request).await? {
-            Reply::Pruned { removed, freed } => {
-                if !args.dry_run {
-                    layers::settle(session, settings).await?;
-                }
-                Ok((removed, freed))
-            }
-            other => Err(wrong_reply(&other)),
-        }
+    let pruned = with_session(settings, "vdkr prune", async |session| {
+        images(session, settings, args.all, args.dry_run, &filters).await
     })
     .await?;
+    tell(&pruned, args.dry_run);
+    Ok(0)
+}
+
+/// Images that went, or would go, and the bytes that are free then.
+pub type Pruned = (Vec<Removed>, u64);
+
+/// Removes images that nothing needs.
+pub async fn images(
+    session: &mut Session,
+    settings: &Settings,
+    all: bool,
+    dry_run: bool,
+    filters: &[Filter],
+) -> Result<Pruned> {
+    let request = Request::Prune(PruneRequest {
+        all,
+        dry_run,
+        only: only(session, filters).await?,
+    });
+    match session.ask(&request).await? {
+        Reply::Pruned { removed, freed } => {
+            if !dry_run {
+                layers::settle(session, settings).await?;
+            }
+            Ok((removed, freed))
+        }
+        other => Err(wrong_reply(&other)),
+    }
+}
+
+/// Prints what went, or would go.
+pub fn tell((removed, freed): &Pruned, dry_run: bool) {
     if !removed.is_empty() {
         out!(
             "{}",
-            if args.dry_run {
+            if dry_run {
                 "Would be deleted:"
             } else {
                 "Deleted Images:"
             }
         );
     }
-    for step in &removed {
+    for step in removed {
         match step {
             Removed::Untagged(name) => out!("untagged: {name}"),
             Removed::Deleted(digest) => out!("deleted: {digest}"),
         }
     }
-    let freed = human::size(freed);
-    match args.dry_run {
+    let freed = human::size(*freed);
+    match dry_run {
         true => out!("Space that would be reclaimed: {freed}"),
         false => out!("Total reclaimed space: {freed}"),
     }
-    Ok(0)
 }
 
 /// The images that fit the filters; no list where there are none.
@@ -94,12 +113,8 @@ async fn only(session: &mut Session, filters: &[Filter]) -> Result<Option<Vec<Di
 }
 
 /// An end of input is no answer: nothing happens, and the error says how to go on.
-fn confirm(all: bool) -> Result<bool> {
-    let what = match all {
-        true => "all images that no container uses",
-        false => "all images without a name",
-    };
-    eprint!("This removes {what}, and what interrupted pulls left. Go on? [y/N] ");
+pub fn confirm(what: &str) -> Result<bool> {
+    eprint!("This removes {what}. Go on? [y/N] ");
     stderr().flush()?;
     let mut answer = String::new();
     if !matches!(stdin().lock().read_line(&mut answer), Ok(length) if length > 0) {

@@ -13,7 +13,8 @@ use crate::{
     vdkr::{
         content::{
             export,
-            save::{Archive, Out, Wanted},
+            out::Out,
+            save::{Archive, Wanted},
         },
         error::{Error, Result},
         human,

@@ -27,8 +27,10 @@ use super::{
 };
 use crate::{exit::Exit, vdkr::command::wrong_reply, vm::channel::Incoming};
 
+pub mod commit;
 pub mod directory;
 pub mod load;
+pub mod out;
 pub mod save;
 
 /// Pieces that wait between the channel and a file.

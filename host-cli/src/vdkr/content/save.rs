@@ -3,13 +3,10 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fs::File,
     io::{self, Write},
-    path::Path,
 };
 
 use serde_json::json;
-use tempfile::NamedTempFile;
 use tokio::task::spawn_blocking;
 use vdkr_core::{
     channel::message::ExportedImage,
@@ -22,7 +19,7 @@ use vdkr_core::{
 };
 use vdkr_transfer::{archive::member_header, layout::FULL_NAME};
 
-use super::{document, plain_size, read_layer};
+use super::{document, out::Out, plain_size, read_layer};
 use crate::{
     exit::Exit,
     vdkr::{
@@ -52,63 +49,6 @@ pub struct Archive {
     written: HashSet<Digest>,
     index: ImageIndex,
     list: Vec<serde_json::Value>,
-}
-
-/// Where an archive goes. A file appears under its name when it is whole.
-#[derive(Debug)]
-pub enum Out {
-    /// A file, by another name until it is whole.
-    File(NamedTempFile, std::path::PathBuf),
-    /// Standard output.
-    Stdout,
-}
-
-impl Out {
-    /// A file that will be at `path`.
-    pub fn file(path: &Path) -> Result<Self> {
-        let failed = |error: io::Error| {
-            let message = format!("cannot write {}: {error}", path.display());
-            Error::new(Exit::Failed, message)
-        };
-        if path.is_dir() {
-            return Err(Error::usage(format!("{} is a directory", path.display())));
-        }
-        let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        let draft = tempfile::Builder::new()
-            .prefix(".vdkr-save-")
-            .tempfile_in(parent.unwrap_or(Path::new(".")))
-            .map_err(failed)?;
-        Ok(Self::File(draft, path.to_owned()))
-    }
-
-    fn writer(&self) -> io::Result<Writer> {
-        match self {
-            Self::File(draft, _) => Ok(Writer::File(draft.as_file().try_clone()?)),
-            Self::Stdout => Ok(Writer::Stdout(io::stdout())),
-        }
-    }
-}
-
-/// Writes where an archive goes; clones go on where the others stopped.
-enum Writer {
-    File(File),
-    Stdout(io::Stdout),
-}
-
-impl Write for Writer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::File(file) => file.write(bytes),
-            Self::Stdout(stdout) => stdout.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::File(file) => file.flush(),
-            Self::Stdout(stdout) => stdout.flush(),
-        }
-    }
 }
 
 fn member_name(digest: &Digest) -> String {
@@ -259,21 +199,6 @@ impl Archive {
         self.member("oci-layout", marker).await?;
         // Two blocks of zeros end an archive.
         self.write(vec![vec![0; 1024]]).await?;
-        if let Out::File(draft, path) = self.out {
-            use std::os::unix::fs::PermissionsExt;
-            draft.as_file().sync_all()?;
-            // As any file that the user makes, not as a temporary one.
-            let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-            nix::sys::stat::umask(mask);
-            let mode = 0o666 & !mask.bits();
-            draft
-                .as_file()
-                .set_permissions(PermissionsExt::from_mode(mode))?;
-            draft.persist(&path).map_err(|error| {
-                let message = format!("cannot write {}: {}", path.display(), error.error);
-                Error::new(Exit::Failed, message)
-            })?;
-        }
-        Ok(())
+        self.out.keep()
     }
 }

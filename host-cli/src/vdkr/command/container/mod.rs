@@ -19,11 +19,15 @@ use crate::{
 };
 
 pub mod attach;
+pub mod commit;
 pub mod cp;
-
+pub mod diff;
 pub mod exec;
+pub mod export;
 pub mod logs;
+pub mod prune;
 pub mod ps;
+pub mod receive;
 pub mod restart;
 pub mod start;
 pub mod stats;
@@ -34,8 +38,11 @@ pub mod wait;
 pub async fn run(settings: &Settings, command: ContainerCommand) -> Result<u8> {
     match command {
         ContainerCommand::Attach(args) => attach::run(settings, &args).await,
+        ContainerCommand::Commit(args) => commit::run(settings, &args).await,
         ContainerCommand::Cp(args) => cp::run(settings, &args).await,
+        ContainerCommand::Diff(args) => diff::run(settings, &args).await,
         ContainerCommand::Exec(args) => exec::run(settings, args).await,
+        ContainerCommand::Export(args) => export::run(settings, &args).await,
         ContainerCommand::Kill(args) => {
             let signal = read_signal(&args.signal)?;
             each(settings, "vdkr kill", &args.containers, |name| {

@@ -3,12 +3,12 @@
 use vdkr_core::channel::message::{ContainerReply, ContainerRequest, Reply, Request};
 
 use crate::vdkr::{
-    command::wrong_reply, container_args::TopArgs, error::Result, human, session::with_session,
+    command::wrong_reply, container_args::OneArgs, error::Result, human, session::with_session,
     settings::Settings,
 };
 
 /// Lists them.
-pub async fn run(settings: &Settings, args: &TopArgs) -> Result<u8> {
+pub async fn run(settings: &Settings, args: &OneArgs) -> Result<u8> {
     let request = Request::Container(ContainerRequest::Top {
         name: args.container.clone(),
     });
