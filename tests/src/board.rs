@@ -47,8 +47,14 @@ impl Board {
     /// Starts one with these files more, and waits until its shell answers.
     #[track_caller]
     pub fn boot(files: Vec<File>) -> Self {
+        Self::boot_from("x86_64", files)
+    }
+
+    /// Starts the one of this name below `target/board`.
+    #[track_caller]
+    pub fn boot_from(name: &str, files: Vec<File>) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
-        let image = image();
+        let image = image(name);
         let text = |path: &str, text: &str| (path.to_owned(), 0o644, text.as_bytes().to_vec());
         let unit = "etc/systemd/system";
         let mut all = vec![
@@ -209,14 +215,13 @@ impl Board {
 
 /// The directory that `cargo xtask board` made.
 #[track_caller]
-fn image() -> PathBuf {
+fn image(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("the path of the running test");
-    let found = exe
+    exe
         .ancestors()
-        .map(|dir: &Path| dir.join("board/x86_64"))
-        .find(|dir| dir.join("disk").is_file());
-    found
-        .expect("target/board is missing; `cargo xtask board` makes it")
+        .map(|dir: &Path| dir.join("board").join(name))
+        .find(|dir| dir.join("disk").is_file())
+        .unwrap_or_else(|| panic!("target/board/{name} is missing; `cargo xtask board` makes it"))
         .canonicalize()
         .expect("the directory just seen")
 }

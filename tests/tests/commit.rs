@@ -16,7 +16,7 @@ const CHANGE: &str = "set -e
     chown 123:456 /new/deep
     echo changed >>/etc/passwd
     rm /etc/group
-    rm -r /etc/network && mkdir /etc/network && echo only >/etc/network/only";
+    rm -r /var && mkdir /var && echo only >/var/only";
 
 #[test]
 fn an_image_of_a_container_has_its_changes() {
@@ -59,9 +59,9 @@ fn lines(ran: &Ran) -> Vec<String> {
 
 fn changes(user: &User) {
     // The fixture has what is changed here.
-    sh(user, "base", "test -f /etc/group && test -d /etc/network");
-    let run = ["run", "--name", "made", "-e", "A=b", "-w", "/tmp", "base"];
-    user.run([&run[..], &["sh", "-c", CHANGE]].concat())
+    sh(user, "base", "test -f /etc/group && test -d /var/tmp");
+    let begin = ["run", "--name", "made", "-e", "A=b", "-w", "/tmp", "base"];
+    user.run([&begin[..], &["sh", "-c", CHANGE]].concat())
         .expect(0);
 
     // What has changed, of a container that has ended.
@@ -70,7 +70,7 @@ fn changes(user: &User) {
         "C /etc",
         "C /etc/passwd",
         "D /etc/group",
-        "A /etc/network/only",
+        "A /var/only",
         "A /new",
         "A /new/deep/file",
         "A /new/queue",
@@ -92,7 +92,7 @@ fn changes(user: &User) {
     let default = user.run(["run", "--rm", "new:1"]).expect(0).text();
     assert_eq!(default, "b\n/tmp\n");
     let look = "cat /new/link; stat -c '%a %u:%g %h' /new/deep/file /new/deep | tr '\\n' ' '; \
-                test -p /new/queue; test ! -e /etc/group; ls /etc/network; tail -n1 /etc/passwd";
+                test -p /new/queue; test ! -e /etc/group; ls /var; tail -n1 /etc/passwd";
     let seen = sh(user, "new:1", look);
     let mut parts = seen.lines();
     assert_eq!(parts.next(), Some("hello"));
@@ -125,8 +125,8 @@ fn changes(user: &User) {
     fs::write(share.join("secret"), "x").unwrap();
     let volume = format!("{}:/data", share.display());
     let script = "echo 1 >/own; while :; do sleep 0.1; date >/beat; done";
-    let run = ["run", "-d", "--name", "live", "-v", &volume, "base"];
-    user.run([&run[..], &["sh", "-c", script]].concat())
+    let begin = ["run", "-d", "--name", "live", "-v", &volume, "base"];
+    user.run([&begin[..], &["sh", "-c", script]].concat())
         .expect(0);
     vdkr_tests::process::wait_until("the container's file", vdkr_tests::vm::PATIENCE, || {
         user.run(["exec", "live", "test", "-e", "/beat"]).code() == 0

@@ -22,8 +22,41 @@ use crate::workspace::{Arch, Workspace};
 const ARCH: Arch = Arch::X86_64;
 /// What makes a minimal Debian one that boots, and has a trust store.
 const PACKAGES: [&str; 3] = ["systemd", "systemd-sysv", "ca-certificates"];
-/// Size of the disk; it is sparse.
-const DISK: &str = "1G";
+
+/// What is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Debian with systemd.
+    Plain,
+    /// Docker's engine too: the peer of benchmarks.
+    Docker,
+}
+
+impl Content {
+    fn packages(self) -> Vec<&'static str> {
+        let more: &[&str] = match self {
+            Self::Plain => &[],
+            Self::Docker => &["docker.io"],
+        };
+        [&PACKAGES, more].concat()
+    }
+
+    /// Size of the disk; it is sparse.
+    fn disk(self) -> &'static str {
+        match self {
+            Self::Plain => "1G",
+            Self::Docker => "4G",
+        }
+    }
+
+    /// Name of the link below `target/board`.
+    fn name(self) -> String {
+        match self {
+            Self::Plain => ARCH.name().to_owned(),
+            Self::Docker => format!("{}-docker", ARCH.name()),
+        }
+    }
+}
 
 /// The first program: from an initramfs to the disk.
 const INIT: &str = "\
@@ -54,10 +87,10 @@ exec $b switch_root /root /lib/systemd/systemd
 ";
 
 /// Makes it around an agent and returns the link to it.
-pub(crate) fn build(workspace: &Workspace, agent: &Path) -> Result<PathBuf> {
+pub(crate) fn build(workspace: &Workspace, agent: &Path, content: Content) -> Result<PathBuf> {
     let apt = Apt::open(workspace)?;
     let busybox = apt.fetch("busybox-static", ARCH, false)?;
-    let disk = disk(workspace, &apt)?;
+    let disk = disk(workspace, &apt, content)?;
     // `image::kernel` opens it again.
     drop(apt);
     let kernel = image::kernel(workspace, ARCH)?;
@@ -121,29 +154,30 @@ pub(crate) fn build(workspace: &Workspace, agent: &Path) -> Result<PathBuf> {
         fs::write(place.join("initramfs"), archive.finish())?;
         cache::remove(&place.join(busybox.file.file_stem().unwrap_or_default()))
     })?;
-    cache::link(workspace, &format!("board/{}", ARCH.name()), &entry)
+    cache::link(workspace, &format!("board/{}", content.name()), &entry)
 }
 
 /// The disk with Debian on it. Nobody needs to be root for it.
-fn disk(workspace: &Workspace, apt: &Apt) -> Result<PathBuf> {
+fn disk(workspace: &Workspace, apt: &Apt, content: Content) -> Result<PathBuf> {
+    let (packages, size) = (content.packages(), content.disk());
     let fakeroot = need_program("fakeroot", "fakeroot")?;
     let mke2fs = need_program("mke2fs", "e2fsprogs")?;
     let key = Key::new("board-disk", 1)
         .with("suite", &apt.suite)
-        .with("packages", PACKAGES.join(" "))
-        .with("size", DISK)
+        .with("packages", packages.join(" "))
+        .with("size", size)
         .finish();
     cache::entry(workspace, "board-disk", &key, |place| {
         eprintln!("making a Debian with systemd");
         let archive = place.join("root.tar");
-        apt::bootstrap(apt, ARCH, &PACKAGES, &archive)?;
+        apt::bootstrap(apt, ARCH, &packages, &archive)?;
         // Whoever unpacks it, owners and devices reach the disk as they are in the archive.
         let script = "mkdir root && tar -xpf root.tar --numeric-owner -C root && \
                       \"$0\" -q -t ext4 -m 0 -E root_owner=0:0 -d root disk \"$1\"";
         run(Command::new(fakeroot)
             .args(["--", "sh", "-c", script])
             .arg(mke2fs)
-            .arg(DISK)
+            .arg(size)
             .current_dir(place))?;
         fs::remove_file(&archive)?;
         cache::remove(&place.join("root"))

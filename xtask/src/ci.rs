@@ -146,7 +146,7 @@ fn images(workspace: &Workspace) -> Result<()> {
         let source = Source::Debian { newest: false };
         image::build(workspace, arch, &agent, &source, None)?;
         if arch == Arch::X86_64 {
-            board::build(workspace, &agent)?;
+            board::build(workspace, &agent, board::Content::Plain)?;
         }
     }
     Ok(())
@@ -201,6 +201,11 @@ fn with_terminals(command: &Command) -> Command {
 /// Runs the benches; `docs/benchmarks.md` says how to read them.
 pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     fixtures::build(workspace, Scope::Benches)?;
+    let parts = ["vm", "first-run"];
+    if arguments.is_empty() || arguments.iter().any(|part| parts.contains(&part.as_str())) {
+        let agent = agent::build(workspace, Arch::X86_64)?;
+        board::build(workspace, &agent, board::Content::Docker)?;
+    }
     measure(workspace, "vdkr-bench", arguments)
 }
 

@@ -73,6 +73,9 @@ enum Task {
         /// Take this program as the agent instead of building it
         #[arg(long, value_name = "FILE")]
         agent: Option<PathBuf>,
+        /// With Docker's engine, for `bench vm`; otherwise without
+        #[arg(long)]
+        docker: bool,
     },
     /// Show the main job: registry, push, VM, pull, run
     Demo,
@@ -153,12 +156,16 @@ fn perform(workspace: &Workspace, task: Task) -> Result<()> {
                 image::build(workspace, *arch, &agent, &source, baked.as_deref())?;
             }
         }
-        Task::Board { agent } => {
+        Task::Board { agent, docker } => {
             let agent = match agent {
                 Some(file) => file,
                 None => agent::build(workspace, Arch::X86_64)?,
             };
-            let place = board::build(workspace, &agent)?;
+            let content = match docker {
+                true => board::Content::Docker,
+                false => board::Content::Plain,
+            };
+            let place = board::build(workspace, &agent, content)?;
             eprintln!("board: {}", place.display());
         }
         Task::Demo => demo::perform(workspace)?,

@@ -2,6 +2,7 @@
 //! stdout. `cargo xtask bench` builds what it needs.
 
 mod deploy;
+mod docker;
 mod first_run;
 mod push;
 mod server;
