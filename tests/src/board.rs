@@ -217,8 +217,7 @@ impl Board {
 #[track_caller]
 fn image(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("the path of the running test");
-    exe
-        .ancestors()
+    exe.ancestors()
         .map(|dir: &Path| dir.join("board").join(name))
         .find(|dir| dir.join("disk").is_file())
         .unwrap_or_else(|| panic!("target/board/{name} is missing; `cargo xtask board` makes it"))

@@ -46,8 +46,10 @@ impl User {
                 command.env_remove(name);
             }
         }
+        // Tests ask for machines that stay, and see what those do that go.
         command
             .env("HOME", self.home.path())
+            .env("VDKR_AUTO_DAEMON", "false")
             .args(["-a", self.arch]);
         command
     }

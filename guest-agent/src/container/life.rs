@@ -12,7 +12,7 @@ use std::{
 use tokio::{
     sync::{OwnedMutexGuard, oneshot},
     task::{JoinHandle, spawn_blocking, spawn_local},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use vdkr_core::{
     channel::{
@@ -40,6 +40,9 @@ use crate::{
 
 /// How long containers have to stop when the machine goes down.
 const LAST_ORDERS: Duration = Duration::from_secs(5);
+
+/// How long a killed container's processes have to end: they may stand in the kernel, writing.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A container's process.
 pub struct Live {
@@ -518,8 +521,9 @@ pub async fn stop(entry: &Rc<Entry>, timeout: Option<i64>, number: Option<u8>) {
     entry.ended().await;
 }
 
-/// Sends a signal as `kill` does: one that is meant to end it ends it for good.
-pub fn kill(entry: &Entry, number: u8) -> Result<(), Failure> {
+/// Sends a signal as `kill` does: one that is meant to end it ends it for good, and one that nothing
+/// withstands is waited for.
+pub async fn kill(entry: &Entry, number: u8) -> Result<(), Failure> {
     let Some(live) = entry.live() else {
         let name = entry.name();
         let message = format!("container {name} is not running");
@@ -531,7 +535,11 @@ pub fn kill(entry: &Entry, number: u8) -> Result<(), Failure> {
     if number == signal::KILL {
         thaw(&live);
         live.container.kill();
-        return Ok(());
+        // Whoever kills it may remove it next.
+        return timeout(KILL_PATIENCE, entry.ended()).await.map_err(|_| {
+            let text = format!("container {} has not ended yet", entry.name());
+            Failure::new(FailureCode::Failed, text)
+        });
     }
     live.container.signal(number).map_err(|error| {
         Failure::new(

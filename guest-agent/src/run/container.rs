@@ -30,7 +30,7 @@ use super::{
     cgroup::{self, Cgroup},
     device_filter, isolation, names,
     report::{borrow, send_with_fds},
-    spec::{self, BoundFile, FilesJob, InitMessage, Network, Process, Root, Volume},
+    spec::{self, BoundFile, FilesJob, IdleRoot, InitMessage, Network, Process, Root, Volume},
 };
 use crate::watch::watch;
 
@@ -154,7 +154,7 @@ impl Container {
     /// Starts a process that works on the files of a container: of one that runs, or of one whose
     /// root is made of this.
     pub fn work_on_files(
-        of: &Result<&Self, Root>,
+        of: &Result<&Self, IdleRoot>,
         job: FilesJob,
     ) -> Result<(Self, Option<Streams>), RunError> {
         let pidfd = of.as_ref().ok().map(|running| running.pidfd.borrow());

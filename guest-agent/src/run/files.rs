@@ -21,7 +21,8 @@ use super::{
     changes::{self, Form},
     rootfs,
     sandbox::step,
-    spec::{FilesJob, Root},
+    spec::{FilesJob, IdleRoot},
+    volumes,
 };
 
 /// Exit statuses of [`FilesJob::Look`].
@@ -41,7 +42,7 @@ const BUFFER: usize = 128 * 1024;
 /// Enters the root of a container and does the work.
 pub fn work(
     agent: BorrowedFd<'_>,
-    root: Option<&Root>,
+    root: Option<&IdleRoot>,
     target: Option<BorrowedFd<'_>>,
     job: &FilesJob,
     stdio: Vec<OwnedFd>,
@@ -64,13 +65,15 @@ pub fn work(
     match (root, target) {
         (Some(root), _) if let Some(form) = form => {
             let mut out = BufWriter::with_capacity(BUFFER, stream(stdio, 1)?);
-            changes::write(root, form, &mut out)?;
+            changes::write(&root.root, form, &mut out)?;
             return Ok(Report::Exited { status: 0 });
         }
-        (Some(root), _) => {
+        (Some(IdleRoot { root, volumes }), _) => {
             unshare(CloneFlags::CLONE_NEWNS).map_err(step("make a mount namespace"))?;
+            let taken = volumes::take(volumes)?;
             rootfs::mount_overlay(root, false)?;
             rootfs::enter(&root.merged)?;
+            volumes::attach(taken)?;
         }
         (None, Some(target)) => {
             let mounts = CloneFlags::CLONE_NEWNS;

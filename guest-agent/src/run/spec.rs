@@ -121,7 +121,7 @@ pub enum InitMessage {
     Files {
         /// What its root is made of; of one that runs, the first process comes as a pidfd behind
         /// the streams instead.
-        root: Option<Root>,
+        root: Option<IdleRoot>,
         /// What to do.
         job: FilesJob,
     },
@@ -162,6 +162,14 @@ pub enum FilesJob {
 }
 
 impl FilesJob {
+    /// The path that it is about, when it is about one.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::Look { path, .. } | Self::Pack { path, .. } | Self::Unpack { path } => Some(path),
+            Self::PackRoot | Self::PackChanges | Self::ListChanges => None,
+        }
+    }
+
     /// Whether it looks at the changes alone, never at the container's root.
     pub fn of_changes(&self) -> bool {
         matches!(self, Self::PackChanges | Self::ListChanges)
@@ -176,6 +184,15 @@ impl InitMessage {
             Self::Files { .. } => None,
         }
     }
+}
+
+/// The files of a container that does not run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdleRoot {
+    /// Its root.
+    pub root: Root,
+    /// What is mounted on it, in this order.
+    pub volumes: Vec<Volume>,
 }
 
 /// The root file system: an overlay of the image's layers.

@@ -178,8 +178,8 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "auto-daemon",
         variable: "VDKR_AUTO_DAEMON",
-        default: "false",
-        help: "keep the machine that a command starts, as memres does",
+        default: "true",
+        help: "keep the machine that a command starts, as memres does, so that others can join it",
         check: |text| parse_bool(text).map(|value| value.to_string()),
     },
     Key {

@@ -77,6 +77,7 @@ impl User {
             .env_clear()
             .env("HOME", self.home.path())
             .env("PATH", "/nonexistent")
+            .env("VDKR_AUTO_DAEMON", "false")
             .args(["-a", "x86_64"])
             .args(args)
             .stdin(Stdio::null());

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use vdkr_core::channel::message::{
-    ContainerReply, Done, Failure, FailureCode, PathFacts, PathKind, Reply,
+    ContainerReply, Done, Failure, FailureCode, MountSource, MountSpec, PathFacts, PathKind, Reply,
 };
 
 use super::{
@@ -16,12 +16,12 @@ use crate::{
         Entry,
         streams::{Hub, Inlet},
     },
-    request::cancelled,
+    request::{cancelled, mounts},
     run::{
         Container, Image, Report, RunError, Streams,
         container::{make_directories, root_of},
         files,
-        spec::{FilesJob, Root},
+        spec::{FilesJob, IdleRoot, Root, Volume},
     },
 };
 
@@ -44,7 +44,12 @@ pub async fn files(agent: &Rc<Agent>, name: &str, job: FilesJob, stream: &Shared
             let message = format!("no such container: {name}");
             return Err(Failure::new(FailureCode::NotFound, message));
         }
-        Container::work_on_files(&Err(root(agent, &entry)?), job)
+        let volumes = match job.path() {
+            Some(path) => mounted(agent, &entry, path)?,
+            None => Vec::new(),
+        };
+        let root = root(agent, &entry)?;
+        Container::work_on_files(&Err(IdleRoot { root, volumes }), job)
     };
     let (container, streams) = started.map_err(failed)?;
     let joined = Rc::new(Joined {
@@ -65,6 +70,47 @@ pub async fn files(agent: &Rc<Agent>, name: &str, job: FilesJob, stream: &Shared
         _ => Some(PathKind::Other),
     };
     Ok(Reply::Container(ContainerReply::Path(PathFacts { kind })))
+}
+
+/// The volumes of a container that does not run. What the host shares is there while it runs only.
+fn mounted(agent: &Agent, entry: &Entry, path: &str) -> Result<Vec<Volume>, Failure> {
+    let specs = entry.record.borrow().request.mounts.clone();
+    let shared = |spec: &MountSpec| matches!(spec.source, MountSource::Share { .. });
+    let inside = specs
+        .iter()
+        .find(|spec| shared(spec) && lies_in(path, &spec.target));
+    if let Some(spec) = inside {
+        let text = format!(
+            "{} is a directory of the host, which the container has only while it runs",
+            spec.target
+        );
+        return Err(Failure::new(FailureCode::Failed, text)
+            .with_hint("copy on the host itself, or start the container first"));
+    }
+    let volumes: Vec<MountSpec> = specs
+        .into_iter()
+        .filter(|spec| matches!(spec.source, MountSource::Volume { .. }))
+        .collect();
+    let mut volumes = mounts::resolve(agent, &volumes)?;
+    for volume in &mut volumes {
+        // Only a start fills a volume, and only the container is bound not to write.
+        (volume.copy, volume.read_only) = (false, false);
+    }
+    Ok(volumes)
+}
+
+/// Whether a path is `place` or lies in it, links left aside.
+fn lies_in(path: &str, place: &str) -> bool {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let place: Vec<&str> = place.split('/').filter(|part| !part.is_empty()).collect();
+    parts.starts_with(&place)
 }
 
 /// The root of a container that does not run.
@@ -126,4 +172,26 @@ async fn supervise(
     }
     drop(seat);
     Ok(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_in_a_place() {
+        for path in [
+            "/data",
+            "data",
+            "/data/",
+            "/data/x",
+            "/x/../data/y",
+            "/./data/.",
+        ] {
+            assert!(lies_in(path, "/data"), "{path}");
+        }
+        for path in ["/", "/dat", "/database", "/data/..", "/x/data"] {
+            assert!(!lies_in(path, "/data"), "{path}");
+        }
+    }
 }

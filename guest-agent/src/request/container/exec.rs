@@ -21,7 +21,7 @@ use crate::{
     },
     request::{cancelled, run},
     run::{
-        Container, EXIT_NOT_CREATED, Report, RunError, Streams,
+        Container, EXIT_NOT_CREATED, EXIT_NOT_EXECUTABLE, Report, RunError, Streams,
         process::{environment, workdir},
         spec::Process,
     },
@@ -202,12 +202,14 @@ async fn supervise(
                 }
                 Ok(Some((Report::Exited { status }, _))) => break status,
                 Ok(Some((Report::Failed { status, message }, _))) => {
-                    if status == EXIT_NOT_CREATED {
-                        return Err(Failure::new(
-                            FailureCode::Failed,
+                    // As docker says it: no status of the command's own is 126 by accident.
+                    let (status, message) = match status {
+                        EXIT_NOT_CREATED => (
+                            EXIT_NOT_EXECUTABLE,
                             format!("cannot run a process in the container: {message}"),
-                        ));
-                    }
+                        ),
+                        status => (status, message),
+                    };
                     stream.event(&Event::Log { level: LogLevel::Warn, message });
                     return Ok(Reply::Ran { status });
                 }

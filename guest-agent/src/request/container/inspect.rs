@@ -1,8 +1,12 @@
 //! `inspect`: everything about a container, in the form of `docker container inspect`.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 use vdkr_core::{
-    channel::message::{ContainerState, Done, Network, Reply, RunRequest, Sandbox},
+    channel::message::{
+        ContainerState, Done, MountSource, MountSpec, Network, Reply, RunRequest, Sandbox,
+    },
     container::signal,
 };
 
@@ -87,8 +91,16 @@ fn host_config(request: &RunRequest, policy: &str, retries: u32) -> Value {
     };
     let mode = |host: bool, own: &'static str| if host { "host" } else { own };
     let sandbox = &request.sandbox;
+    let cores = match (limits.cpu_quota, limits.cpu_period) {
+        (Some(quota), period) => {
+            quota.saturating_mul(1_000_000_000) / period.unwrap_or(100_000).max(1)
+        }
+        (None, _) => 0,
+    };
+    let binds = request.mounts.iter().filter_map(bind);
     json!({
         "AutoRemove": request.rm,
+        "Binds": binds.collect::<Vec<_>>(),
         "CapAdd": words(&sandbox.cap_add),
         "CapDrop": words(&sandbox.cap_drop),
         "CpuPeriod": limits.cpu_period.unwrap_or_default(),
@@ -98,15 +110,28 @@ fn host_config(request: &RunRequest, policy: &str, retries: u32) -> Value {
         "IpcMode": mode(sandbox.ipc_host, "private"),
         "LogConfig": { "Type": "local", "Config": {} },
         "Memory": limits.memory.unwrap_or_default(),
+        "NanoCpus": cores,
         "NetworkMode": network,
         "PidMode": mode(sandbox.pid_host, ""),
         "PidsLimit": limits.pids,
+        "PortBindings": {},
         "Privileged": sandbox.privileged,
         "ReadonlyRootfs": request.read_only,
         "RestartPolicy": { "Name": policy, "MaximumRetryCount": retries },
         "ShmSize": sandbox.shm_size.unwrap_or(SHM_SIZE),
         "UTSMode": mode(sandbox.uts_host, ""),
     })
+}
+
+/// A volume or a directory of the host as the user wrote it.
+fn bind(spec: &MountSpec) -> Option<String> {
+    let source = match &spec.source {
+        MountSource::Share { path, .. } => path.clone(),
+        MountSource::Volume { name, .. } => name.clone()?,
+        _ => return None,
+    };
+    let mode = if spec.read_only { ":ro" } else { "" };
+    Some(format!("{source}:{}{mode}", spec.target))
 }
 
 /// What it has as long as it runs. Which ports of the host lead to it, the host knows.
@@ -117,13 +142,22 @@ fn network_settings(entry: &Entry) -> Value {
             "Gateway": GATEWAY,
             "IPAddress": address,
             "IPPrefixLen": PREFIX,
+            "MacAddress": "",
+            "Ports": {},
             "Networks": { "bridge": {
                 "Gateway": GATEWAY,
                 "IPAddress": address,
                 "IPPrefixLen": PREFIX,
             } },
         }),
-        None => json!({ "IPAddress": "", "Networks": {} }),
+        None => json!({
+            "Gateway": "",
+            "IPAddress": "",
+            "IPPrefixLen": 0,
+            "MacAddress": "",
+            "Ports": {},
+            "Networks": {},
+        }),
     }
 }
 
@@ -149,6 +183,8 @@ fn config(record: &Record) -> Value {
     set("Env", json!(env.unwrap_or_default()));
     set("Cmd", words(cmd));
     set("Image", json!(request.image));
+    set("ExposedPorts", keys(&image.exposed_ports));
+    set("Volumes", keys(&image.volumes));
     set(
         "WorkingDir",
         json!(request.workdir.as_ref().unwrap_or(&image.working_dir)),
@@ -158,6 +194,15 @@ fn config(record: &Record) -> Value {
     set("StopSignal", json!(signal::name(record.stop_signal())));
     set("StopTimeout", json!(record.stop_timeout()));
     Value::Object(fields)
+}
+
+/// A set as docker writes it: an object whose values say nothing.
+fn keys(names: &BTreeSet<String>) -> Value {
+    names
+        .iter()
+        .map(|name| (name.clone(), json!({})))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 /// Docker writes a list that is not set as `null`.

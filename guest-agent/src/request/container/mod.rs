@@ -70,7 +70,7 @@ pub async fn carry_out(
         ContainerRequest::Exec(request) => exec::exec(agent, &request, stream).await,
         ContainerRequest::Inspect { name } => inspect::inspect(agent, &name),
         ContainerRequest::Kill { name, signal } => {
-            life::kill(&*find(&name)?, signal).map(|()| done())
+            life::kill(&*find(&name)?, signal).await.map(|()| done())
         }
         ContainerRequest::List => Ok(list::list(agent)),
         ContainerRequest::Logs(request) => logs::logs(agent, &request, stream).await,

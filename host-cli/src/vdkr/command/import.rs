@@ -23,7 +23,7 @@ use crate::{
         },
         error::{Error, Result},
         image_args::ImportArgs,
-        session::with_session,
+        session::{interruptible, with_session},
         settings::Settings,
     },
 };
@@ -53,7 +53,7 @@ pub async fn run(settings: &Settings, args: &ImportArgs) -> Result<u8> {
     };
     let archive = tarball(input.path()).await?;
     let made = with_session(settings, "vdkr import", async |session| {
-        make_image(session, archive, &making, name).await
+        interruptible(make_image(session, archive, &making, name)).await
     })
     .await?;
     out!("{}", made.id);

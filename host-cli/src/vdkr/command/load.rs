@@ -25,7 +25,7 @@ use crate::{
         },
         error::{Error, Result},
         image_args::LoadArgs,
-        session::{Session, say, with_session},
+        session::{Session, interruptible, say, with_session},
         settings::Settings,
     },
 };
@@ -55,11 +55,14 @@ pub async fn run(settings: &Settings, args: &LoadArgs) -> Result<u8> {
             Some(platform) => platform.clone(),
             None => Platform::linux(&session.connection.hello().arch),
         };
-        for (entry, names) in entries(&layout) {
-            let chosen = choose_blocking(&layout, entry, &platform).await?;
-            load_named(session, &chosen, names, mode).await?;
-        }
-        Ok(())
+        interruptible(async {
+            for (entry, names) in entries(&layout) {
+                let chosen = choose_blocking(&layout, entry, &platform).await?;
+                load_named(session, &chosen, names, mode).await?;
+            }
+            Ok(())
+        })
+        .await
     })
     .await?;
     Ok(0)

@@ -212,9 +212,13 @@ pub async fn ensure(settings: &Settings) -> Result<()> {
     .await?;
     if let Some(description) = description {
         resume(settings, dir).await?;
+        let until = match settings.idle_timeout {
+            0 => "until it is stopped".to_owned(),
+            seconds => format!("until it had nothing to do for {}", spell(seconds)),
+        };
         say(&format!(
-            "started a machine that stays as long as a container runs in it (process {}); it can \
-             be stopped with: vdkr memres stop",
+            "started a machine that stays {until} (process {}); it can be stopped with: vdkr \
+             memres stop",
             description.pid
         ));
     }

@@ -24,7 +24,7 @@ use crate::{
         },
         error::{Error, Result},
         image_args::VimportArgs,
-        session::{Session, say, with_session},
+        session::{Session, interruptible, say, with_session},
         settings::Settings,
     },
 };
@@ -73,7 +73,8 @@ pub async fn run(settings: &Settings, args: &VimportArgs) -> Result<u8> {
         check_architecture(session, settings)?;
         match ready {
             Ready::Image(chosen) => {
-                load(session, &chosen, Some(full), settings.global.progress).await
+                let progress = settings.global.progress;
+                interruptible(load(session, &chosen, Some(full), progress)).await
             }
             Ready::Root(archive) => {
                 let making = Making {
@@ -81,7 +82,7 @@ pub async fn run(settings: &Settings, args: &VimportArgs) -> Result<u8> {
                     config,
                     comment: format!("Imported from {}", input.shown),
                 };
-                make_image(session, archive, &making, Some(full)).await
+                interruptible(make_image(session, archive, &making, Some(full))).await
             }
         }
     })

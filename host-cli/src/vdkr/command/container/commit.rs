@@ -31,7 +31,7 @@ use crate::{
         },
         error::{Error, Result},
         layers,
-        session::{Session, with_session},
+        session::{Session, interruptible, with_session},
         settings::Settings,
     },
 };
@@ -47,7 +47,7 @@ pub async fn run(settings: &Settings, args: &CommitArgs) -> Result<u8> {
     let id = with_session(settings, "vdkr commit", async |session| {
         let containers = std::slice::from_ref(&args.container);
         layers::prepare_containers(session, settings, containers).await?;
-        commit(session, args, name).await
+        interruptible(commit(session, args, name)).await
     })
     .await?;
     out!("{id}");
