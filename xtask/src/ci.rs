@@ -180,11 +180,27 @@ fn has_terminals() -> bool {
 
 /// The same command in a mount namespace of its own, with terminals.
 fn with_terminals(command: &Command) -> Command {
-    const MOUNT: &str = "mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts /dev/pts \
-        && mount --bind /dev/pts/ptmx /dev/ptmx && exec \"$@\"";
+    // The root may be a directory that is no mount, whose propagation cannot be changed: so what is
+    // mounted is taken away again, wherever it was seen.
+    const MOUNT: &str =
+        "mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts /dev/pts \
+        && mount --bind /dev/pts/ptmx /dev/ptmx || exit 1
+        \"$@\"
+        status=$?
+        umount /dev/ptmx
+        umount /dev/pts
+        exit $status";
     eprintln!("no terminals can be opened here: the tests get their own");
     let mut wrapped = Command::new("unshare");
-    wrapped.args(["--mount", "sh", "-c", MOUNT, "sh"]);
+    wrapped.args([
+        "--mount",
+        "--propagation",
+        "unchanged",
+        "sh",
+        "-c",
+        MOUNT,
+        "sh",
+    ]);
     wrapped.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
