@@ -62,21 +62,23 @@ fn several_commands_share_the_machine_that_the_first_has_started() {
 
     // What is killed is gone, so that the next command finds it so.
     for round in 0..3 {
-        user.run(["run", "-d", "--name", "k", "base", "sleep", "1000"])
+        user.run(["run", "-d", "--name", "killed", "base", "sleep", "1000"])
             .expect(0);
-        user.run(["kill", "k"]).expect(0);
-        let gone = user.run(["rm", "k"]);
+        user.run(["kill", "killed"]).expect(0);
+        let gone = user.run(["rm", "killed"]);
         assert_eq!(gone.code(), 0, "round {round}: {gone:?}");
     }
 
     // What cannot be executed is told apart from what has failed.
-    user.run(["run", "-d", "--name", "e", "base", "sleep", "1000"])
+    user.run(["run", "-d", "--name", "ex", "base", "sleep", "1000"])
         .expect(0);
-    user.run(["exec", "e", "false"]).expect(1);
-    user.run(["exec", "-w", "/nosuch", "e", "true"]).expect(126);
-    user.run(["exec", "-u", "nobodyx", "e", "true"]).expect(126);
-    user.run(["exec", "e", "nosuch"]).expect(127);
-    user.run(["rm", "-f", "e"]).expect(0);
+    user.run(["exec", "ex", "false"]).expect(1);
+    user.run(["exec", "-w", "/nosuch", "ex", "true"])
+        .expect(126);
+    user.run(["exec", "-u", "nobodyx", "ex", "true"])
+        .expect(126);
+    user.run(["exec", "ex", "nosuch"]).expect(127);
+    user.run(["rm", "-f", "ex"]).expect(0);
 
     files_of_a_container_that_has_ended(&user);
     interrupted(&user);
