@@ -421,7 +421,7 @@ fn usage() {
         (&["--help"], 0, ""),
         (&["--version"], 0, ""),
         (&["frobnicate"], 2, "unknown command"),
-        (&["build"], 2, "not part of vdkr yet"),
+        (&["build"], 2, "build with BitBake"),
         (&["--bogus", "images"], 2, "--bogus"),
         (&["pull"], 2, "NAME"),
         (&["-I", "../x", "images"], 2, "../x"),
