@@ -1,5 +1,5 @@
 //! Pull of a Debian image and its first run, nothing of it there before: on the host, and in the
-//! machine, and beside it with Docker's engine in a Debian that boots in QEMU.
+//! machine.
 
 use vdkr_tests::fixtures::layout;
 use vdkr_tests::process::run_within;
@@ -7,10 +7,7 @@ use vdkr_tests::registry::Registry;
 use vdkr_tests::vm::{PATIENCE, User};
 
 use crate::table::{Samples, compare};
-use crate::{ROUNDS, docker, settle, timed};
-
-/// Boots of the Debian with Docker's engine; each takes a minute or more.
-const DOCKER_ROUNDS: usize = 3;
+use crate::{ROUNDS, settle, timed};
 
 /// Prints the table.
 pub(crate) fn run() {
@@ -47,26 +44,11 @@ pub(crate) fn run() {
             samples.add_time(first_run(place));
         }
     }
-    let (mut boot, mut docker, mut again) =
-        (Samples::default(), Samples::default(), Samples::default());
-    for _ in 0..DOCKER_ROUNDS {
-        settle();
-        let times = docker::run(&registry, "yocto/debian-base");
-        boot.add_time(times.boot);
-        docker.add_time(times.first_run);
-        again.add_time(times.run);
-    }
     println!(
         "| {} MB compressed | pulled on the host, s | in the machine, s | ratio |",
         bytes / 1_000_000
     );
     println!("|---|---|---|---|");
     compare("pull and first run", &here, &there, 2, true);
-    println!();
-    println!("| Docker in a Debian VM (q35), s | median (min–max) |");
-    println!("|---|---|");
-    println!("| boot until the engine answers | {} |", boot.show(2));
-    println!("| pull and first run | {} |", docker.show(2));
-    println!("| run, image there | {} |", again.show(2));
     println!();
 }

@@ -31,6 +31,9 @@ fn main() {
     if wanted("vm") || wanted("first-run") {
         first_run::run();
     }
+    if wanted("vm") || wanted("docker") {
+        docker::run();
+    }
     if wanted("vm") {
         vm::run();
     }
