@@ -24,6 +24,9 @@ pub struct ServerConfig {
     pub tls: Option<TlsFiles>,
     /// The htpasswd file of those who may use the registry; without one, everybody may.
     pub htpasswd: Option<PathBuf>,
+    /// Names that web pages may know the registry by, beside addresses, `localhost` and names of one
+    /// part. Clients that are no browsers may use any.
+    pub names: Vec<String>,
     /// Bounds on what clients may take up.
     pub limits: Limits,
     /// Bounds on what is kept in memory.
@@ -42,6 +45,7 @@ impl ServerConfig {
             sparse_manifests: false,
             tls: None,
             htpasswd: None,
+            names: Vec::new(),
             limits: Limits::default(),
             memory: Memory::default(),
             fault_plan: None,

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
@@ -26,6 +26,9 @@ pub(crate) const BUDGET_UNIT: usize = 1024;
 
 static API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 static NO_SNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
+
+/// Whatever is stored, a browser that is led here runs nothing of it.
+const NO_PAGE: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
 
 /// A registry. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -132,6 +135,7 @@ impl Registry {
         let headers = response.headers_mut();
         headers.insert(&API_VERSION, HeaderValue::from_static("registry/2.0"));
         headers.insert(&NO_SNIFF, HeaderValue::from_static("nosniff"));
+        headers.insert(CONTENT_SECURITY_POLICY, NO_PAGE);
         response
     }
 

@@ -61,6 +61,7 @@ async fn dispatch(
             _ => refusal,
         }
     })?;
+    access::no_foreign_page(registry.config(), head)?;
     let permissions = access::required(&head.method, &route, &query);
     access::admitted(registry, head, &permissions).await?;
     access::configured(registry.config(), &permissions)?;

@@ -199,7 +199,8 @@ fn check(
     }
     let checked = match manifest::parse(raw, declared) {
         Ok(parsed) => Checked::of(&parsed),
-        // Another kind of manifest is kept as it is, if its type can be told again from its body.
+        // Another kind of manifest is kept as it is, if its type can be told again from its body and is
+        // no type that a browser would make a page of.
         Err(ManifestError::UnsupportedMediaType(_)) if keeps_its_type(raw, declared) => {
             Checked::default()
         }
@@ -247,7 +248,8 @@ fn keeps_its_type(raw: &[u8], declared: Option<&str>) -> bool {
     }
     let typed: Result<Typed, _> = serde_json::from_slice(raw);
     typed.is_ok_and(|typed| {
-        declared.is_none_or(|d| media_type::essence(d) == media_type::essence(&typed.media_type))
+        let told = media_type::essence(&typed.media_type);
+        media_type::is_json(&told) && declared.is_none_or(|d| media_type::essence(d) == told)
     })
 }
 
