@@ -13,6 +13,10 @@ use crate::error::Refusal;
 use crate::registry::Registry;
 
 pub(crate) mod htpasswd;
+mod queue;
+
+pub(crate) use queue::Peer;
+
 static FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What somebody wants to do.
@@ -82,7 +86,10 @@ pub(crate) async fn admitted(
     permissions: &[Permission<'_>],
 ) -> Result<(), Refusal> {
     match registry.users() {
-        Some(users) if !permissions.is_empty() => users.admit(&head.headers).await,
+        Some(users) if !permissions.is_empty() => {
+            let peer = head.extensions.get().copied().unwrap_or_default();
+            users.admit(&head.headers, peer).await
+        }
         _ => Ok(()),
     }
 }

@@ -5,15 +5,16 @@ use http::header::{
     CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
 };
 use http::{Method, Response, StatusCode};
+use tokio::time::timeout;
 use vdkr_core::digest::{Algorithm, Digest};
 use vdkr_core::distribution::{ErrorCode, Target};
 use vdkr_core::manifest::{self, MAX_MANIFEST, ManifestError, ParsedManifest, media_type};
 
 use super::{CONTENT_DIGEST, created, empty, entity_tags, etag, has_already, not_modified, value};
 use crate::body::Body;
+use crate::budget::Room;
 use crate::error::Refusal;
-use crate::receive::Incoming;
-use crate::registry::BUDGET_UNIT;
+use crate::receive::{Incoming, too_slow};
 use crate::router::Ask;
 use crate::storage::{Condition, Manifest, NewManifest, Storage, Wanted, type_of};
 
@@ -71,7 +72,7 @@ pub(crate) async fn put(
         Some(Ok(declared)) => Some(declared.to_owned()),
         Some(Err(_)) => return Err(invalid("Content-Type is no media type")),
     };
-    let raw = receive(ask, body).await?;
+    let (raw, room) = receive(ask, body).await?;
     let algorithm = match &target {
         Target::Tag(_) => Algorithm::Sha256,
         Target::Digest(digest) => digest.algorithm(),
@@ -86,6 +87,8 @@ pub(crate) async fn put(
     let stored = ask
         .registry
         .blocking(move |storage| {
+            // Held to the end of the work, also when nobody waits for it.
+            let _room = room;
             let (digest, checked) = match check(&raw, algorithm, &target, declared.as_deref()) {
                 Ok(checked) => checked,
                 Err(refusal) => return Ok(Err(refusal)),
@@ -164,16 +167,15 @@ fn find(
     }
 }
 
-/// Receives a manifest, while not too much is being received in other requests.
-async fn receive(ask: &Ask<'_>, body: &mut Incoming) -> Result<Bytes, Refusal> {
-    let expected = body.length().map_or(MAX_MANIFEST, |length| {
-        usize::try_from(length)
-            .unwrap_or(usize::MAX)
-            .min(MAX_MANIFEST)
-    });
-    let units = u32::try_from(expected.div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
-    let _room = ask.registry.manifest_budget().acquire_many(units).await;
-    body.whole(MAX_MANIFEST).await
+/// Receives a manifest within its time, and gets the room to read it.
+async fn receive(ask: &Ask<'_>, body: &mut Incoming) -> Result<(Bytes, Room), Refusal> {
+    let budget = ask.registry.budget();
+    let deadline = ask.registry.config().limits.manifest_deadline;
+    let (raw, mut room) = timeout(deadline, body.whole(MAX_MANIFEST, budget))
+        .await
+        .map_err(|_| too_slow("the manifest came too slowly"))??;
+    budget.read(&mut room, raw.len()).await?;
+    Ok((raw, room))
 }
 
 /// What a pushed manifest says.
