@@ -113,6 +113,8 @@ pub struct Memory {
     pub links: usize,
     /// Bytes of what manifests say of themselves to those who ask for referrers.
     pub referrer_bytes: usize,
+    /// Bytes of which manifests have nothing to say there.
+    pub plain_bytes: usize,
     /// Bytes of what lists of images say of manifests.
     pub summary_bytes: usize,
 }
@@ -123,6 +125,7 @@ impl Default for Memory {
             manifest_bytes: 8 << 20,
             links: 16_384,
             referrer_bytes: 4 << 20,
+            plain_bytes: 8 << 20,
             summary_bytes: 8 << 20,
         }
     }
@@ -151,7 +154,8 @@ pub struct Storage {
     standing: Standing,
     links: Cache<String, (fs::Stamp, Digest)>,
     manifests: Cache<Digest, Arc<manifests::Cached>>,
-    subjects: Cache<Digest, referrers::Entry>,
+    subjects: Cache<Digest, Arc<referrers::Referrer>>,
+    plain: Cache<[u8; 32], ()>,
     sessions: uploads::Sessions,
     uses: uses::Uses,
     summaries: Cache<String, Arc<images::Summary>>,
@@ -194,6 +198,7 @@ impl Storage {
             links: Cache::new(memory.links),
             manifests: Cache::new(memory.manifest_bytes),
             subjects: Cache::new(memory.referrer_bytes),
+            plain: Cache::new(memory.plain_bytes),
             sessions: uploads::Sessions::default(),
             uses: uses::Uses::new(),
             summaries: Cache::new(memory.summary_bytes),
