@@ -76,8 +76,9 @@ pub struct Live {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Removed while still locked, so nobody can take this very file for a live server's.
-        let _ = std::fs::remove_file(&self.path);
+        // Emptied while still locked, so nobody can take what it says for a live server's. The file
+        // itself stays: on a full disk there might be no room for another one.
+        let _ = self.file.set_len(0);
     }
 }
 
@@ -305,6 +306,7 @@ mod tests {
         assert_eq!(Instance::new(dir.path(), 5001).running().unwrap(), None);
         drop(lock);
         assert_eq!(instance.running().unwrap(), None);
+        assert_eq!(std::fs::read(instance.pid_file()).unwrap(), b"");
         // A file without a lock, as a killed server leaves it.
         std::fs::write(instance.pid_file(), "1234\n").unwrap();
         assert_eq!(instance.running().unwrap(), None);
