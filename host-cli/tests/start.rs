@@ -63,7 +63,7 @@ impl Serving {
     /// Waits until it listens.
     fn of(user: &User, command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::null()).spawn().unwrap();
-        let patience = Instant::now() + Duration::from_secs(60);
+        let patience = Instant::now() + Duration::from_mins(1);
         while TcpStream::connect(("127.0.0.1", user.port)).is_err() {
             assert!(child.try_wait().unwrap().is_none(), "the server ended");
             assert!(Instant::now() < patience, "the server does not listen");
@@ -136,7 +136,7 @@ fn connections_beyond_the_open_files_wait_and_nobody_is_refused() {
     let connect = || {
         let stream = TcpStream::connect(("127.0.0.1", user.port)).unwrap();
         stream
-            .set_read_timeout(Some(Duration::from_secs(120)))
+            .set_read_timeout(Some(Duration::from_mins(2)))
             .unwrap();
         stream
     };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::header::RETRY_AFTER;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use vdkr_core::distribution::ErrorCode;
 
 use crate::config::Limits;
@@ -40,6 +40,8 @@ pub(crate) struct Budget {
 pub(crate) struct Room {
     /// Bytes beside the free ones that it has room for.
     bytes: usize,
+    /// For how long it has waited while it arrived.
+    waited: Duration,
     permits: Vec<OwnedSemaphorePermit>,
 }
 
@@ -64,7 +66,10 @@ impl Budget {
             return Ok(());
         }
         let more = (needed - room.bytes).next_multiple_of(STEP);
-        let permit = self.acquire(&self.arriving, more).await?;
+        let begun = Instant::now();
+        let patience = self.patience.saturating_sub(room.waited);
+        let permit = self.acquire(&self.arriving, more, patience).await?;
+        room.waited += begun.elapsed();
         room.bytes += more;
         room.permits.push(permit);
         Ok(())
@@ -73,7 +78,8 @@ impl Budget {
     /// Gets room for reading a manifest of this length.
     pub(crate) async fn read(&self, room: &mut Room, length: usize) -> Result<(), Refusal> {
         let bytes = length.saturating_mul(GROWTH);
-        room.permits.push(self.acquire(&self.reading, bytes).await?);
+        let permit = self.acquire(&self.reading, bytes, self.patience).await?;
+        room.permits.push(permit);
         Ok(())
     }
 
@@ -81,15 +87,12 @@ impl Budget {
         &self,
         semaphore: &Arc<Semaphore>,
         bytes: usize,
+        patience: Duration,
     ) -> Result<OwnedSemaphorePermit, Refusal> {
         // What needs more than there is gets all of it.
         let units = u32::try_from(bytes.div_ceil(UNIT).min(self.units)).unwrap_or(u32::MAX);
-        match timeout(
-            self.patience,
-            Arc::clone(semaphore).acquire_many_owned(units),
-        )
-        .await
-        {
+        let turn = Arc::clone(semaphore).acquire_many_owned(units);
+        match timeout(patience, turn).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(busy("too many large manifests are being pushed at once")),
         }
@@ -140,6 +143,25 @@ mod tests {
         assert_eq!(response.headers()[RETRY_AFTER], "5");
         drop(one);
         budget.grow(&mut two, FREE + 1).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_waits_of_one_manifest_have_one_bound() {
+        let budget = Arc::new(budget(2 * STEP));
+        let (mut first, mut waiting) = (Room::default(), Room::default());
+        budget.grow(&mut first, FREE + 2 * STEP).await.unwrap();
+        let others = Arc::clone(&budget);
+        let other = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            drop(first);
+            let mut next = Room::default();
+            others.grow(&mut next, FREE + STEP).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(6)).await;
+        });
+        budget.grow(&mut waiting, FREE + STEP).await.unwrap();
+        assert!((6..8).contains(&waiting.waited.as_secs()));
+        assert!(budget.grow(&mut waiting, FREE + 2 * STEP).await.is_err());
+        other.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

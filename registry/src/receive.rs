@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use vdkr_core::distribution::ErrorCode;
 
 use crate::budget::{Budget, Room};
@@ -85,10 +85,22 @@ impl Incoming {
         }
     }
 
-    /// All of it, if it is no longer than `cap` and there is room for it in the budget; with the room.
+    /// [`Incoming::piece`], and what is left of the time to wait for pieces.
+    async fn piece_within(&mut self, time: &mut Duration) -> Result<Option<Bytes>, Refusal> {
+        let begun = Instant::now();
+        let piece = timeout(*time, self.piece())
+            .await
+            .map_err(|_| too_slow("the body of the request came too slowly"))?;
+        *time = time.saturating_sub(begun.elapsed());
+        piece
+    }
+
+    /// All of it, if it is no longer than `cap`, the client takes no longer than `time` to send it, and
+    /// there is room for it in the budget; with the room.
     pub(crate) async fn whole(
         &mut self,
         cap: usize,
+        mut time: Duration,
         budget: &Budget,
     ) -> Result<(Bytes, Room), Refusal> {
         let too_long = || {
@@ -102,7 +114,7 @@ impl Incoming {
             return Err(too_long());
         }
         let mut room = Room::default();
-        let Some(first) = self.piece().await? else {
+        let Some(first) = self.piece_within(&mut time).await? else {
             return Ok((Bytes::new(), room));
         };
         budget.grow(&mut room, first.len()).await?;
@@ -110,7 +122,7 @@ impl Incoming {
             return Ok((first, room));
         }
         let mut all = BytesMut::from(first);
-        while let Some(piece) = self.piece().await? {
+        while let Some(piece) = self.piece_within(&mut time).await? {
             if all.len() + piece.len() > cap {
                 return Err(too_long());
             }
@@ -215,7 +227,7 @@ impl Incoming {
 }
 
 /// The refusal of a body that does not come in time.
-pub(crate) fn too_slow(message: &str) -> Refusal {
+fn too_slow(message: &str) -> Refusal {
     Refusal::new(ErrorCode::Unknown, message).with_status(StatusCode::REQUEST_TIMEOUT)
 }
 

@@ -5,7 +5,6 @@ use http::header::{
     CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
 };
 use http::{Method, Response, StatusCode};
-use tokio::time::timeout;
 use vdkr_core::digest::{Algorithm, Digest};
 use vdkr_core::distribution::{ErrorCode, Target};
 use vdkr_core::manifest::{self, MAX_MANIFEST, ManifestError, ParsedManifest, media_type};
@@ -14,7 +13,7 @@ use super::{CONTENT_DIGEST, created, empty, entity_tags, etag, has_already, not_
 use crate::body::Body;
 use crate::budget::Room;
 use crate::error::Refusal;
-use crate::receive::{Incoming, too_slow};
+use crate::receive::Incoming;
 use crate::router::Ask;
 use crate::storage::{Condition, Manifest, NewManifest, Storage, Wanted, type_of};
 
@@ -171,9 +170,7 @@ fn find(
 async fn receive(ask: &Ask<'_>, body: &mut Incoming) -> Result<(Bytes, Room), Refusal> {
     let budget = ask.registry.budget();
     let deadline = ask.registry.config().limits.manifest_deadline;
-    let (raw, mut room) = timeout(deadline, body.whole(MAX_MANIFEST, budget))
-        .await
-        .map_err(|_| too_slow("the manifest came too slowly"))??;
+    let (raw, mut room) = body.whole(MAX_MANIFEST, deadline, budget).await?;
     budget.read(&mut room, raw.len()).await?;
     Ok((raw, room))
 }
