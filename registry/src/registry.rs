@@ -152,7 +152,7 @@ impl Registry {
         let headers = response.headers_mut();
         headers.insert(&API_VERSION, HeaderValue::from_static("registry/2.0"));
         headers.insert(&NO_SNIFF, HeaderValue::from_static("nosniff"));
-        headers.insert(CONTENT_SECURITY_POLICY, NO_PAGE);
+        headers.entry(CONTENT_SECURITY_POLICY).or_insert(NO_PAGE);
         response
     }
 

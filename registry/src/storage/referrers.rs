@@ -170,8 +170,9 @@ mod tests {
         fn short_digests_are_their_first_bytes(content: Vec<u8>) {
             for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
                 let digest = Digest::of(algorithm, &content);
-                let hex: String = short(&digest).iter().map(|byte| format!("{byte:02x}")).collect();
-                prop_assert_eq!(&digest.hex()[..64], hex);
+                for (at, byte) in short(&digest).into_iter().enumerate() {
+                    prop_assert_eq!(&digest.hex()[2 * at..][..2], format!("{byte:02x}"));
+                }
             }
         }
     }
