@@ -1,5 +1,9 @@
 //! Commands of the host.
 
+// First: its macros are for all that follows.
+#[macro_use]
+mod say;
+
 pub mod exit;
 pub mod inherited;
 pub mod output;

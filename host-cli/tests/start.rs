@@ -3,11 +3,15 @@
 mod rig;
 
 use std::fs::{self, File};
-use std::time::Duration;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
 use rig::{User, status, stderr, stdout};
+use vdkr_core::digest::Digest;
 
 /// What a server holds while it lives; here nobody listens.
 fn silent_server(user: &User) -> Flock<File> {
@@ -50,4 +54,117 @@ fn a_server_that_stays_silent_is_an_error() {
         words.contains("does not answer") && words.contains("container-registry stop"),
         "{words}"
     );
+}
+
+/// A server in the foreground, killed when it goes.
+struct Serving(Child);
+
+impl Serving {
+    /// Waits until it listens.
+    fn of(user: &User, command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).spawn().unwrap();
+        let patience = Instant::now() + Duration::from_mins(1);
+        while TcpStream::connect(("127.0.0.1", user.port)).is_err() {
+            assert!(child.try_wait().unwrap().is_none(), "the server ended");
+            assert!(Instant::now() < patience, "the server does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self(child)
+    }
+
+    /// With a limit on open files, as an option and a number of `ulimit`.
+    fn limited(user: &User, limit: &str) -> Self {
+        let plain = user.command(["serve"]);
+        let mut command = Command::new("/bin/sh");
+        command
+            .arg("-c")
+            .arg(format!("ulimit {limit} && exec \"$0\" serve"))
+            .arg(plain.get_program())
+            .env_clear()
+            .envs(
+                plain
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .stderr(Stdio::null());
+        Self::of(user, &mut command)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn words_that_cannot_be_said_keep_nothing_from_being_done() {
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let user = User::new();
+    let run = |args: &[&str]| user.command(args).stderr(full()).output().unwrap();
+    let mut serve = user.command(["serve"]);
+    let mut serving = Serving::of(
+        &user,
+        serve.env("CONTAINER_REGISTRY_LOG", "debug").stderr(full()),
+    );
+    status(&run(&["gc", "--yes"]), 0);
+    status(&run(&["delete", "nothing:latest"]), 5);
+    status(&run(&["stop"]), 0);
+    assert!(serving.0.wait().unwrap().success());
+    // Offline.
+    status(&run(&["gc", "--dry-run"]), 0);
+    status(&run(&["fsck"]), 0);
+    // Data that nobody gets is a failure, and not a crash.
+    let mut fsck = user.command(["fsck"]);
+    status(&fsck.stdout(full()).stderr(full()).output().unwrap(), 1);
+}
+
+#[test]
+fn connections_beyond_the_open_files_wait_and_nobody_is_refused() {
+    let user = User::new();
+    let serving = Serving::limited(&user, "-S -n 100");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", serving.0.id())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let files: Vec<_> = files.unwrap().split_ascii_whitespace().collect();
+    assert_eq!(files[3], files[4], "the soft limit is the hard one");
+    drop(serving);
+
+    let _serving = Serving::limited(&user, "-n 100");
+    let connect = || {
+        let stream = TcpStream::connect(("127.0.0.1", user.port)).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_mins(2)))
+            .unwrap();
+        stream
+    };
+    let answer = |mut stream: TcpStream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let digest = Digest::sha256(b"content");
+    let head = "HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
+    let mut push = connect();
+    write!(
+        push,
+        "POST /v2/a/blobs/uploads/?digest={digest} {head}content-length: 7\r\n\r\ncontent"
+    )
+    .unwrap();
+    let pushed = answer(push);
+    assert!(pushed.starts_with("HTTP/1.1 201"), "{pushed}");
+    // More than it may have files, and no more than the system lets wait.
+    let mut streams: Vec<_> = (0..110).map(|_| connect()).collect();
+    for stream in &mut streams {
+        write!(stream, "GET /v2/a/blobs/{digest} {head}\r\n").unwrap();
+    }
+    for stream in streams {
+        let got = answer(stream);
+        assert!(
+            got.starts_with("HTTP/1.1 200") && got.ends_with("content"),
+            "{got}"
+        );
+    }
 }

@@ -24,6 +24,9 @@ pub struct ServerConfig {
     pub tls: Option<TlsFiles>,
     /// The htpasswd file of those who may use the registry; without one, everybody may.
     pub htpasswd: Option<PathBuf>,
+    /// Names that web pages may know the registry by, beside addresses, `localhost` and names of one
+    /// part. Clients that are no browsers may use any.
+    pub names: Vec<String>,
     /// Bounds on what clients may take up.
     pub limits: Limits,
     /// Bounds on what is kept in memory.
@@ -42,6 +45,7 @@ impl ServerConfig {
             sparse_manifests: false,
             tls: None,
             htpasswd: None,
+            names: Vec::new(),
             limits: Limits::default(),
             memory: Memory::default(),
             fault_plan: None,
@@ -64,8 +68,12 @@ pub struct Limits {
     pub shutdown_deadline: Duration,
     /// Bytes of the head of a request.
     pub head_bytes: usize,
-    /// Bytes of manifests being received at a time.
+    /// Bytes of long manifests being received at a time, and as many of memory for reading manifests.
     pub manifest_budget: usize,
+    /// How long a manifest may take to arrive.
+    pub manifest_deadline: Duration,
+    /// How long a manifest may wait for room within the budget.
+    pub manifest_wait: Duration,
     /// Bytes of one list of referrers.
     pub referrers_bytes: usize,
     /// Upload sessions that nobody touched for so long are removed.
@@ -82,6 +90,8 @@ impl Default for Limits {
             shutdown_deadline: Duration::from_secs(10),
             head_bytes: 64 << 10,
             manifest_budget: 64 << 20,
+            manifest_deadline: Duration::from_mins(1),
+            manifest_wait: Duration::from_secs(15),
             referrers_bytes: 4 << 20,
             upload_expiry: Duration::from_hours(7 * 24),
         }

@@ -9,6 +9,7 @@ use vdkr_core::distribution::{ErrorBody, ErrorCode};
 
 use crate::access::htpasswd::UsersError;
 use crate::body::Body;
+use crate::budget::busy;
 use crate::storage::{Storage, StorageError};
 use crate::tls::TlsError;
 
@@ -99,6 +100,10 @@ impl Refusal {
     pub(crate) fn of_storage(error: &StorageError, storage: &Storage) -> Self {
         match error {
             StorageError::Fs(error) if error.is_no_space() => Self::no_space(storage, None),
+            StorageError::Fs(error) if error.is_too_many_files() => {
+                tracing::warn!(%error, "the storage waits for files to be closed");
+                busy("the registry has too many files open")
+            }
             StorageError::Fs(error) => {
                 tracing::error!(%error, "the storage failed");
                 Self::new(

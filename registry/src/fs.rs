@@ -47,6 +47,16 @@ impl FsError {
     pub fn is_no_space(&self) -> bool {
         matches!(self.errno, Errno::NOSPC | Errno::DQUOT)
     }
+
+    /// The file system is there to be read only.
+    pub fn is_read_only(&self) -> bool {
+        self.errno == Errno::ROFS
+    }
+
+    /// This process, or the system, has as many files open as it may have.
+    pub fn is_too_many_files(&self) -> bool {
+        matches!(self.errno, Errno::MFILE | Errno::NFILE)
+    }
 }
 
 /// Shorthand of this room.

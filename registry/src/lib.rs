@@ -14,6 +14,7 @@ pub use tls::{TlsError, TlsFiles};
 
 mod access;
 mod body;
+mod budget;
 mod config;
 mod endpoint;
 mod error;

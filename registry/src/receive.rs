@@ -7,15 +7,18 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use vdkr_core::distribution::ErrorCode;
 
+use crate::budget::{Budget, Room};
 use crate::error::Refusal;
 use crate::registry::Registry;
 use crate::storage::Sink;
 
 /// Bytes of a refused body that are read so that the client comes to read the answer.
 const DRAINED: u64 = 256 << 10;
+/// How long they may take.
+const DRAINING: Duration = Duration::from_secs(10);
 
 /// The body of a request, in pieces, with a limit on how long the client may pause.
 pub(crate) struct Incoming {
@@ -56,10 +59,9 @@ impl Incoming {
             let Some(body) = &mut self.body else {
                 return Ok(None);
             };
-            let frame = timeout(self.pause, body.frame()).await.map_err(|_| {
-                Refusal::new(ErrorCode::Unknown, "the body of the request stopped coming")
-                    .with_status(StatusCode::REQUEST_TIMEOUT)
-            })?;
+            let frame = timeout(self.pause, body.frame())
+                .await
+                .map_err(|_| too_slow("the body of the request stopped coming"))?;
             match frame {
                 None => {
                     self.body = None;
@@ -83,8 +85,24 @@ impl Incoming {
         }
     }
 
-    /// All of it, if it is no longer than `cap`.
-    pub(crate) async fn whole(&mut self, cap: usize) -> Result<Bytes, Refusal> {
+    /// [`Incoming::piece`], and what is left of the time to wait for pieces.
+    async fn piece_within(&mut self, time: &mut Duration) -> Result<Option<Bytes>, Refusal> {
+        let begun = Instant::now();
+        let piece = timeout(*time, self.piece())
+            .await
+            .map_err(|_| too_slow("the body of the request came too slowly"))?;
+        *time = time.saturating_sub(begun.elapsed());
+        piece
+    }
+
+    /// All of it, if it is no longer than `cap`, the client takes no longer than `time` to send it, and
+    /// there is room for it in the budget; with the room.
+    pub(crate) async fn whole(
+        &mut self,
+        cap: usize,
+        mut time: Duration,
+        budget: &Budget,
+    ) -> Result<(Bytes, Room), Refusal> {
         let too_long = || {
             Refusal::new(
                 ErrorCode::SizeInvalid,
@@ -95,23 +113,26 @@ impl Incoming {
         if self.length.is_some_and(|length| length > cap as u64) {
             return Err(too_long());
         }
-        let Some(first) = self.piece().await? else {
-            return Ok(Bytes::new());
+        let mut room = Room::default();
+        let Some(first) = self.piece_within(&mut time).await? else {
+            return Ok((Bytes::new(), room));
         };
+        budget.grow(&mut room, first.len()).await?;
         if self.length == Some(first.len() as u64) {
-            return Ok(first);
+            return Ok((first, room));
         }
         let mut all = BytesMut::from(first);
-        while let Some(piece) = self.piece().await? {
+        while let Some(piece) = self.piece_within(&mut time).await? {
             if all.len() + piece.len() > cap {
                 return Err(too_long());
             }
+            budget.grow(&mut room, all.len() + piece.len()).await?;
             all.extend_from_slice(&piece);
         }
         if all.len() > cap {
             return Err(too_long());
         }
-        Ok(all.freeze())
+        Ok((all.freeze(), room))
     }
 
     /// Reads on for a while and forgets it. A connection closed with unread bytes would be reset, and
@@ -121,13 +142,17 @@ impl Incoming {
             return;
         }
         self.pause = self.pause.min(Duration::from_secs(2));
-        let mut left = DRAINED;
-        while let Ok(Some(piece)) = self.piece().await {
-            left = left.saturating_sub(piece.len() as u64);
-            if left == 0 {
-                break;
+        let drained = async {
+            let mut left = DRAINED;
+            while let Ok(Some(piece)) = self.piece().await {
+                left = left.saturating_sub(piece.len() as u64);
+                if left == 0 {
+                    break;
+                }
             }
-        }
+        };
+        // Whether it came to its end or not: the answer is the same.
+        let _ = timeout(DRAINING, drained).await;
     }
 
     /// Moves the body into a sink, at most `limit` bytes of it. While one batch is hashed and written,
@@ -199,6 +224,11 @@ impl Incoming {
         }
         batch
     }
+}
+
+/// The refusal of a body that does not come in time.
+fn too_slow(message: &str) -> Refusal {
+    Refusal::new(ErrorCode::Unknown, message).with_status(StatusCode::REQUEST_TIMEOUT)
 }
 
 /// Pieces of a body that are hashed and written at once.

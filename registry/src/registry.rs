@@ -1,10 +1,10 @@
 //! The registry: one storage, asked by HTTP requests.
 
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
@@ -12,20 +12,25 @@ use vdkr_core::distribution::ErrorCode;
 
 use crate::access::htpasswd::Users;
 use crate::body::{Body, Buffers};
+use crate::budget::Budget;
 use crate::config::ServerConfig;
 use crate::error::{OpenError, Refusal};
 use crate::fs::Fs;
 use crate::jobs::Jobs;
 use crate::receive::Incoming;
 use crate::router;
-use crate::storage::{self, Storage, StorageError, Swept};
+use crate::server;
+use crate::storage::{self, Standing, Storage, StorageError, Swept};
 use crate::tls::Tls;
-
-/// What a manifest is weighed in while it is received.
-pub(crate) const BUDGET_UNIT: usize = 1024;
 
 static API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 static NO_SNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
+
+/// Requests at a time that look through whole repositories.
+const SCANS: usize = 4;
+
+/// Whatever is stored, a browser that is led here runs nothing of it.
+const NO_PAGE: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
 
 /// A registry. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -38,14 +43,19 @@ struct Inner {
     tls: Option<Tls>,
     users: Option<Users>,
     buffers: Arc<Buffers>,
-    manifest_budget: Semaphore,
+    budget: Budget,
+    room: OnceLock<Arc<Semaphore>>,
+    scans: Semaphore,
     jobs: Arc<Jobs>,
 }
 
 impl Registry {
     /// Opens the storage of a configuration: makes what is missing, proves that it can be written, and
     /// clears what dead processes left behind. Takes the same short time however much is stored.
-    pub fn open(config: ServerConfig) -> Result<Self, OpenError> {
+    ///
+    /// On a full disk it is opened all the same: pushes are refused there until something is removed.
+    /// What lies on a file system that is mounted read-only is served read-only.
+    pub fn open(mut config: ServerConfig) -> Result<Self, OpenError> {
         let tls = config.tls.as_ref().map(Tls::open).transpose()?;
         let users = config.htpasswd.as_deref().map(Users::open).transpose()?;
         let path = config.storage.clone();
@@ -61,18 +71,28 @@ impl Registry {
             Ok(storage) => Arc::new(storage),
             Err(source) => return Err(OpenError::NotWritable { path, source }),
         };
-        let budget = config
-            .limits
-            .manifest_budget
-            .div_ceil(BUDGET_UNIT)
-            .min(Semaphore::MAX_PERMITS);
+        match storage.standing() {
+            Standing::Writable => {}
+            Standing::Full(error) => tracing::warn!(
+                %error,
+                "the disk of the storage is full: nothing can be pushed until something is removed; \
+                 delete images and collect garbage"
+            ),
+            Standing::ReadOnly(error) => {
+                tracing::warn!(%error, "the storage is served read-only");
+                config.read_only = true;
+            }
+        }
+        let budget = Budget::new(&config.limits);
         Ok(Self(Arc::new(Inner {
             config,
             storage,
             tls,
             users,
             buffers: Arc::default(),
-            manifest_budget: Semaphore::new(budget),
+            budget,
+            room: OnceLock::new(),
+            scans: Semaphore::new(SCANS),
             jobs: Arc::default(),
         })))
     }
@@ -132,6 +152,7 @@ impl Registry {
         let headers = response.headers_mut();
         headers.insert(&API_VERSION, HeaderValue::from_static("registry/2.0"));
         headers.insert(&NO_SNIFF, HeaderValue::from_static("nosniff"));
+        headers.entry(CONTENT_SECURITY_POLICY).or_insert(NO_PAGE);
         response
     }
 
@@ -156,8 +177,29 @@ impl Registry {
         &self.0.buffers
     }
 
-    pub(crate) fn manifest_budget(&self) -> &Semaphore {
-        &self.0.manifest_budget
+    /// Places of connections, those of all listeners together.
+    pub(crate) fn room(&self) -> &Arc<Semaphore> {
+        self.0.room.get_or_init(|| {
+            let wanted = self.0.config.limits.connections;
+            let places = server::connections(wanted, server::raise_open_files());
+            if places < wanted {
+                tracing::warn!(
+                    places,
+                    wanted,
+                    "fewer connections at a time: this process may not have more files open (ulimit -n)"
+                );
+            }
+            Arc::new(Semaphore::new(places))
+        })
+    }
+
+    /// Turns of requests that look through whole repositories.
+    pub(crate) fn scans(&self) -> &Semaphore {
+        &self.0.scans
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.0.budget
     }
 
     /// Does something with the storage where it may block. It is done to its end even when nobody

@@ -1,8 +1,9 @@
 //! From a request to the endpoint that answers it.
 
-use http::header::{ALLOW, HeaderValue};
+use http::header::{ALLOW, CONTENT_LENGTH, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
+use hyper::body::Body as _;
 use vdkr_core::distribution::{ErrorCode, Query, Route};
 
 use crate::access;
@@ -28,6 +29,7 @@ pub(crate) async fn answer(
     mut body: Incoming,
 ) -> Response<Body> {
     let refusal = match dispatch(registry, head, &mut body).await {
+        Ok(response) if head.method == Method::HEAD => return without_body(response),
         Ok(response) => return response,
         Err(refusal) => refusal,
     };
@@ -61,6 +63,7 @@ async fn dispatch(
             _ => refusal,
         }
     })?;
+    access::no_foreign_page(registry.config(), head)?;
     let permissions = access::required(&head.method, &route, &query);
     access::admitted(registry, head, &permissions).await?;
     access::configured(registry.config(), &permissions)?;
@@ -72,9 +75,9 @@ async fn dispatch(
     };
     match (route, &head.method) {
         (Route::Base, &Method::GET | &Method::HEAD) => Ok(base::ping()),
-        (Route::Catalog, &Method::GET) => catalog::list(&ask).await,
-        (Route::Tags { name }, &Method::GET) => tags::list(&ask, name).await,
-        (Route::Referrers { name, digest }, &Method::GET) => {
+        (Route::Catalog, &Method::GET | &Method::HEAD) => catalog::list(&ask).await,
+        (Route::Tags { name }, &Method::GET | &Method::HEAD) => tags::list(&ask, name).await,
+        (Route::Referrers { name, digest }, &Method::GET | &Method::HEAD) => {
             referrers::list(&ask, name, digest).await
         }
         (Route::Manifest { name, target }, &Method::GET | &Method::HEAD) => {
@@ -103,27 +106,39 @@ async fn dispatch(
             upload::cancel(&ask, name, &session).await
         }
         (route, &Method::OPTIONS) => Ok(options(&route)),
-        (Route::Images, &Method::GET) => images::list(&ask).await,
+        (Route::Images, &Method::GET | &Method::HEAD) => images::list(&ask).await,
         (Route::Gc, &Method::GET) => gc::state(&ask).await,
         (Route::Gc, &Method::POST) => gc::start(&ask).await,
         (Route::Fsck, &Method::GET) => fsck::state(&ask).await,
         (Route::Fsck, &Method::POST) => fsck::start(&ask).await,
-        (Route::History { name, tag }, &Method::GET) => history::get(&ask, name, tag).await,
+        (Route::History { name, tag }, &Method::GET | &Method::HEAD) => {
+            history::get(&ask, name, tag).await
+        }
         (Route::Pin { name, digest }, &Method::PUT) => pin::put(&ask, name, digest).await,
         (Route::Pin { name, digest }, &Method::DELETE) => pin::delete(&ask, name, digest).await,
         (route, method) => Err(not_allowed(&route, method)),
     }
 }
 
+/// The answer to HEAD, from the one to GET.
+fn without_body(mut response: Response<Body>) -> Response<Body> {
+    let body = std::mem::take(response.body_mut());
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        let headers = response.headers_mut();
+        headers.entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    response
+}
+
 /// The methods of a path.
 fn methods(route: &Route) -> &'static str {
     match route {
-        Route::Base => "GET, HEAD",
-        Route::Catalog
+        Route::Base
+        | Route::Catalog
         | Route::Tags { .. }
         | Route::Referrers { .. }
         | Route::Images
-        | Route::History { .. } => "GET",
+        | Route::History { .. } => "GET, HEAD",
         Route::Gc | Route::Fsck => "GET, POST",
         Route::Pin { .. } => "PUT, DELETE",
         Route::Manifest { .. } => "GET, HEAD, PUT, DELETE",

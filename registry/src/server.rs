@@ -12,14 +12,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep, timeout};
 
+use crate::access::Peer;
 use crate::config::Limits;
 use crate::registry::Registry;
 
+/// Open files that connections leave for everything else: listeners, locks, the files of maintenance.
+const RESERVED: u64 = 64;
 /// How often the files of certificate and users are looked at.
 const REFRESH: Duration = Duration::from_secs(1);
 /// How often expired upload sessions are looked for.
@@ -33,9 +37,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let limits = registry.config().limits;
-    let room = Arc::new(Semaphore::new(
-        limits.connections.clamp(1, Semaphore::MAX_PERMITS),
-    ));
+    let room = registry.room();
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -43,25 +45,34 @@ pub async fn serve(
     let refreshing = tokio::spawn(refresh(registry.clone()));
     let (closing, closed) = watch::channel(false);
 
+    // Accepted, and waiting for a place: a listener that waits for clients must not hold one.
+    let mut next = None;
     loop {
-        let accepted = async {
-            let place = Arc::clone(&room).acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        let (accepted, place) = tokio::select! {
+        if next.is_none() {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, address)) => next = Some((stream, Peer::at(address.ip()))),
+                Err(error) => {
+                    // Out of file descriptors, mostly; others pass as quickly as they came.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            }
+        }
+        let place = tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => continue,
-            accepted = accepted => accepted,
+            place = Arc::clone(room).acquire_owned() => place,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors, mostly; others pass as quickly as they came.
-                tracing::warn!(%error, "a connection could not be accepted");
-                sleep(Duration::from_millis(50)).await;
-                continue;
-            }
+        let Some((stream, peer)) = next.take() else {
+            continue;
         };
         let _ = stream.set_nodelay(true);
         let watcher = graceful.watcher();
@@ -85,11 +96,11 @@ pub async fn serve(
                     }
                 };
                 watcher
-                    .watch(connection(&registry, TokioIo::new(stream)))
+                    .watch(connection(&registry, TokioIo::new(stream), peer))
                     .await
             } else {
                 watcher
-                    .watch(connection(&registry, TokioIo::new(stream)))
+                    .watch(connection(&registry, TokioIo::new(stream), peer))
                     .await
             };
             if let Err(error) = ended {
@@ -119,12 +130,13 @@ pub async fn serve_connection<S>(registry: &Registry, stream: S) -> Result<(), h
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    connection(registry, TokioIo::new(stream)).await
+    connection(registry, TokioIo::new(stream), Peer::default()).await
 }
 
 fn connection<S>(
     registry: &Registry,
     stream: S,
+    peer: Peer,
 ) -> impl GracefulConnection<Error = hyper::Error, Output = Result<(), hyper::Error>> + use<S>
 where
     S: Read + Write + Unpin + Send + 'static,
@@ -136,8 +148,9 @@ where
         ..
     } = registry.config().limits;
     let registry = registry.clone();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request| {
         let registry = registry.clone();
+        request.extensions_mut().insert(peer);
         async move { Ok::<_, std::convert::Infallible>(registry.handle(request).await) }
     });
     http1::Builder::new()
@@ -152,6 +165,28 @@ where
             },
             service,
         )
+}
+
+/// How many connections there may be, of so many wanted, in a process that may have so many files open:
+/// each is one, and has another open while it is answered.
+pub(crate) fn connections(wanted: usize, files: Option<u64>) -> usize {
+    let fitting = files.map_or(usize::MAX, |files| {
+        usize::try_from(files.saturating_sub(RESERVED) / 2).unwrap_or(usize::MAX)
+    });
+    wanted.min(fitting).clamp(1, Semaphore::MAX_PERMITS)
+}
+
+/// Lets this process have as many files open as the system allows it, and tells how many that are;
+/// `None` stands for any number.
+pub(crate) fn raise_open_files() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // Where it cannot be raised, the bound on connections follows it.
+    let _ = setrlimit(Resource::Nofile, raised);
+    getrlimit(Resource::Nofile).current
 }
 
 async fn refresh(registry: Registry) {
@@ -256,5 +291,26 @@ impl<S: Write + Unpin> Write for Impatient<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.stream).poll_shutdown(context);
         self.guard(context, shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_their_answers() {
+        for (wanted, files, expected) in [
+            (1024, None, 1024),
+            (1024, Some(1 << 20), 1024),
+            (1024, Some(1024), 480),
+            (100, Some(1024), 100),
+            (1024, Some(66), 1),
+            (1024, Some(10), 1),
+            (0, None, 1),
+            (usize::MAX, None, Semaphore::MAX_PERMITS),
+        ] {
+            assert_eq!(connections(wanted, files), expected, "{wanted} {files:?}");
+        }
     }
 }

@@ -196,6 +196,13 @@ async fn every_operation_may_fail_once() {
                 (Fault::Error(Errno::INTR) | Fault::Short(_), refused) => {
                     assert_eq!(*refused, None, "{}", context());
                 }
+                (Fault::Error(Errno::MFILE), Some((status, _))) => {
+                    assert!(
+                        matches!(status.as_u16(), 404 | 503),
+                        "{status} {}",
+                        context()
+                    );
+                }
                 (_, Some((status, _))) => {
                     assert!(
                         matches!(status.as_u16(), 404 | 500),

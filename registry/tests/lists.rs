@@ -217,3 +217,28 @@ async fn strange_files_are_skipped_and_survive() {
         kept.filter(|path| !there(path)).collect::<Vec<_>>()
     );
 }
+
+#[tokio::test]
+async fn heads_of_lists_are_the_answers_without_their_bodies() {
+    let bench = Bench::new();
+    let digest = bench.push_image("yocto/app", "latest", b"layer").await;
+    bench.push_image("yocto/app", "other", b"layer").await;
+    for path in [
+        "/v2/_catalog".to_owned(),
+        "/v2/yocto/app/tags/list?n=1".to_owned(),
+        format!("/v2/yocto/app/referrers/{digest}"),
+        "/v2/_vdkr/images/list".to_owned(),
+        "/v2/yocto/app/_vdkr/history/latest".to_owned(),
+    ] {
+        let get = bench.get(&path).await.expect(200);
+        let head = bench.head(&path).await.expect(200);
+        assert!(head.body.is_empty() && !get.body.is_empty(), "{path}");
+        assert_eq!(head.header("content-length"), get.body.len().to_string());
+        for header in ["content-type", "link"] {
+            assert_eq!(head.header(header), get.header(header), "{path}");
+        }
+        let options = bench.send("OPTIONS", &path, &[], "").await.expect(204);
+        assert_eq!(options.header("allow"), "GET, HEAD", "{path}");
+    }
+    bench.head("/v2/yocto/nothing/tags/list").await.expect(404);
+}

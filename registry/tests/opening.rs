@@ -4,7 +4,14 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use common::Bench;
+use rustix::io::Errno;
+use vdkr_core::digest::Digest;
+use vdkr_core::extension::GcOptions;
+use vdkr_registry::fs::FaultPlan;
 use vdkr_registry::{OpenError, Registry, ServerConfig};
 
 #[test]
@@ -68,4 +75,95 @@ async fn a_storage_reached_through_a_symbolic_link_is_served() {
             .join("real/docker/registry/v2/repositories/yocto/app")
             .is_dir()
     );
+}
+
+/// An image and a blob that nothing names, in a storage whose disk changes as a plan says.
+async fn filled() -> (Bench, Arc<FaultPlan>, Digest) {
+    let plan = Arc::new(FaultPlan::new());
+    let bench = Bench::new();
+    bench.push_image("yocto/app", "latest", b"layer").await;
+    let garbage = bench.push_blob("yocto/app", b"garbage").await;
+    (bench, plan, garbage)
+}
+
+#[tokio::test]
+async fn a_full_disk_is_served_and_can_be_cleaned_up() {
+    let (bench, plan, garbage) = filled().await;
+    plan.refuse(Some(Errno::NOSPC));
+    let full = Bench::on(Arc::clone(&bench.dir), |config| {
+        config.fault_plan = Some(Arc::clone(&plan));
+    });
+    drop(bench);
+    let latest = "/v2/yocto/app/manifests/latest";
+    let body = full.get(latest).await.expect(200).body;
+    assert!(!full.registry.storage().is_shared().unwrap());
+    full.try_push_blob("yocto/app", b"more")
+        .await
+        .refused(507, "STORAGE_FULL");
+    let headers = [("content-type", "application/vnd.oci.image.manifest.v1+json")];
+    full.send(
+        "PUT",
+        "/v2/yocto/app/manifests/more",
+        &headers,
+        [&body[..], b" "].concat(),
+    )
+    .await
+    .refused(507, "STORAGE_FULL");
+    let options = GcOptions {
+        grace: 0,
+        history: 0,
+        ..GcOptions::default()
+    };
+    let report = full
+        .registry
+        .storage()
+        .collect_garbage(&options, &AtomicBool::new(false))
+        .unwrap();
+    assert_eq!(
+        (report.removed_blobs, report.freed_bytes),
+        (1, 7),
+        "{report:?}"
+    );
+    assert!(!full.blob_file(&garbage).exists());
+    full.delete("/v2/yocto/app/manifests/latest")
+        .await
+        .expect(202);
+
+    plan.refuse(None);
+    full.push_image("yocto/app", "latest", b"layer").await;
+    full.get(latest).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_storage_that_is_mounted_read_only_is_served_so() {
+    let (bench, plan, _) = filled().await;
+    plan.refuse(Some(Errno::ROFS));
+    let read_only = Bench::on(Arc::clone(&bench.dir), |config| {
+        config.fault_plan = Some(Arc::clone(&plan));
+    });
+    let latest = "/v2/yocto/app/manifests/latest";
+    read_only.get(latest).await.expect(200);
+    read_only.head(latest).await.expect(200);
+    for (method, path) in [
+        ("DELETE", latest),
+        ("POST", "/v2/yocto/app/blobs/uploads/"),
+        ("POST", "/v2/_vdkr/storage/gc"),
+    ] {
+        let answer = read_only.send(method, path, &[], "").await;
+        answer.refused(405, "UNSUPPORTED");
+    }
+}
+
+#[tokio::test]
+async fn too_many_open_files_pass_and_are_no_failure() {
+    let plan = Arc::new(FaultPlan::new());
+    let bench = Bench::planned(&plan);
+    let digest = bench.push_blob("yocto/app", b"content").await;
+    let blob = format!("/v2/yocto/app/blobs/{digest}");
+    for errno in [Errno::MFILE, Errno::NFILE] {
+        plan.spoil(plan.count(), vdkr_registry::fs::Fault::Error(errno));
+        let answer = bench.get(&blob).await.refused(503, "UNAVAILABLE");
+        assert_eq!(answer.header("retry-after"), "5");
+        bench.get(&blob).await.expect(200);
+    }
 }

@@ -2,10 +2,13 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Bench, descriptor, digest_of, image, index};
 use serde_json::json;
 use vdkr_core::digest::Digest;
 use vdkr_core::manifest::media_type;
+use vdkr_registry::fs::FaultPlan;
 
 fn by_digest(digest: &Digest) -> String {
     format!("/v2/yocto/app/manifests/{digest}")
@@ -126,4 +129,45 @@ async fn a_subject_need_not_exist() {
         listed["manifests"][0]["artifactType"],
         media_type::OCI_CONFIG
     );
+}
+
+#[tokio::test]
+async fn manifests_that_refer_to_nothing_are_read_once() {
+    let plan = Arc::new(FaultPlan::new());
+    let bench = Bench::with(|config| {
+        config.fault_plan = Some(Arc::clone(&plan));
+        // Little room for what is said and for manifests: neither is what is remembered here.
+        config.memory.referrer_bytes = 8 << 10;
+        config.memory.manifest_bytes = 8 << 10;
+    });
+    let subject = bench.push_image("yocto/app", "latest", b"layer").await;
+    for n in 0..200 {
+        let mut manifest = index(&[]);
+        manifest["annotations"] = json!({ "n": n.to_string() });
+        let target = digest_of(&manifest);
+        bench
+            .put_manifest("yocto/app", target.as_str(), &manifest)
+            .await
+            .expect(201);
+    }
+    let path = format!("/v2/yocto/app/referrers/{subject}");
+    bench.get(&path).await.expect(200);
+    let before = plan.count();
+    bench.get(&path).await.expect(200);
+    let operations = plan.ops()[before..].to_vec();
+    // The directories of both algorithms.
+    assert!(operations.len() <= 2, "{operations:?}");
+
+    // One more that does refer is found all the same.
+    let mut referrer = index(&[]);
+    referrer["subject"] = descriptor(
+        media_type::OCI_MANIFEST,
+        image(&[b"layer"]).to_string().as_bytes(),
+    );
+    bench
+        .put_manifest("yocto/app", "signature", &referrer)
+        .await
+        .expect(201);
+    let listed = bench.get(&path).await.expect(200).json();
+    assert_eq!(listed["manifests"].as_array().unwrap().len(), 1);
 }

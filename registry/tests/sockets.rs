@@ -210,6 +210,81 @@ async fn slow_heads_and_silent_bodies_are_given_up() {
     server.stop().await;
 }
 
+/// Begins to push a manifest of 4 MiB, and sends so many bytes of it.
+async fn slow_manifest(server: &Server, sent: usize) -> TcpStream {
+    let mut stream = server.connect().await;
+    let head = "PUT /v2/a/manifests/slow HTTP/1.1\r\nhost: x\r\n\
+         content-type: application/vnd.oci.image.index.v1+json\r\ncontent-length: 4194304\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b' '; sent]).await.unwrap();
+    stream
+}
+
+async fn push_small_index(server: &Server) -> String {
+    let body = r#"{"schemaVersion":2,"manifests":[]}"#;
+    let head = "PUT /v2/a/manifests/small HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         content-type: application/vnd.oci.image.index.v1+json\r\n";
+    let put = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    server.exchange(put.as_bytes()).await
+}
+
+#[tokio::test]
+async fn slow_manifests_keep_nobody_from_pushing() {
+    let server = Server::start(|_| {}).await;
+    let mut slow = Vec::new();
+    for sent in 0..40 {
+        slow.push(slow_manifest(&server, sent * 10_000).await);
+    }
+    let answer = push_small_index(&server).await;
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    drop(slow);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn long_manifests_wait_a_bounded_time_for_room_and_short_ones_not_at_all() {
+    let server = Server::start(|limits| {
+        limits.manifest_budget = 256 << 10;
+        limits.manifest_wait = Duration::from_millis(500);
+    })
+    .await;
+    let mut slow = slow_manifest(&server, 300_000).await;
+    // It may have all the room, or not have come so far yet; together they find none.
+    let mut other = slow_manifest(&server, 300_000).await;
+    let refused = tokio::select! {
+        (head, _) = read_answer(&mut slow) => head,
+        (head, _) = read_answer(&mut other) => head,
+    };
+    assert!(refused.starts_with("http/1.1 503"), "{refused}");
+    assert!(refused.contains("\r\nretry-after: "), "{refused}");
+    let answer = push_small_index(&server).await;
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    drop((slow, other));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_manifest_that_drips_is_given_up() {
+    let server = Server::start(|limits| limits.manifest_deadline = Duration::from_secs(1)).await;
+    let mut slow = slow_manifest(&server, 1).await;
+    let (mut reading, mut writing) = slow.split();
+    let drip = async {
+        // Never silent for as long as the limit on silence.
+        while writing.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut answer = [0; 12];
+    tokio::select! {
+        () = drip => {}
+        read = reading.read_exact(&mut answer) => drop(read.unwrap()),
+    }
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    drop(slow);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn clients_that_take_nothing_are_given_up() {
     let server = Server::start(|limits| {

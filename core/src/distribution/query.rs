@@ -62,7 +62,7 @@ pub enum QueryError {
     /// `n` is no number.
     #[error("query parameter \"n\" is not a number from 0 on")]
     Count,
-    /// `mount` or `digest` is no digest.
+    /// `digest` is no digest.
     #[error("query parameter {name:?}: {error}")]
     Digest {
         /// The parameter.
@@ -73,9 +73,6 @@ pub enum QueryError {
     /// `digest-algorithm` is not one of those supported.
     #[error("query parameter \"digest-algorithm\" is neither sha256 nor sha512")]
     Algorithm,
-    /// `from` is no repository name.
-    #[error("query parameter \"from\": {0}")]
-    From(ReferenceError),
     /// A `tag` is no tag.
     #[error("query parameter \"tag\": {0}")]
     Tag(ReferenceError),
@@ -91,7 +88,6 @@ impl QueryError {
             | Self::Repeated {
                 name: "digest" | "mount",
             } => ErrorCode::DigestInvalid,
-            Self::From(_) => ErrorCode::NameInvalid,
             Self::Tag(_) | Self::TooManyTags => ErrorCode::ManifestInvalid,
             Self::TooLong | Self::Malformed { .. } | Self::Repeated { .. } => {
                 ErrorCode::Other("QUERY_INVALID".into())
@@ -104,21 +100,35 @@ impl Query {
     /// Reads a query, as it stands in the request behind the `?`.
     ///
     /// A `+` stands for itself: no value of this API has a space, and clients forget to encode
-    /// the one in `application/vnd.example+json`. Empty values count as absent.
+    /// the one in `application/vnd.example+json`. Empty values count as absent, and so do `mount` and
+    /// `from` where one of them names nothing that could be mounted: the client uploads instead.
     pub fn parse(query: &str) -> Result<Self, QueryError> {
         if query.len() > MAX_QUERY {
             return Err(QueryError::TooLong);
         }
         let mut parsed = Self::default();
+        let mut mountable = true;
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let Some(name) = percent::decode(name).and_then(|name| known(&name)) else {
                 continue;
             };
-            let value = percent::decode(value).ok_or(QueryError::Malformed { name })?;
-            if !value.is_empty() {
+            let value = percent::decode(value);
+            let names_something = match (name, value.as_deref()) {
+                (_, Some("")) => continue,
+                ("mount", value) => value.is_some_and(|value| Digest::parse(value).is_ok()),
+                ("from", value) => value.is_some_and(|value| check_repository(value).is_ok()),
+                _ => true,
+            };
+            if names_something {
+                let value = value.ok_or(QueryError::Malformed { name })?;
                 parsed.take(name, &value)?;
+            } else {
+                mountable = false;
             }
+        }
+        if !mountable {
+            (parsed.mount, parsed.from) = (None, None);
         }
         Ok(parsed)
     }
@@ -139,10 +149,7 @@ impl Query {
                 let algorithm = Algorithm::from_name(value).ok_or(QueryError::Algorithm)?;
                 once(&mut self.digest_algorithm, name, algorithm)
             }
-            "from" => {
-                check_repository(value).map_err(QueryError::From)?;
-                once(&mut self.from, name, value.into())
-            }
+            "from" => once(&mut self.from, name, value.into()),
             "n" => once(&mut self.n, name, count(value)?),
             "last" => once(&mut self.last, name, short(MAX_LAST)?),
             "artifactType" => once(&mut self.artifact_type, name, short(MAX_MEDIA_TYPE)?),
@@ -190,7 +197,7 @@ fn count(value: &str) -> Result<usize, QueryError> {
 
 #[cfg(test)]
 mod tests {
-    use alloc::{format, vec};
+    use alloc::{borrow::ToOwned as _, format, vec};
 
     use proptest::prelude::*;
 
@@ -244,14 +251,11 @@ mod tests {
         let many = "tag=a&".repeat(MAX_TAG_PARAMETERS + 1);
         for (query, code) in [
             ("digest=sha256:x", ErrorCode::DigestInvalid),
-            ("mount=../x", ErrorCode::DigestInvalid),
             ("digest-algorithm=md5", ErrorCode::DigestInvalid),
             (
                 &format!("digest={digest}&digest={digest}"),
                 ErrorCode::DigestInvalid,
             ),
-            ("from=../x", ErrorCode::NameInvalid),
-            ("from=A", ErrorCode::NameInvalid),
             ("tag=.x", ErrorCode::ManifestInvalid),
             (&many, ErrorCode::ManifestInvalid),
             ("n=1&n=2", ErrorCode::PaginationNumberInvalid),
@@ -268,6 +272,36 @@ mod tests {
             Query::parse(&fitting).unwrap().tags.len(),
             MAX_TAG_PARAMETERS
         );
+    }
+
+    #[test]
+    fn what_cannot_be_mounted_is_uploaded() {
+        let digest = Digest::sha256(b"x");
+        for bad in [
+            "mount=../x",
+            "mount=sha384:00",
+            "mount=%zz",
+            "from=A",
+            "from=../x",
+            "from=%zz",
+        ] {
+            for query in [
+                bad.to_owned(),
+                format!("{bad}&mount={digest}"),
+                format!("mount={digest}&{bad}"),
+            ] {
+                let parsed = Query::parse(&query).unwrap();
+                assert_eq!(parsed, Query::default(), "{query}");
+            }
+        }
+        let twice = format!("mount={digest}&mount={digest}");
+        assert_eq!(
+            Query::parse(&twice).unwrap_err().code(),
+            ErrorCode::DigestInvalid
+        );
+        // The source alone says nothing, and no source means any.
+        let from = Query::parse(&format!("from=a/b&mount={digest}&from=")).unwrap();
+        assert_eq!((from.mount, from.from), (Some(digest), Some("a/b".into())));
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use serde::{
     de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::null_is_default;
+use super::{annotations, null_is_default};
 use crate::base64;
 use crate::digest::Digest;
 use crate::platform::Platform;
@@ -39,7 +39,7 @@ pub struct Descriptor {
     /// Annotations.
     #[serde(
         default,
-        deserialize_with = "null_is_default",
+        deserialize_with = "annotations",
         skip_serializing_if = "BTreeMap::is_empty"
     )]
     pub annotations: BTreeMap<String, String>,

@@ -58,6 +58,13 @@ pub fn is_schema1(media_type: &str) -> bool {
     DOCKER_SCHEMA1.contains(&media_type)
 }
 
+/// Whether content of this type is JSON, and nothing that a browser would show as a page.
+pub fn is_json(media_type: &str) -> bool {
+    media_type
+        .strip_prefix("application/")
+        .is_some_and(|name| name == "json" || name.ends_with("+json"))
+}
+
 /// How a layer is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {

@@ -11,8 +11,10 @@ pub mod media_type;
 mod merge;
 mod parse;
 
-use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
+use core::fmt;
 
+use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use config::{ContainerConfig, History, ImageConfig, RootFs};
@@ -28,6 +30,8 @@ pub const MAX_MANIFEST: usize = 4 * 1024 * 1024;
 pub const MAX_CONFIG: usize = 8 * 1024 * 1024;
 /// Most layers of a manifest, and most entries of an index.
 pub const MAX_DESCRIPTORS: usize = 16 * 1024;
+/// Most annotations of one manifest, or of one entry.
+pub const MAX_ANNOTATIONS: usize = 4096;
 /// Longest text that an error repeats, in bytes.
 const MAX_QUOTED: usize = 200;
 
@@ -315,4 +319,35 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Reads annotations, at most [`MAX_ANNOTATIONS`] of them; `null` stands for none.
+fn annotations<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Notes;
+    impl<'de> Visitor<'de> for Notes {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("annotations")
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut read = BTreeMap::new();
+            while let Some((key, value)) = map.next_entry()? {
+                if read.len() == MAX_ANNOTATIONS {
+                    let problem = format!("it has more than {MAX_ANNOTATIONS} annotations");
+                    return Err(de::Error::custom(problem));
+                }
+                read.insert(key, value);
+            }
+            Ok(read)
+        }
+    }
+    deserializer.deserialize_any(Notes)
 }

@@ -3,12 +3,12 @@ use core::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, Visitor},
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
 use super::{
     Descriptor, ImageIndex, ImageManifest, MAX_DESCRIPTORS, MAX_MANIFEST, ManifestError,
-    ManifestKind, ParsedManifest, media_type, null_is_default, quoted,
+    ManifestKind, ParsedManifest, annotations, media_type, quoted,
 };
 
 /// What errors call a manifest.
@@ -81,12 +81,12 @@ struct Body {
     #[serde(default)]
     config: Option<Descriptor>,
     #[serde(default)]
-    layers: Option<Vec<Descriptor>>,
+    layers: Option<Entries>,
     #[serde(default)]
-    manifests: Option<Vec<Descriptor>>,
+    manifests: Option<Entries>,
     #[serde(default)]
     subject: Option<Descriptor>,
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "annotations")]
     annotations: BTreeMap<String, String>,
     #[serde(default)]
     fs_layers: Option<IgnoredAny>,
@@ -144,7 +144,7 @@ impl Body {
             .layers
             .as_ref()
             .or(self.manifests.as_ref())
-            .map_or(0, Vec::len);
+            .map_or(0, |entries| entries.count);
         if entries > MAX_DESCRIPTORS {
             return Err(ManifestError::TooManyEntries { count: entries });
         }
@@ -159,7 +159,7 @@ impl Body {
             if self.layers.is_some() || self.config.is_some() {
                 return Err(missing("manifests"));
             }
-            let manifests = self.manifests.unwrap_or_default();
+            let manifests = self.manifests.unwrap_or_default().kept;
             Ok(ManifestKind::Index(ImageIndex {
                 artifact_type,
                 manifests,
@@ -168,7 +168,7 @@ impl Body {
             }))
         } else {
             let config = self.config.ok_or_else(|| missing("config"))?;
-            let layers = self.layers.unwrap_or_default();
+            let layers = self.layers.unwrap_or_default().kept;
             Ok(ManifestKind::Image(ImageManifest {
                 artifact_type,
                 config,
@@ -177,6 +177,41 @@ impl Body {
                 annotations,
             }))
         }
+    }
+}
+
+/// The entries of a list: all are counted, and no more are kept than are allowed.
+#[derive(Default)]
+struct Entries {
+    kept: Vec<Descriptor>,
+    count: usize,
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of descriptors")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Entries, A::Error> {
+                let mut entries = Entries::default();
+                while entries.count < MAX_DESCRIPTORS
+                    && let Some(entry) = list.next_element()?
+                {
+                    entries.kept.push(entry);
+                    entries.count += 1;
+                }
+                while let Some(IgnoredAny) = list.next_element()? {
+                    entries.count += 1;
+                }
+                Ok(entries)
+            }
+        }
+        deserializer.deserialize_seq(List)
     }
 }
 
@@ -239,6 +274,7 @@ mod tests {
 
     use super::*;
     use crate::digest::Digest;
+    use crate::manifest::MAX_ANNOTATIONS;
     use media_type::{
         DOCKER_LIST, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST,
     };
@@ -491,6 +527,18 @@ mod tests {
             read(&many, None),
             Err(ManifestError::TooManyEntries { count })
         );
+        let mut notes = serde_json::Map::new();
+        notes.extend((0..MAX_ANNOTATIONS).map(|n| (n.to_string(), json!(""))));
+        let mut of_entry = image();
+        of_entry["layers"][1]["annotations"] = Value::Object(notes.clone());
+        let of_manifest = with(image(), "annotations", Value::Object(notes.clone()));
+        assert!(read(&of_entry, None).is_ok() && read(&of_manifest, None).is_ok());
+        notes.insert("one more".to_owned(), json!(""));
+        of_entry["layers"][1]["annotations"] = Value::Object(notes.clone());
+        for many in [of_entry, with(image(), "annotations", Value::Object(notes))] {
+            let refused = read(&many, None).unwrap_err().to_string();
+            assert!(refused.contains("more than 4096 annotations"), "{refused}");
+        }
         let long = with(image(), "schemaVersion", json!("x".repeat(100_000)));
         assert!(read(&long, None).unwrap_err().to_string().len() < 400);
     }

@@ -1,6 +1,6 @@
 //! Asking before something is removed.
 
-use std::io::{Write as _, stderr, stdin};
+use std::io::stdin;
 
 use anyhow::{Result, bail};
 
@@ -11,7 +11,6 @@ pub fn confirm(question: &str, yes: bool) -> Result<bool> {
         return Ok(true);
     }
     eprint!("{question} [y/N] ");
-    stderr().flush()?;
     let mut answer = String::new();
     // A descriptor that was closed by the caller reads as an error, which is no answer either.
     if !matches!(stdin().read_line(&mut answer), Ok(length) if length > 0) {

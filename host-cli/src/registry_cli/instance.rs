@@ -4,7 +4,7 @@
 //! lives, so a leftover file of a dead server, or a reused pid, is never mistaken for a live one.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +40,13 @@ pub enum InstanceError {
     },
 }
 
+impl InstanceError {
+    /// Whether the storage is on a file system that is mounted read-only.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == ErrorKind::ReadOnlyFilesystem)
+    }
+}
+
 /// The lock of a running server; dropping it, or dying, releases it.
 #[derive(Debug)]
 pub struct Lock {
@@ -51,7 +58,7 @@ pub struct Lock {
 impl Lock {
     /// Tells those who ask how the server is spoken to: one word.
     pub fn announce(&mut self, mode: &str) -> Result<(), InstanceError> {
-        writeln!(self.file, "{mode}").map_err(|source| InstanceError::Io {
+        unless_full(writeln!(self.file, "{mode}")).map_err(|source| InstanceError::Io {
             path: self.path.clone(),
             source,
         })
@@ -69,8 +76,9 @@ pub struct Live {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Removed while still locked, so nobody can take this very file for a live server's.
-        let _ = std::fs::remove_file(&self.path);
+        // Emptied while still locked, so nobody can take what it says for a live server's. The file
+        // itself stays: on a full disk there might be no room for another one.
+        let _ = self.file.set_len(0);
     }
 }
 
@@ -103,7 +111,7 @@ impl Instance {
     fn open(&self, create: bool) -> std::io::Result<File> {
         OpenOptions::new()
             .read(true)
-            .write(true)
+            .write(create)
             .create(create)
             .mode(0o644)
             .custom_flags(nix::libc::O_NOFOLLOW)
@@ -130,7 +138,8 @@ impl Instance {
                     continue;
                 }
                 Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-                    let pid = read_live(&mut file).map_or(0, |live| live.pid.as_raw());
+                    let live = read_live(&mut file).or_else(|| holder(&file));
+                    let pid = live.map_or(0, |live| live.pid.as_raw());
                     return Err(InstanceError::Running {
                         port: self.port,
                         pid,
@@ -143,7 +152,7 @@ impl Instance {
             if nix::sys::stat::stat(&path).is_ok_and(|named| named.st_ino == ours.st_ino) {
                 file.set_len(0).map_err(io)?;
                 file.rewind().map_err(io)?;
-                writeln!(file, "{}", std::process::id()).map_err(io)?;
+                unless_full(writeln!(file, "{}", std::process::id())).map_err(io)?;
                 return Ok(Lock { path, file });
             }
         }
@@ -166,7 +175,7 @@ impl Instance {
                 });
             }
         };
-        let live = read_live(&mut file);
+        let live = read_live(&mut file).or_else(|| holder(&file));
         match Flock::lock(file, FlockArg::LockSharedNonblock) {
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(live),
             Err((_, errno)) => Err(InstanceError::Io {
@@ -180,6 +189,7 @@ impl Instance {
 
 fn read_live(file: &mut File) -> Option<Live> {
     let mut text = String::new();
+    file.rewind().ok()?;
     file.take(64).read_to_string(&mut text).ok()?;
     let mut lines = text.lines();
     let pid = lines.next()?.trim().parse().ok().filter(|pid| *pid > 1)?;
@@ -189,9 +199,93 @@ fn read_live(file: &mut File) -> Option<Live> {
     })
 }
 
+/// On a full disk the lock alone has to do: what frees room there, and the server that is asked to,
+/// must start.
+fn unless_full(written: std::io::Result<()>) -> std::io::Result<()> {
+    match written {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+            ) =>
+        {
+            Ok(())
+        }
+        written => written,
+    }
+}
+
+/// Who holds the lock of a file that does not say it, as the kernel tells.
+fn holder(file: &File) -> Option<Live> {
+    use std::os::unix::fs::MetadataExt as _;
+    let held = file.metadata().ok()?;
+    let id = format!(
+        "{:02x}:{:02x}:{}",
+        nix::sys::stat::major(held.dev()),
+        nix::sys::stat::minor(held.dev()),
+        held.ino()
+    );
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let pid = locks.lines().find_map(|line| flock_of(line, &id))?;
+    Some(Live {
+        pid: Pid::from_raw(pid),
+        mode: None,
+    })
+}
+
+/// The process of a line such as `1: FLOCK  ADVISORY  WRITE 7184 00:1e:1234 0 EOF`, if it is about this
+/// file.
+fn flock_of(line: &str, id: &str) -> Option<i32> {
+    let words: Vec<_> = line.split_ascii_whitespace().collect();
+    match words[..] {
+        [_, "FLOCK", _, "WRITE", pid, of, ..] if of == id => {
+            pid.parse().ok().filter(|pid| *pid > 1)
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_without_a_word_tells_its_holder() {
+        // As on a full disk.
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(dir.path(), 5000);
+        let lock = instance.lock().unwrap();
+        lock.file.set_len(0).unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(instance.running().unwrap(), Some(Pid::from_raw(own)));
+        assert!(matches!(instance.lock(), Err(InstanceError::Running { pid, .. }) if pid == own));
+        drop(lock);
+        assert_eq!(instance.running().unwrap(), None);
+    }
+
+    #[test]
+    fn lines_of_locks() {
+        let line = "1: FLOCK  ADVISORY  WRITE 7184 00:1e:1234 0 EOF";
+        assert_eq!(flock_of(line, "00:1e:1234"), Some(7184));
+        for other in [
+            "1: FLOCK  ADVISORY  READ 7184 00:1e:1234 0 EOF",
+            "1: POSIX  ADVISORY  WRITE 7184 00:1e:1234 0 EOF",
+            "1: -> FLOCK  ADVISORY  WRITE 7184 00:1e:1234 0 EOF",
+            "1: FLOCK  ADVISORY  WRITE -1 00:1e:1234 0 EOF",
+            "1: FLOCK  ADVISORY  WRITE 7184 00:1e:12345 0 EOF",
+            "",
+        ] {
+            assert_eq!(flock_of(other, "00:1e:1234"), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_takes_no_words() {
+        use std::io::Error;
+        assert!(unless_full(Err(Error::from_raw_os_error(nix::libc::ENOSPC))).is_ok());
+        assert!(unless_full(Err(Error::from_raw_os_error(nix::libc::EDQUOT))).is_ok());
+        assert!(unless_full(Err(Error::from_raw_os_error(nix::libc::EIO))).is_err());
+    }
 
     #[test]
     fn lock_tells_live_from_stale() {
@@ -212,6 +306,7 @@ mod tests {
         assert_eq!(Instance::new(dir.path(), 5001).running().unwrap(), None);
         drop(lock);
         assert_eq!(instance.running().unwrap(), None);
+        assert_eq!(std::fs::read(instance.pid_file()).unwrap(), b"");
         // A file without a lock, as a killed server leaves it.
         std::fs::write(instance.pid_file(), "1234\n").unwrap();
         assert_eq!(instance.running().unwrap(), None);

@@ -42,6 +42,8 @@ pub fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_max_level(log_level())
+        // A log that cannot be written is no reason to stop.
+        .log_internal_errors(false)
         .with_target(false)
         .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread()

@@ -2,7 +2,8 @@
 //!
 //! A bcrypt check takes tens of milliseconds of a processor by design. So few run at a time, and a
 //! password that was right is remembered for some minutes, as a hash under a key that only this
-//! process knows. Wrong ones are never remembered, and unknown users cost what known ones cost.
+//! process knows. Wrong ones are never remembered, and unknown users cost what known ones cost. Who is
+//! checked next is told by [`super::queue`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,12 +14,13 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use ring::hmac;
 use ring::rand::SystemRandom;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use vdkr_core::credentials::htpasswd::{HtpasswdError, MAX_PASSWORD, parse_htpasswd};
 use vdkr_core::credentials::{Credential, MAX_FILE, Secret};
 use vdkr_core::distribution::ErrorCode;
 
+use super::queue::{Peer, Queue};
+use crate::budget::busy;
 use crate::error::Refusal;
 use crate::fs::{Changes, Watched};
 
@@ -26,8 +28,6 @@ use crate::fs::{Changes, Watched};
 const REMEMBERED: Duration = Duration::from_mins(5);
 /// Most that are remembered.
 const MOST_REMEMBERED: usize = 1024;
-/// Most bcrypt checks at a time.
-const CHECKS: usize = 2;
 /// The work of the hashes made here, as a logarithm; also of unknown users in an empty file.
 const COST: u32 = 10;
 /// What a client is told it logs in to.
@@ -88,7 +88,7 @@ pub(crate) struct Users {
     list: RwLock<Arc<List>>,
     key: hmac::Key,
     right: Mutex<HashMap<Ticket, Instant>>,
-    checks: Arc<Semaphore>,
+    queue: Queue,
 }
 
 /// Stands for a user, a password and the hash that it was right for.
@@ -122,7 +122,7 @@ impl Users {
             list: RwLock::new(Arc::new(list)),
             key,
             right: Mutex::default(),
-            checks: Arc::new(Semaphore::new(CHECKS)),
+            queue: Queue::new(),
         })
     }
 
@@ -148,7 +148,7 @@ impl Users {
     }
 
     /// Whether the request shows a user's password.
-    pub(crate) async fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(crate) async fn admit(&self, headers: &HeaderMap, peer: Peer) -> Result<(), Refusal> {
         let refused = |message| {
             Refusal::new(ErrorCode::Unauthorized, message)
                 .with_header(WWW_AUTHENTICATE, CHALLENGE.clone())
@@ -169,14 +169,14 @@ impl Users {
                 "the Authorization header is not usable: a user name and a password are needed",
             ));
         };
-        if self.knows(&username, password).await {
+        if self.knows(peer, &username, password).await? {
             Ok(())
         } else {
             Err(refused("the user name or the password is wrong"))
         }
     }
 
-    async fn knows(&self, user: &str, password: Secret) -> bool {
+    async fn knows(&self, peer: Peer, user: &str, password: Secret) -> Result<bool, Refusal> {
         let list = Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner));
         let (hash, known) = match list.hashes.get(user) {
             Some(hash) => (hash.clone(), true),
@@ -184,14 +184,14 @@ impl Users {
         };
         let ticket = self.ticket(user, &password, &hash);
         if self.remembers(&ticket) {
-            return true;
+            return Ok(true);
         }
-        let Ok(turn) = Arc::clone(&self.checks).acquire_owned().await else {
-            return false;
+        let Some(turn) = self.queue.turn(peer).await else {
+            return Err(busy("too many passwords wait to be checked"));
         };
         // The parallel connections of one client come together: the first one's check will do.
         if self.remembers(&ticket) {
-            return true;
+            return Ok(true);
         }
         // The turn ends with the check, even when the client does not wait for it.
         let check = tokio::task::spawn_blocking(move || {
@@ -202,7 +202,7 @@ impl Users {
         if right {
             self.remember(ticket);
         }
-        right
+        Ok(right)
     }
 
     fn ticket(&self, user: &str, password: &Secret, hash: &str) -> Ticket {
@@ -283,7 +283,9 @@ mod tests {
     }
 
     async fn knows(users: &Users, user: &str, password: &str) -> bool {
-        users.knows(user, Secret::new(password)).await
+        let password = Secret::new(password);
+        let known = users.knows(Peer::default(), user, password).await;
+        known.unwrap()
     }
 
     #[test]
@@ -313,8 +315,8 @@ mod tests {
         assert!(knows(&users, "yocto", "secret").await);
         assert_eq!(users.remembered().len(), 1);
         // With no check allowed, only what is remembered gets in.
-        let all = Arc::clone(&users.checks)
-            .acquire_many_owned(CHECKS as u32)
+        let all = Arc::clone(&users.queue.turns)
+            .acquire_many_owned(crate::access::queue::CHECKS as u32)
             .await;
         assert!(knows(&users, "yocto", "secret").await);
         drop(all);
@@ -370,7 +372,7 @@ mod tests {
             for value in values {
                 headers.append(AUTHORIZATION, value.parse().unwrap());
             }
-            users.admit(&headers).await
+            users.admit(&headers, Peer::default()).await
         };
         let right = Credential::from_pair("yocto:secret").unwrap();
         let right = right.authorization().unwrap();

@@ -3,15 +3,21 @@
 //! With a list of users, whoever is on it may do all that the server's configuration lets happen; the
 //! others may do nothing.
 
+use http::header::{HOST, HeaderName, ORIGIN};
 use http::request::Parts;
 use http::{Method, StatusCode};
-use vdkr_core::distribution::{ErrorCode, Query, Route};
+use vdkr_core::distribution::{ErrorCode, Page, Query, Route, check_page};
 
 use crate::config::ServerConfig;
 use crate::error::Refusal;
 use crate::registry::Registry;
 
 pub(crate) mod htpasswd;
+mod queue;
+
+pub(crate) use queue::Peer;
+
+static FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What somebody wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +86,41 @@ pub(crate) async fn admitted(
     permissions: &[Permission<'_>],
 ) -> Result<(), Refusal> {
     match registry.users() {
-        Some(users) if !permissions.is_empty() => users.admit(&head.headers).await,
+        Some(users) if !permissions.is_empty() => {
+            let peer = head.extensions.get().copied().unwrap_or_default();
+            users.admit(&head.headers, peer).await
+        }
         _ => Ok(()),
     }
+}
+
+/// Refuses what a web page of somebody else makes its reader's browser ask for.
+pub(crate) fn no_foreign_page(config: &ServerConfig, head: &Parts) -> Result<(), Refusal> {
+    if matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return Ok(());
+    }
+    // Of what stands twice, or is no text, nothing good is to be thought.
+    let value = |name: &HeaderName| {
+        let mut values = head.headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (None, _) => None,
+            (Some(value), None) => Some(value.to_str().unwrap_or("?")),
+            (Some(_), Some(_)) => Some("?"),
+        }
+    };
+    let page = Page {
+        site: value(&FETCH_SITE),
+        origin: value(&ORIGIN),
+        host: match head.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => value(&HOST),
+        },
+    };
+    let open = config.tls.is_none() && config.htpasswd.is_none();
+    check_page(page, open.then_some(&config.names)).map_err(|error| {
+        tracing::warn!(%error, origin = ?page.origin, "refused a request of a web page");
+        Refusal::new(ErrorCode::Denied, error.to_string())
+    })
 }
 
 /// Whether the configuration of the server lets this happen at all.

@@ -11,9 +11,9 @@ use vdkr_core::manifest::{self, MAX_MANIFEST, ManifestError, ParsedManifest, med
 
 use super::{CONTENT_DIGEST, created, empty, entity_tags, etag, has_already, not_modified, value};
 use crate::body::Body;
+use crate::budget::Room;
 use crate::error::Refusal;
 use crate::receive::Incoming;
-use crate::registry::BUDGET_UNIT;
 use crate::router::Ask;
 use crate::storage::{Condition, Manifest, NewManifest, Storage, Wanted, type_of};
 
@@ -71,7 +71,7 @@ pub(crate) async fn put(
         Some(Ok(declared)) => Some(declared.to_owned()),
         Some(Err(_)) => return Err(invalid("Content-Type is no media type")),
     };
-    let raw = receive(ask, body).await?;
+    let (raw, room) = receive(ask, body).await?;
     let algorithm = match &target {
         Target::Tag(_) => Algorithm::Sha256,
         Target::Digest(digest) => digest.algorithm(),
@@ -86,6 +86,8 @@ pub(crate) async fn put(
     let stored = ask
         .registry
         .blocking(move |storage| {
+            // Held to the end of the work, also when nobody waits for it.
+            let _room = room;
             let (digest, checked) = match check(&raw, algorithm, &target, declared.as_deref()) {
                 Ok(checked) => checked,
                 Err(refusal) => return Ok(Err(refusal)),
@@ -164,16 +166,13 @@ fn find(
     }
 }
 
-/// Receives a manifest, while not too much is being received in other requests.
-async fn receive(ask: &Ask<'_>, body: &mut Incoming) -> Result<Bytes, Refusal> {
-    let expected = body.length().map_or(MAX_MANIFEST, |length| {
-        usize::try_from(length)
-            .unwrap_or(usize::MAX)
-            .min(MAX_MANIFEST)
-    });
-    let units = u32::try_from(expected.div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
-    let _room = ask.registry.manifest_budget().acquire_many(units).await;
-    body.whole(MAX_MANIFEST).await
+/// Receives a manifest within its time, and gets the room to read it.
+async fn receive(ask: &Ask<'_>, body: &mut Incoming) -> Result<(Bytes, Room), Refusal> {
+    let budget = ask.registry.budget();
+    let deadline = ask.registry.config().limits.manifest_deadline;
+    let (raw, mut room) = body.whole(MAX_MANIFEST, deadline, budget).await?;
+    budget.read(&mut room, raw.len()).await?;
+    Ok((raw, room))
 }
 
 /// What a pushed manifest says.
@@ -199,7 +198,8 @@ fn check(
     }
     let checked = match manifest::parse(raw, declared) {
         Ok(parsed) => Checked::of(&parsed),
-        // Another kind of manifest is kept as it is, if its type can be told again from its body.
+        // Another kind of manifest is kept as it is, if its type can be told again from its body and is
+        // no type that a browser would make a page of.
         Err(ManifestError::UnsupportedMediaType(_)) if keeps_its_type(raw, declared) => {
             Checked::default()
         }
@@ -247,7 +247,8 @@ fn keeps_its_type(raw: &[u8], declared: Option<&str>) -> bool {
     }
     let typed: Result<Typed, _> = serde_json::from_slice(raw);
     typed.is_ok_and(|typed| {
-        declared.is_none_or(|d| media_type::essence(d) == media_type::essence(&typed.media_type))
+        let told = media_type::essence(&typed.media_type);
+        media_type::is_json(&told) && declared.is_none_or(|d| media_type::essence(d) == told)
     })
 }
 

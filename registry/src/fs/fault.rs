@@ -75,6 +75,15 @@ impl Op {
     }
 }
 
+impl Op {
+    fn takes_room(&self) -> bool {
+        matches!(
+            self,
+            Self::Mkdir { .. } | Self::Create { .. } | Self::Write { .. }
+        )
+    }
+}
+
 /// What happens to one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -95,6 +104,7 @@ pub struct FaultPlan(Mutex<State>);
 struct State {
     ops: Vec<Op>,
     faults: Vec<(usize, Fault)>,
+    refused: Option<Errno>,
     crashed: bool,
     openings: u64,
 }
@@ -108,6 +118,12 @@ impl FaultPlan {
     /// Spoils the operation with this number.
     pub fn spoil(&self, number: usize, fault: Fault) {
         self.state().faults.push((number, fault));
+    }
+
+    /// From now on, with `NOSPC`, everything fails that takes room on the disk; with any other error,
+    /// everything that changes it. `None` ends it.
+    pub fn refuse(&self, errno: Option<Errno>) {
+        self.state().refused = errno;
     }
 
     /// Operations so far.
@@ -161,6 +177,14 @@ impl FaultPlan {
         let mut state = self.state();
         if state.crashed {
             return Err(Errno::OWNERDEAD);
+        }
+        if let Some(errno) = state.refused
+            && match errno {
+                Errno::NOSPC => op.takes_room(),
+                _ => op.mutates() || matches!(op, Op::Touch { .. }),
+            }
+        {
+            return Err(errno);
         }
         let number = state.ops.len();
         let fault = state

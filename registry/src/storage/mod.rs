@@ -28,7 +28,7 @@
 //! because another process may serve or clean the same tree.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use vdkr_core::digest::Digest;
@@ -113,6 +113,8 @@ pub struct Memory {
     pub links: usize,
     /// Bytes of what manifests say of themselves to those who ask for referrers.
     pub referrer_bytes: usize,
+    /// Bytes of which manifests have nothing to say there.
+    pub plain_bytes: usize,
     /// Bytes of what lists of images say of manifests.
     pub summary_bytes: usize,
 }
@@ -123,9 +125,21 @@ impl Default for Memory {
             manifest_bytes: 8 << 20,
             links: 16_384,
             referrer_bytes: 4 << 20,
+            plain_bytes: 8 << 20,
             summary_bytes: 8 << 20,
         }
     }
+}
+
+/// What can be done with a storage.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// Everything.
+    Writable,
+    /// Nothing can be added as long as the disk is full.
+    Full(FsError),
+    /// Nothing can be changed: the file system is mounted so.
+    ReadOnly(FsError),
 }
 
 /// The content and names under one storage root.
@@ -134,11 +148,14 @@ pub struct Storage {
     fs: Fs,
     durable: Durable,
     locks: locks::Locks,
-    temporary: recovery::TemporaryDir,
+    /// None yet where there was no room for it.
+    temporary: Mutex<Option<recovery::TemporaryDir>>,
     next_temporary: AtomicU64,
+    standing: Standing,
     links: Cache<String, (fs::Stamp, Digest)>,
     manifests: Cache<Digest, Arc<manifests::Cached>>,
-    subjects: Cache<Digest, referrers::Entry>,
+    subjects: Cache<Digest, Arc<referrers::Referrer>>,
+    plain: Cache<[u8; 32], ()>,
     sessions: uploads::Sessions,
     uses: uses::Uses,
     summaries: Cache<String, Arc<images::Summary>>,
@@ -147,20 +164,41 @@ pub struct Storage {
 
 impl Storage {
     /// Opens the tree, making its first directories, and clears what dead processes left behind.
+    ///
+    /// A storage on a full disk is opened, so that room can be made there, and one that is only to be
+    /// read: [`Storage::standing`] tells.
     pub fn open(fs: Fs, memory: Memory) -> Result<Self> {
-        for dir in [paths::BLOBS, paths::REPOSITORIES, paths::TEMPORARY] {
-            make_dirs(&fs, dir)?;
+        let made = make_first(&fs);
+        if !matches!(&made, Err(error) if error.is_read_only()) {
+            match recovery::clear_temporary(&fs) {
+                // There was no room for the directory itself.
+                Err(error) if error.is_not_found() && made.is_err() => {}
+                cleared => cleared?,
+            }
         }
-        let temporary = recovery::TemporaryDir::make(&fs)?;
-        recovery::clear_temporary(&fs)?;
+        // What the dead left may have been what filled the disk.
+        let made = match made {
+            Ok((_, Some(_))) => make_first(&fs),
+            Err(error) if error.is_no_space() => make_first(&fs),
+            made => made,
+        };
+        let (temporary, standing) = match made {
+            Ok((dir, None)) => (Some(dir), Standing::Writable),
+            Ok((dir, Some(error))) => (Some(dir), Standing::Full(error)),
+            Err(error) if error.is_no_space() => (None, Standing::Full(error)),
+            Err(error) if error.is_read_only() => (None, Standing::ReadOnly(error)),
+            Err(error) => return Err(error.into()),
+        };
         Ok(Self {
             durable: Durable::new(fs.clone()),
             locks: locks::Locks::new(fs.clone()),
-            temporary,
+            temporary: Mutex::new(temporary),
+            standing,
             next_temporary: AtomicU64::new(0),
             links: Cache::new(memory.links),
             manifests: Cache::new(memory.manifest_bytes),
             subjects: Cache::new(memory.referrer_bytes),
+            plain: Cache::new(memory.plain_bytes),
             sessions: uploads::Sessions::default(),
             uses: uses::Uses::new(),
             summaries: Cache::new(memory.summary_bytes),
@@ -174,11 +212,30 @@ impl Storage {
         &self.fs
     }
 
+    /// What could be done when it was opened.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
     /// A new file under a name that nobody looks at.
     fn temporary(&self) -> Result<Staged> {
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let path = format!("{}/{number}", self.temporary.path());
+        let path = {
+            let mut dir = self.temporary_dir();
+            if dir.is_none() {
+                make_dirs(&self.fs, paths::TEMPORARY)?;
+                *dir = Some(recovery::TemporaryDir::make(&self.fs)?.0);
+            }
+            dir.as_ref().map(|dir| format!("{}/{number}", dir.path()))
+        };
+        let path = path.ok_or_else(|| self.fs.interrupted())?;
         Ok(Staged::temporary(self.fs.create(&path)?))
+    }
+
+    fn temporary_dir(&self) -> MutexGuard<'_, Option<recovery::TemporaryDir>> {
+        self.temporary
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A new file with this content.
@@ -189,6 +246,14 @@ impl Storage {
         staged.file().begin_writeback(0);
         Ok(staged)
     }
+}
+
+/// Makes the first directories, and the one of this process.
+fn make_first(fs: &Fs) -> fs::Result<(recovery::TemporaryDir, Option<FsError>)> {
+    for dir in [paths::BLOBS, paths::REPOSITORIES, paths::TEMPORARY] {
+        make_dirs(fs, dir)?;
+    }
+    recovery::TemporaryDir::make(fs)
 }
 
 /// Makes a directory and those above it, promising nothing. Others may remove empty ones meanwhile.

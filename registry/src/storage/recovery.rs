@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use super::uploads::UploadId;
 use super::{Result, Storage, now, paths, random_hex};
-use crate::fs::{self, Fs, Kind};
+use crate::fs::{self, Fs, FsError, Kind};
 
 /// How deep a directory of ours can be.
 const DEEPEST: usize = 8;
@@ -18,8 +18,9 @@ pub(super) struct TemporaryDir {
 }
 
 impl TemporaryDir {
-    /// Makes the directory and proves that files in it can be written and synced.
-    pub(super) fn make(fs: &Fs) -> fs::Result<Self> {
+    /// Makes the directory and proves that files in it can be written and synced. With the error of a
+    /// full disk, on which there was room for the directory.
+    pub(super) fn make(fs: &Fs) -> fs::Result<(Self, Option<FsError>)> {
         loop {
             let path = format!("{}/{}", paths::TEMPORARY, random_hex(8));
             if !fs.mkdir(&path)? {
@@ -35,12 +36,19 @@ impl TemporaryDir {
                 path,
                 _lock: lock?,
             };
-            let probe = fs.create(&format!("{}/probe", dir.path))?;
-            probe.write_at(b"probe", 0)?;
-            probe.sync()?;
-            probe.remove()?;
-            return Ok(dir);
+            return match dir.probe() {
+                Ok(()) => Ok((dir, None)),
+                Err(error) if error.is_no_space() => Ok((dir, Some(error))),
+                Err(error) => Err(error),
+            };
         }
+    }
+
+    fn probe(&self) -> fs::Result<()> {
+        let probe = self.fs.create(&format!("{}/probe", self.path))?;
+        let kept = probe.write_at(b"probe", 0).and_then(|()| probe.sync());
+        let removed = probe.remove();
+        kept.and(removed.map(drop))
     }
 
     pub(super) fn path(&self) -> &str {
@@ -98,9 +106,13 @@ impl Storage {
     /// Whether another living process has this storage open.
     pub fn is_shared(&self) -> Result<bool> {
         let mut others = Vec::new();
+        let own = self
+            .temporary_dir()
+            .as_ref()
+            .map(|own| own.path().to_owned());
         self.fs.list(paths::TEMPORARY, |name, kind| {
             let dir = format!("{}/{name}", paths::TEMPORARY);
-            if kind == Kind::Directory && dir != self.temporary.path() {
+            if kind == Kind::Directory && Some(&dir) != own.as_ref() {
                 others.push(dir);
             }
         })?;

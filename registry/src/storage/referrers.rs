@@ -12,9 +12,10 @@ use vdkr_core::manifest::{self, Descriptor};
 use super::{Result, Storage, paths};
 use crate::fs::Kind;
 
-/// What is remembered of a manifest: whom it refers to and how it is listed there.
-pub(super) type Entry = Option<Arc<Referrer>>;
+/// What one manifest that refers to none weighs in memory.
+const PLAIN: usize = 64;
 
+/// What is remembered of a manifest that refers to another: to which, and how it is listed there.
 #[derive(Debug)]
 pub(super) struct Referrer {
     subject: Digest,
@@ -96,9 +97,14 @@ impl Storage {
         Ok(digests)
     }
 
-    fn referrer(&self, repository: &str, digest: &Digest) -> Result<Entry> {
+    fn referrer(&self, repository: &str, digest: &Digest) -> Result<Option<Arc<Referrer>>> {
+        // Nearly all manifests refer to none: of these the digest alone is kept, as short as it gets.
+        let key = short(digest);
+        if self.plain.get(&key).is_some() {
+            return Ok(None);
+        }
         if let Some(known) = self.subjects.get(digest) {
-            return Ok(known);
+            return Ok(Some(known));
         }
         let Some(manifest) = self.manifest(repository, digest)? else {
             return Ok(None);
@@ -125,8 +131,49 @@ impl Storage {
                     descriptor,
                 }))
             });
-        let weight = 256 + entry.as_deref().map_or(0, Referrer::length);
-        self.subjects.insert(digest.clone(), entry.clone(), weight);
+        match &entry {
+            None => self.plain.insert(key, (), PLAIN),
+            Some(referrer) => {
+                let weight = 256 + referrer.length();
+                self.subjects
+                    .insert(digest.clone(), Arc::clone(referrer), weight);
+            }
+        }
         Ok(entry)
+    }
+}
+
+/// The first 32 bytes of a digest: all of a SHA-256, and enough of a SHA-512.
+fn short(digest: &Digest) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (byte, digits) in bytes
+        .iter_mut()
+        .zip(digest.hex().as_bytes().chunks_exact(2))
+    {
+        let value = |digit: u8| match digit {
+            b'0'..=b'9' => digit - b'0',
+            _ => digit.wrapping_sub(b'a').wrapping_add(10),
+        };
+        *byte = value(digits[0]) << 4 | value(digits[1]);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn short_digests_are_their_first_bytes(content: Vec<u8>) {
+            for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+                let digest = Digest::of(algorithm, &content);
+                for (at, byte) in short(&digest).into_iter().enumerate() {
+                    prop_assert_eq!(&digest.hex()[2 * at..][..2], format!("{byte:02x}"));
+                }
+            }
+        }
     }
 }

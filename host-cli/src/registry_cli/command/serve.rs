@@ -28,7 +28,14 @@ pub async fn run(config: &Config) -> Result<()> {
     std::fs::create_dir_all(&storage)
         .with_context(|| format!("cannot create the storage directory {}", storage.display()))?;
     let registry = open(config, mode).await?;
-    let mut lock = Instance::new(&storage, port).lock()?;
+    let mut lock = match Instance::new(&storage, port).lock() {
+        // Nothing changes there that another server could get in the way of.
+        Err(error) if error.is_read_only() => {
+            eprintln!("warning: {error}; status and stop will not know of this server");
+            None
+        }
+        locked => Some(locked?),
+    };
     let listeners = match activated()? {
         Some(listeners) => listeners,
         None => bind(&addresses).await?,
@@ -56,7 +63,9 @@ pub async fn run(config: &Config) -> Result<()> {
             },
         ));
     }
-    lock.announce(mode.word())?;
+    if let Some(lock) = &mut lock {
+        lock.announce(mode.word())?;
+    }
     let upkeep = tokio::spawn(upkeep(config.clone(), registry, mode, hangup));
     let supervisor = std::env::var_os("NOTIFY_SOCKET");
     notify(supervisor.as_deref(), "READY=1")

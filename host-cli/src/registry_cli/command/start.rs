@@ -1,7 +1,9 @@
 //! `start`: the registry in the background, ready when the command returns.
 
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -61,16 +63,33 @@ pub async fn run(config: &Config) -> Result<()> {
     }
     std::fs::create_dir_all(&storage)
         .with_context(|| format!("cannot create the storage directory {}", storage.display()))?;
-    instance.prepare()?;
+    match instance.prepare() {
+        Err(error) if error.is_read_only() => {}
+        prepared => prepared?,
+    }
     let log_path = instance.log_file();
-    let log = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o640)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(&log_path)
-        .with_context(|| format!("cannot write the log {}", log_path.display()))?;
+    let open = |path: &Path| {
+        OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o640)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(path)
+    };
+    let log = match open(&log_path) {
+        // The server can do without; of a full disk it is what frees room there.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            open(Path::new("/dev/null"))
+        }
+        opened => opened,
+    };
+    let log = log.with_context(|| format!("cannot write the log {}", log_path.display()))?;
     // The socket's name is limited to 108 bytes, which a storage path may exceed.
     let notify_dir = tempfile::Builder::new()
         .prefix("container-registry.")

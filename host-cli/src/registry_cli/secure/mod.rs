@@ -162,6 +162,7 @@ pub fn tell(standing: &Standing) {
 
 /// Makes what the server needs in this mode, and puts it into its configuration. Blocks.
 pub fn prepare(config: &Config, mode: Mode, server: &mut ServerConfig) -> Result<()> {
+    server.names = known_names(config);
     if mode.is_secure() {
         certificates(config)?;
         let pki = pki(config);
@@ -176,6 +177,22 @@ pub fn prepare(config: &Config, mode: Mode, server: &mut ServerConfig) -> Result
         server.htpasswd = Some(users::ensure(&config.storage(), user, given.as_ref())?);
     }
     Ok(())
+}
+
+/// Host names of the registry. What is wrong with the configuration of certificates is told where one is
+/// made.
+fn known_names(config: &Config) -> Vec<String> {
+    let wanted = wanted(config)
+        .map(|wanted| wanted.names)
+        .unwrap_or_default();
+    let names = wanted.into_iter().filter_map(|name| match name {
+        AltName::Dns(name) => Some(name),
+        AltName::Ip(_) => None,
+    });
+    let own = config
+        .registry()
+        .map(|registry| registry.host().name().to_owned());
+    names.chain(own).collect()
 }
 
 /// The name that the server knows its user by.
