@@ -88,13 +88,20 @@ pub enum Fault {
 
 /// Sees every operation of one or more [`Fs`](super::Fs) in order, counts them from 0, and spoils chosen
 /// ones. Syncs are recorded and not done: what would be durable is for the test to say.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct FaultPlan(Mutex<State>);
 
-#[derive(Debug, Default)]
+impl std::fmt::Debug for FaultPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FaultPlan({} operations)", self.count())
+    }
+}
+
+#[derive(Default)]
 struct State {
     ops: Vec<Op>,
     faults: Vec<(usize, Fault)>,
+    meanwhile: Option<(usize, Box<dyn FnOnce() + Send>)>,
     crashed: bool,
     openings: u64,
 }
@@ -108,6 +115,11 @@ impl FaultPlan {
     /// Spoils the operation with this number.
     pub fn spoil(&self, number: usize, fault: Fault) {
         self.state().faults.push((number, fault));
+    }
+
+    /// Does something just before the operation with this number, in the thread that is about to do it.
+    pub fn meanwhile(&self, number: usize, work: impl FnOnce() + Send + 'static) {
+        self.state().meanwhile = Some((number, Box::new(work)));
     }
 
     /// Operations so far.
@@ -158,6 +170,14 @@ impl FaultPlan {
     }
 
     fn next(&self, op: Op) -> rustix::io::Result<Option<Fault>> {
+        let due = {
+            let mut state = self.state();
+            let number = state.ops.len();
+            state.meanwhile.take_if(|(at, _)| *at == number)
+        };
+        if let Some((_, work)) = due {
+            work();
+        }
         let mut state = self.state();
         if state.crashed {
             return Err(Errno::OWNERDEAD);
