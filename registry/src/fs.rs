@@ -423,11 +423,20 @@ impl Fs {
                 || match sys::openat2(&self.0.root, path, flags, mode, RESOLVE) {
                     // A rename somewhere in the tree raced with the look-up of this path.
                     Err(Errno::AGAIN) => Err(Errno::INTR),
+                    // A symbolic link is no directory either, but it is there.
+                    Err(Errno::NOTDIR) if self.ends_in_link(path) => Err(Errno::LOOP),
                     other => other,
                 },
             );
         }
         self.walk(path, flags, mode)
+    }
+
+    fn ends_in_link(&self, path: &str) -> bool {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        sys::openat2(&self.0.root, path, flags, Mode::empty(), RESOLVE)
+            .and_then(sys::fstat)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
     }
 
     fn walk(&self, path: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
@@ -439,7 +448,7 @@ impl Fs {
                 return Err(Errno::INVAL);
             }
             let at: BorrowedFd<'_> = dir.as_ref().map_or(self.0.root.as_fd(), AsFd::as_fd);
-            // A symbolic link is no directory either, but it is there.
+            // As above.
             let refused = |errno| match sys::statat(at, part, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat)
                     if errno == Errno::NOTDIR
