@@ -49,8 +49,11 @@ pub struct Candidate {
     pub pinned: bool,
 }
 
+/// Seconds, if they are known, and nanoseconds.
+type Moment = (Option<u64>, u32);
+
 impl Candidate {
-    fn moment(&self) -> (Option<u64>, u32) {
+    fn moment(&self) -> Moment {
         (self.time, self.nanos)
     }
 }
@@ -126,7 +129,7 @@ pub fn decide(policy: &Policy, tags: &[Candidate], now: u64) -> Vec<Verdict> {
     });
     // Images with the time of their newest tag and their place; what came at the same time has the same
     // place, because nobody knows which of it is newer.
-    let mut images: Vec<(&Digest, (Option<u64>, u32), usize)> = Vec::new();
+    let mut images: Vec<(&Digest, Moment, usize)> = Vec::new();
     for &at in &order {
         let tag = &tags[at];
         let known = images.iter().find(|(digest, ..)| **digest == tag.digest);

@@ -93,7 +93,7 @@ async fn damaged_content_goes_to_the_quarantine_and_a_push_mends_it() {
     // Until it is pushed again, it is told again, and what is left of it is kept.
     let report = fsck(&bench, false);
     assert_eq!((report.quarantined.len(), report.incomplete.len()), (0, 1));
-    assert_eq!(report.incomplete[0].missing, [layer.clone()]);
+    assert_eq!(report.incomplete[0].missing, std::slice::from_ref(&layer));
     let strict = GcOptions {
         grace: 0,
         history: 0,
@@ -171,7 +171,7 @@ async fn missing_parts_are_told_for_the_index_above_them() {
     let report = fsck(&bench, false);
     assert_eq!(report.incomplete.len(), 1, "{report:?}");
     assert_eq!(report.incomplete[0].tag.as_deref(), Some("both"));
-    assert_eq!(report.incomplete[0].missing, [lost.clone()]);
+    assert_eq!(report.incomplete[0].missing, std::slice::from_ref(&lost));
     let strict = GcOptions {
         grace: 0,
         history: 0,

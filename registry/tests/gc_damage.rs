@@ -213,9 +213,22 @@ async fn a_deleted_tag_can_be_brought_back_until_its_image_is_collected() {
     let told = bench.get(&path).await.expect(200).json();
     assert_eq!(told["entries"].as_array().unwrap().len(), 2);
 
+    // A record that is none says nothing, and stands in nobody's way.
+    let records = bench.repository(APP).join("_vdkr/deleted");
+    for (number, content) in ["", "{", "[{}]", "[1]", &"[".repeat(100_000)]
+        .into_iter()
+        .enumerate()
+    {
+        let tag = format!("broken{number}");
+        std::fs::write(records.join(&tag), content).unwrap();
+        let path = format!("/v2/{APP}/_vdkr/history/{tag}");
+        bench.get(&path).await.refused(404, "MANIFEST_UNKNOWN");
+    }
+
     // It keeps nothing, and goes with what it speaks of.
     assert_eq!(gc(&bench, STRICT).removed_manifests, 2);
     bench.get(&path).await.refused(404, "MANIFEST_UNKNOWN");
+    assert_eq!(std::fs::read_dir(&records).unwrap().count(), 0);
     bench.delete(&manifest(APP, "v2")).await.expect(202);
     assert_eq!(gc(&bench, STRICT).emptied, [APP]);
     assert!(!bench.repository(APP).exists());
