@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 
+/// The error code of a manifest that the registry has and cannot serve, because its content is missing
+/// or damaged. A push of it mends that: conditions take such a tag for absent.
+pub const DAMAGED: &str = "MANIFEST_DAMAGED";
+/// The header that says the same where an answer has no body.
+pub const DAMAGED_HEADER: &str = "vdkr-manifest-damaged";
 /// Most entries of a page of images.
 pub const MAX_IMAGES: usize = 1000;
 /// Most things that a report names one by one; its sums count all of them.
@@ -45,6 +50,8 @@ pub struct ImageEntry {
     pub created: Option<String>,
     /// When the tag came to point there, in seconds since the epoch.
     pub pushed: Option<u64>,
+    /// Nanoseconds beyond that, where the registry tells them.
+    pub pushed_nanos: u32,
     /// Whether the digest is pinned.
     pub pinned: bool,
     /// Labels of the configurations and annotations of the manifest.
@@ -120,6 +127,10 @@ fn flag(value: &str) -> Option<bool> {
 pub struct FsckOptions {
     /// Only say what is wrong.
     pub dry_run: bool,
+    /// Whether the registry takes manifests without all that they name: then this alone is no reason to
+    /// put one aside. Not for clients to say.
+    #[serde(skip)]
+    pub sparse: bool,
 }
 
 impl FsckOptions {
@@ -177,6 +188,12 @@ pub struct GcReport {
     pub freed_bytes: u64,
     /// What would go if it were older: unused blobs and manifests within their grace.
     pub young: usize,
+    /// Bytes of those.
+    pub young_bytes: u64,
+    /// Blobs and manifests that only the history of a tag keeps.
+    pub history: usize,
+    /// Bytes of those.
+    pub history_bytes: u64,
     /// Sums by repository, of those that lose something.
     pub by_repository: Vec<GcRepository>,
     /// What goes one by one, at most [`MAX_NAMED`] entries.
@@ -301,6 +318,9 @@ pub struct HistoryEntry {
     pub current: bool,
     /// Whether the manifest is still there.
     pub available: bool,
+    /// When the tag that pointed there was deleted, in seconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<u64>,
 }
 
 #[cfg(test)]
@@ -334,7 +354,7 @@ mod tests {
         ) {
             let options = GcOptions { dry_run, grace, history, history_age };
             prop_assert_eq!(GcOptions::parse(&options.to_query()), Ok(options));
-            let options = FsckOptions { dry_run };
+            let options = FsckOptions { dry_run, ..FsckOptions::default() };
             prop_assert_eq!(FsckOptions::parse(&options.to_query()), Ok(options));
         }
 

@@ -43,8 +43,19 @@ pub struct Candidate {
     pub digest: Digest,
     /// When it was pushed, in seconds since the epoch.
     pub time: Option<u64>,
+    /// Nanoseconds beyond that; builds push several images within a second.
+    pub nanos: u32,
     /// Whether its digest is pinned.
     pub pinned: bool,
+}
+
+/// Seconds, if they are known, and nanoseconds.
+type Moment = (Option<u64>, u32);
+
+impl Candidate {
+    fn moment(&self) -> Moment {
+        (self.time, self.nanos)
+    }
 }
 
 /// Why a tag stays or goes.
@@ -114,16 +125,24 @@ pub fn decide(policy: &Policy, tags: &[Candidate], now: u64) -> Vec<Verdict> {
     let mut order: Vec<usize> = (0..tags.len()).filter(|&at| judged(&tags[at])).collect();
     order.sort_by(|&a, &b| {
         let (a, b) = (&tags[a], &tags[b]);
-        b.time.cmp(&a.time).then_with(|| a.tag.cmp(&b.tag))
+        b.moment().cmp(&a.moment()).then_with(|| a.tag.cmp(&b.tag))
     });
-    let mut images: Vec<&Digest> = Vec::new();
+    // Images with the time of their newest tag and their place; what came at the same time has the same
+    // place, because nobody knows which of it is newer.
+    let mut images: Vec<(&Digest, Moment, usize)> = Vec::new();
     for &at in &order {
         let tag = &tags[at];
-        let known = images.iter().position(|digest| **digest == tag.digest);
-        let place = known.unwrap_or(images.len()) + 1;
-        if known.is_none() {
-            images.push(&tag.digest);
-        }
+        let known = images.iter().find(|(digest, ..)| **digest == tag.digest);
+        let place = if let Some((_, _, place)) = known {
+            *place
+        } else {
+            let place = match images.last() {
+                Some((_, time, place)) if *time == tag.moment() => *place,
+                _ => images.len() + 1,
+            };
+            images.push((&tag.digest, tag.moment(), place));
+            place
+        };
         let age = tag.time.map(|time| now.saturating_sub(time));
         verdicts[at] = match age {
             _ if tag.pinned => Verdict::Pinned,
@@ -303,6 +322,7 @@ mod tests {
             tag: name.into(),
             digest: Digest::sha256(&[content]),
             time: Some(NOW - days * DAY),
+            nanos: 0,
             pinned: false,
         }
     }
@@ -332,6 +352,23 @@ mod tests {
             kept(&policy, &tags),
             ["20260102-000000", "20260103-000000", "latest"]
         );
+    }
+
+    #[test]
+    fn what_came_within_one_second_is_told_apart_and_what_came_at_once_stays_together() {
+        let policy = Policy {
+            keep_last: Some(1),
+            ..Policy::default()
+        };
+        let mut tags = [tag("a", 1, 5), tag("b", 2, 5), tag("c", 3, 5)];
+        assert_eq!(kept(&policy, &tags), ["a", "b", "c"], "who knows");
+        (tags[1].nanos, tags[2].nanos) = (900, 900);
+        assert_eq!(kept(&policy, &tags), ["b", "c"]);
+        tags[2].nanos = 901;
+        assert_eq!(kept(&policy, &tags), ["c"]);
+        // The place counts all that is newer.
+        let verdicts = decide(&policy, &tags, NOW);
+        assert!(matches!(verdicts[0], Verdict::Expired { place: 3, .. }));
     }
 
     #[test]

@@ -398,6 +398,103 @@ fn a_tag_goes_back_to_what_it_was() {
 }
 
 #[test]
+fn a_deleted_tag_comes_back() {
+    let site = Site::new();
+    site.push("app", "first", &["v1"]);
+    let digest = site.digest_of("app", "v1");
+    site.ok(&["delete", "app:v1"]);
+    site.fails(&["inspect", "app:v1"], 5);
+    let history = site.ok(&["history", "app:v1"]);
+    let told = history.lines().nth(1).unwrap();
+    assert!(
+        told.starts_with(&digest) && told.contains("deleted"),
+        "{history}"
+    );
+    site.ok(&["rollback", "app:v1"]);
+    assert_eq!(site.digest_of("app", "v1"), digest);
+    // Until garbage collection has taken it, which says what it leaves for now.
+    site.ok(&["delete", "app:v1"]);
+    let told = site.ok(&["gc", "--yes"]);
+    assert!(told.contains("kept until the grace of 1h"), "{told}");
+    assert!(told.contains("--grace 0s"), "{told}");
+    site.ok(&["gc", "--yes", "--grace", "0"]);
+    site.fails(&["rollback", "app:v1"], 5);
+}
+
+/// A pull client that knows this registry and one that is asked next, as `vdkr` does.
+async fn pull(site: &Site, next: u16) -> Result<(), vdkr_transfer::pull::ImageError> {
+    use vdkr_transfer::pull::{Question, client_config, connect};
+    let settings = vdkr_core::channel::message::RegistrySettings {
+        registry: Some(format!("127.0.0.1:{}/yocto", site.port)),
+        ..Default::default()
+    };
+    let elsewhere = format!("127.0.0.1:{next}/library/app:v1");
+    let elsewhere = vdkr_core::reference::Reference::parse(&elsewhere).unwrap();
+    let question = Question {
+        reference: "app:v1",
+        platform: None,
+        architecture: "amd64",
+        settings: &settings,
+        reach: &|reference| match reference.host().to_string().as_str() {
+            "docker.io" => elsewhere.clone(),
+            _ => reference.clone(),
+        },
+    };
+    let client = connect(client_config(&settings).unwrap()).unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    question.ask(&client, &|_| (), &stop).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_damaged_image_is_never_pulled_from_the_public_registry_instead() {
+    let site = Site::new();
+    site.push("app", "mine", &["v1"]);
+    let public = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    public.set_nonblocking(true).unwrap();
+    let next = public.local_addr().unwrap().port();
+    let digest = Digest::parse(&site.digest_of("app", "v1")).unwrap();
+    let data = site
+        .v2()
+        .join("blobs/sha256")
+        .join(&digest.hex()[..2])
+        .join(digest.hex())
+        .join("data");
+    let whole = std::fs::read(&data).unwrap();
+    let damage = |content: Option<&[u8]>| match content {
+        Some(content) => std::fs::write(&data, content).unwrap(),
+        None => std::fs::remove_file(&data).unwrap(),
+    };
+    for content in [Some(&b""[..]), Some(&whole[1..]), None] {
+        damage(content);
+        let error = pull(&site, next).await.unwrap_err();
+        let text = format!("{error:?}");
+        assert!(text.contains("MANIFEST_DAMAGED"), "{text}");
+    }
+    site.run(&["fsck"], "", 6);
+    let error = format!("{:?}", pull(&site, next).await.unwrap_err());
+    assert!(error.contains("MANIFEST_DAMAGED"), "{error}");
+    assert!(public.accept().is_err(), "the public registry was asked");
+    // It says "push it again", and that is enough.
+    site.push("app", "mine", &["v1"]);
+    assert_eq!(std::fs::read(&data).unwrap(), whole);
+    // Only what this registry does not know is asked for elsewhere.
+    site.ok(&["delete", "app:v1"]);
+    let asked = pull(&site, next);
+    let seen = async {
+        loop {
+            if let Ok((stream, _)) = public.accept() {
+                break drop(stream);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        _ = asked => panic!("it came to an end without asking"),
+        () = seen => {}
+    }
+}
+
+#[test]
 fn prune_deletes_what_no_rule_keeps_and_explains() {
     let site = Site::new();
     for (number, tag) in ["n1", "n2", "v1.0", "n3", "n4"].iter().enumerate() {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use vdkr_core::distribution::{ErrorBody, ErrorCode};
+use vdkr_core::extension::{DAMAGED, DAMAGED_HEADER};
 
 use crate::access::htpasswd::UsersError;
 use crate::body::Body;
@@ -35,6 +36,9 @@ pub enum OpenError {
         /// The operation that failed.
         source: StorageError,
     },
+    /// A part of the storage is not where it should be.
+    #[error("the storage cannot be opened: {0}")]
+    Storage(StorageError),
     /// Certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -123,6 +127,9 @@ impl Refusal {
                     serde_json::json!({ "digests": missing.iter().take(100).collect::<Vec<_>>() }),
                 )
             }
+            StorageError::WrongSize { .. } => {
+                Self::new(ErrorCode::ManifestInvalid, error.to_string())
+            }
             StorageError::ConditionFailed { current } => {
                 let refusal = Self::new(ErrorCode::PreconditionFailed, error.to_string())
                     .with_detail(serde_json::json!({ "current": current }));
@@ -131,8 +138,28 @@ impl Refusal {
                     None => refusal,
                 }
             }
+            StorageError::Damaged(what) => {
+                tracing::error!(what, "damaged content was asked for");
+                Self::new(ErrorCode::Other(DAMAGED.into()), error.to_string())
+                    .with_status(StatusCode::INTERNAL_SERVER_ERROR)
+                    // The answer to HEAD has no body.
+                    .with_header(
+                        HeaderName::from_static(DAMAGED_HEADER),
+                        HeaderValue::from_static("1"),
+                    )
+            }
             StorageError::UploadUnknown => {
                 Self::new(ErrorCode::BlobUploadUnknown, error.to_string())
+            }
+            StorageError::UploadDisturbed { .. } => {
+                Self::new(ErrorCode::BlobUploadInvalid, error.to_string())
+            }
+            StorageError::NoDirectory(_) => {
+                tracing::error!(%error, "the storage failed");
+                Self::new(
+                    ErrorCode::Unknown,
+                    "the registry's storage failed; see its log",
+                )
             }
             StorageError::Busy | StorageError::Stopped => {
                 Self::new(ErrorCode::Unavailable, error.to_string())

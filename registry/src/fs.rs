@@ -35,12 +35,10 @@ pub struct FsError {
 }
 
 impl FsError {
-    /// Nothing is there under this name.
+    /// Nothing is there under this name. A symbolic link on the way is something else: what it leads to
+    /// is not ours to serve, and not ours to miss.
     pub fn is_not_found(&self) -> bool {
-        matches!(
-            self.errno,
-            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV
-        )
+        matches!(self.errno, Errno::NOENT | Errno::NOTDIR)
     }
 
     /// The disk, or the quota on it, is full.
@@ -249,7 +247,8 @@ impl Fs {
         }
     }
 
-    /// Calls `visit` with each entry of a directory, in no order. Names that are not UTF-8 are left out.
+    /// Calls `visit` with each entry of a directory, in no order. One whose name is not UTF-8 cannot be
+    /// asked for by anybody: it comes as [`Kind::Other`], with as much of its name as can be read.
     pub fn list(&self, path: &str, mut visit: impl FnMut(&str, Kind)) -> Result<()> {
         let fail = |errno| self.error("list", path, errno);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
@@ -263,6 +262,7 @@ impl Fs {
         while let Some(entry) = entries.read() {
             let entry = entry.map_err(fail)?;
             let Ok(name) = entry.file_name().to_str() else {
+                visit(&entry.file_name().to_string_lossy(), Kind::Other);
                 continue;
             };
             if name == "." || name == ".." {
@@ -433,11 +433,20 @@ impl Fs {
                 || match sys::openat2(&self.0.root, path, flags, mode, RESOLVE) {
                     // A rename somewhere in the tree raced with the look-up of this path.
                     Err(Errno::AGAIN) => Err(Errno::INTR),
+                    // A symbolic link is no directory either, but it is there.
+                    Err(Errno::NOTDIR) if self.ends_in_link(path) => Err(Errno::LOOP),
                     other => other,
                 },
             );
         }
         self.walk(path, flags, mode)
+    }
+
+    fn ends_in_link(&self, path: &str) -> bool {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        sys::openat2(&self.0.root, path, flags, Mode::empty(), RESOLVE)
+            .and_then(sys::fstat)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
     }
 
     fn walk(&self, path: &str, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
@@ -449,10 +458,22 @@ impl Fs {
                 return Err(Errno::INVAL);
             }
             let at: BorrowedFd<'_> = dir.as_ref().map_or(self.0.root.as_fd(), AsFd::as_fd);
+            // As above.
+            let refused = |errno| match sys::statat(at, part, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat)
+                    if errno == Errno::NOTDIR
+                        && FileType::from_raw_mode(stat.st_mode) == FileType::Symlink =>
+                {
+                    Errno::LOOP
+                }
+                _ => errno,
+            };
             if parts.peek().is_none() {
-                return retry(|| sys::openat(at, part, flags | OFlags::NOFOLLOW, mode));
+                return retry(|| sys::openat(at, part, flags | OFlags::NOFOLLOW, mode))
+                    .map_err(refused);
             }
-            dir = Some(retry(|| sys::openat(at, part, step, Mode::empty()))?);
+            let next = retry(|| sys::openat(at, part, step, Mode::empty())).map_err(refused)?;
+            dir = Some(next);
         }
         Err(Errno::INVAL)
     }
@@ -529,6 +550,18 @@ impl File {
             .step(|| Op::SyncFile { file: self.id })
             .and_then(|()| self.fs.flush(&self.fd))
             .map_err(|errno| self.fs.error("sync", &self.path, errno))
+    }
+
+    /// Locks the file against other openings of it, in this process or another, until this one is
+    /// dropped. `false`: another holds it. A file system without locks says nothing against it.
+    pub fn try_lock(&self) -> Result<bool> {
+        self.fs
+            .step(|| Op::Lock {
+                path: self.path.clone(),
+            })
+            .map_err(|errno| self.fs.error("lock", &self.path, errno))?;
+        let locked = retry(|| sys::flock(&self.fd, FlockOperation::NonBlockingLockExclusive));
+        Ok(locked != Err(Errno::WOULDBLOCK))
     }
 
     /// Asks the kernel to begin writing everything from `offset` on to the disk, so that a later

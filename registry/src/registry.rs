@@ -69,6 +69,7 @@ impl Registry {
         };
         let storage = match open() {
             Ok(storage) => Arc::new(storage),
+            Err(error @ StorageError::NoDirectory(_)) => return Err(OpenError::Storage(error)),
             Err(source) => return Err(OpenError::NotWritable { path, source }),
         };
         match storage.standing() {

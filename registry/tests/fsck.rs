@@ -13,11 +13,11 @@ const APP: &str = "yocto/app";
 
 fn fsck(bench: &Bench, dry_run: bool) -> FsckReport {
     let stop = AtomicBool::new(false);
-    bench
-        .registry
-        .storage()
-        .check(&FsckOptions { dry_run }, &stop)
-        .unwrap()
+    let options = FsckOptions {
+        dry_run,
+        ..FsckOptions::default()
+    };
+    bench.registry.storage().check(&options, &stop).unwrap()
 }
 
 fn blob(content: &[u8]) -> String {
@@ -81,13 +81,19 @@ async fn damaged_content_goes_to_the_quarantine_and_a_push_mends_it() {
     bench.head(&blob(b"sound content")).await.expect(404);
     // Nor is the manifest, lest clients think that there is nothing to send.
     bench
-        .get(&format!("/v2/{APP}/manifests/v1"))
+        .get(&format!("/v2/{APP}/manifests/{manifest}"))
         .await
         .refused(404, "MANIFEST_UNKNOWN");
+    // But who asks for the tag does not hear that it is unknown, to look for it elsewhere.
+    bench
+        .get(&format!("/v2/{APP}/manifests/v1"))
+        .await
+        .refused(500, "MANIFEST_DAMAGED");
 
     // Until it is pushed again, it is told again, and what is left of it is kept.
     let report = fsck(&bench, false);
     assert_eq!((report.quarantined.len(), report.incomplete.len()), (0, 1));
+    assert_eq!(report.incomplete[0].missing, std::slice::from_ref(&layer));
     let strict = GcOptions {
         grace: 0,
         history: 0,
@@ -154,6 +160,74 @@ async fn missing_parts_are_told_for_the_index_above_them() {
             .all(|i| i.missing == [lost.clone()])
     );
     assert_eq!(report.incomplete.len(), 2, "the index and its second image");
+
+    // What is whole of it can still be pulled.
+    let path = |target: &str| format!("/v2/{APP}/manifests/{target}");
+    bench.get(&path("both")).await.expect(200);
+    let (one, two) = (digest_of(&one), digest_of(&two));
+    bench.get(&path(one.as_str())).await.expect(200);
+    bench.get(&path(two.as_str())).await.expect(404);
+    // And the next look tells the same of the tag.
+    let report = fsck(&bench, false);
+    assert_eq!(report.incomplete.len(), 1, "{report:?}");
+    assert_eq!(report.incomplete[0].tag.as_deref(), Some("both"));
+    assert_eq!(report.incomplete[0].missing, std::slice::from_ref(&lost));
+    let strict = GcOptions {
+        grace: 0,
+        history: 0,
+        ..GcOptions::default()
+    };
+    let storage = bench.registry.storage();
+    storage
+        .collect_garbage(&strict, &AtomicBool::new(false))
+        .unwrap();
+    assert!(bench.blob_file(&two).exists(), "it waits for the push");
+    bench.push_blob(APP, b"two").await;
+    let again = image(&[b"two"]);
+    bench
+        .put_manifest(APP, two.as_str(), &again)
+        .await
+        .expect(201);
+    assert_eq!(fsck(&bench, false).problems, 0);
+}
+
+#[tokio::test]
+async fn what_the_registry_took_is_not_put_aside() {
+    // A manifest of an older server, or another one, that tells a wrong size.
+    let bench = Bench::new();
+    bench.push_blob(APP, b"{}").await;
+    bench.push_blob(APP, b"one").await;
+    let mut wrong = image(&[b"one"]);
+    wrong["layers"][0]["size"] = json!(4);
+    let digest = digest_of(&wrong);
+    let data = bench.blob_file(&digest);
+    std::fs::create_dir_all(data.parent().unwrap()).unwrap();
+    std::fs::write(data, wrong.to_string()).unwrap();
+    let link = bench
+        .repository(APP)
+        .join("_manifests/revisions/sha256")
+        .join(digest.hex());
+    std::fs::create_dir_all(&link).unwrap();
+    std::fs::write(link.join("link"), digest.as_str()).unwrap();
+    let report = fsck(&bench, false);
+    assert_eq!((report.problems, report.incomplete.len()), (1, 0));
+    assert_eq!(report.findings[0].name.as_deref(), Some(digest.as_str()));
+    let path = format!("/v2/{APP}/manifests/{digest}");
+    bench.get(&path).await.expect(200);
+
+    // One that lacks what it names, where such are taken.
+    let bench = Bench::with(|config| config.sparse_manifests = true);
+    bench.push_blob(APP, b"{}").await;
+    let sparse = image(&[b"never pushed"]);
+    bench.put_manifest(APP, "v1", &sparse).await.expect(201);
+    let done = bench
+        .send("POST", "/v2/_vdkr/storage/fsck?dry-run=0", &[], "")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(done["report"]["incomplete"].as_array().unwrap().len(), 1);
+    let path = format!("/v2/{APP}/manifests/v1");
+    bench.get(&path).await.expect(200);
 }
 
 #[tokio::test]

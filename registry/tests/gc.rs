@@ -2,73 +2,21 @@
 
 mod common;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use common::collect::{STRICT, back_date, blob, gc, manifest, stored_files};
 use common::disk::{Disk, Loss};
 use common::{Bench, descriptor, digest_of, image, index, noise, scratch};
 use serde_json::json;
 use vdkr_core::digest::Digest;
-use vdkr_core::extension::{GcOptions, GcReport};
+use vdkr_core::extension::GcOptions;
 use vdkr_core::manifest::media_type;
 use vdkr_registry::fs::{Fault, FaultPlan};
 use vdkr_registry::storage::StorageError;
 
 const APP: &str = "yocto/app";
-
-/// No grace and no history: everything goes that nothing names.
-const STRICT: GcOptions = GcOptions {
-    dry_run: false,
-    grace: 0,
-    history: 0,
-    history_age: 0,
-};
-
-fn gc(bench: &Bench, options: GcOptions) -> GcReport {
-    let stop = AtomicBool::new(false);
-    bench
-        .registry
-        .storage()
-        .collect_garbage(&options, &stop)
-        .unwrap()
-}
-
-fn manifest(repository: &str, target: impl std::fmt::Display) -> String {
-    format!("/v2/{repository}/manifests/{target}")
-}
-
-fn blob(repository: &str, content: &[u8]) -> String {
-    format!("/v2/{repository}/blobs/{}", Digest::sha256(content))
-}
-
-/// Makes everything stored look as if it was made so long ago.
-fn back_date(dir: &Path, by: Duration) {
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            back_date(&path, by);
-        }
-        let then = SystemTime::now() - by;
-        std::fs::File::open(&path)
-            .unwrap()
-            .set_modified(then)
-            .unwrap();
-    }
-}
-
-fn stored_files(bench: &Bench) -> usize {
-    fn count(dir: &Path) -> usize {
-        std::fs::read_dir(dir)
-            .into_iter()
-            .flatten()
-            .map(|entry| entry.unwrap().path())
-            .map(|path| if path.is_dir() { count(&path) } else { 1 })
-            .sum()
-    }
-    count(&bench.v2().join("blobs"))
-}
 
 #[tokio::test]
 async fn weakness_4b_4_what_no_tag_names_goes_and_the_rest_stays() {
@@ -242,7 +190,15 @@ async fn what_was_touched_within_the_grace_stays() {
         .expect(201);
     let report = gc(&bench, hour);
     assert_eq!((report.removed_links, report.removed_manifests), (0, 0));
-    assert_eq!(report.young, 2, "two blobs that nothing names");
+    assert_eq!(
+        report.young, 5,
+        "two blobs that nothing names, and a manifest with what it needs"
+    );
+    let bytes: usize = ["asked for", "mounted", "old", "{}", &untagged.to_string()]
+        .iter()
+        .map(|content| content.len())
+        .sum();
+    assert_eq!(report.young_bytes, bytes as u64);
 
     back_date(&bench.v2(), Duration::from_hours(2));
     // Another process knows the times of the disk only.
@@ -266,6 +222,28 @@ async fn what_was_touched_within_the_grace_stays() {
     let bench = bench.reopened();
     gc(&bench, hour);
     assert_eq!(stored_files(&bench), 0);
+}
+
+#[tokio::test]
+async fn a_mount_onto_an_old_link_counts_as_a_touch() {
+    let bench = Bench::new();
+    for repository in [APP, "other"] {
+        bench.push_blob(repository, b"mounted").await;
+    }
+    back_date(&bench.v2(), Duration::from_hours(2));
+    let bench = bench.reopened();
+    let mount = format!(
+        "/v2/other/blobs/uploads/?mount={}&from={APP}",
+        Digest::sha256(b"mounted")
+    );
+    bench.send("POST", &mount, &[], "").await.expect(201);
+    let hour = GcOptions {
+        grace: 3600,
+        ..STRICT
+    };
+    gc(&bench.reopened(), hour);
+    bench.get(&blob(APP, b"mounted")).await.expect(404);
+    bench.get(&blob("other", b"mounted")).await.expect(200);
 }
 
 #[tokio::test]
@@ -311,42 +289,6 @@ async fn pinned_manifests_stay_until_the_pin_goes() {
         .send("PUT", &pin, &[], "")
         .await
         .refused(404, "MANIFEST_UNKNOWN");
-}
-
-#[tokio::test]
-async fn damage_is_reported_and_stops_nothing_else() {
-    let bench = Bench::new();
-    let torn = bench.push_image(APP, "torn", b"one").await;
-    let gone = bench.push_image(APP, "gone", b"two").await;
-    bench.push_image(APP, "sound", b"six").await;
-    bench.push_blob(APP, b"garbage").await;
-    std::fs::write(bench.blob_file(&torn), "{ half").unwrap();
-    std::fs::remove_file(bench.blob_file(&gone)).unwrap();
-    let link = bench.repository(APP).join("_manifests/tags/empty/current");
-    std::fs::create_dir_all(&link).unwrap();
-    std::fs::write(link.join("link"), "").unwrap();
-    let stray = bench.v2().join("blobs/sha256/ab");
-    std::fs::create_dir_all(&stray).unwrap();
-    std::fs::write(stray.join("notes.txt"), "mine").unwrap();
-
-    let report = gc(&bench, STRICT);
-    let found: Vec<_> = report
-        .findings
-        .iter()
-        .filter_map(|f| f.name.as_deref())
-        .collect();
-    assert!(found.contains(&torn.as_str()), "{found:?}");
-    assert!(found.contains(&gone.as_str()), "{found:?}");
-    assert!(found.contains(&"empty"), "{found:?}");
-    assert!(
-        report.findings.iter().all(|f| !f.problem.contains('/')),
-        "paths are nobody's business: {:?}",
-        report.findings
-    );
-    bench.get(&blob(APP, b"garbage")).await.expect(404);
-    bench.get(&manifest(APP, "sound")).await.expect(200);
-    bench.get(&blob(APP, b"six")).await.expect(200);
-    assert!(stray.join("notes.txt").exists());
 }
 
 #[tokio::test]

@@ -60,6 +60,21 @@ async fn every_tag_is_told_with_what_people_ask_for() {
 
     // From memory now, and no less right after a change beneath.
     assert_eq!(list(&bench, "").await.0, images);
+    // Whatever is missing of it, above or below, is told from then on.
+    for part in [
+        vdkr_core::digest::Digest::sha256(b"layer"),
+        digest_of(&image),
+    ] {
+        let away = bench.dir.path().join("away");
+        std::fs::rename(bench.blob_file(&part), &away).unwrap();
+        let problem = list(&bench, "").await.0[0]["problem"].clone();
+        assert!(
+            problem.as_str().unwrap().contains(part.as_str()),
+            "{problem}"
+        );
+        std::fs::rename(&away, bench.blob_file(&part)).unwrap();
+    }
+    assert_eq!(list(&bench, "").await.0, images);
     std::fs::remove_file(bench.blob_file(&digest_of(&index))).unwrap();
     let (images, _) = list(&bench, "").await;
     assert!(

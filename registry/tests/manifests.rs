@@ -555,7 +555,11 @@ async fn another_process_on_the_same_tree_is_seen() {
     bench.get(LATEST).await.expect(404);
     bench.get(&by_digest(&one)).await.expect(404);
     std::fs::remove_file(bench.blob_file(&two)).unwrap();
-    bench.get(&by_digest(&two)).await.expect(404);
+    // What the repository has and cannot give is not unknown.
+    bench
+        .get(&by_digest(&two))
+        .await
+        .refused(500, "MANIFEST_DAMAGED");
 }
 
 #[tokio::test]
@@ -567,14 +571,20 @@ async fn damaged_manifests_are_not_served_and_mended_by_a_push() {
     flipped[10] ^= 1;
     for broken in [&b""[..], &whole[..whole.len() / 2], &flipped] {
         std::fs::write(bench.blob_file(&digest), broken).unwrap();
-        bench.get(LATEST).await.refused(404, "MANIFEST_UNKNOWN");
-        bench.head(&by_digest(&digest)).await.expect(404);
-        bench.push_image("yocto/app", "latest", b"layer").await;
+        // Whoever hears that it is unknown asks the next registry for it.
+        bench.get(LATEST).await.refused(500, "MANIFEST_DAMAGED");
+        let told = bench.head(&by_digest(&digest)).await.expect(500);
+        assert_eq!(told.header("vdkr-manifest-damaged"), "1");
+        // Whoever pushes may ask that nothing is there.
+        bench.push_blob("yocto/app", b"layer").await;
+        let again = image(&[b"layer"]).to_string();
+        let absent = [("if-none-match", "*")];
+        bench.send("PUT", LATEST, &absent, again).await.expect(201);
         assert_eq!(bench.get(LATEST).await.expect(200).body, whole);
     }
     let link = bench.repository("yocto/app/_manifests/tags/latest/current/link");
     std::fs::write(&link, "sha256:12").unwrap();
-    bench.get(LATEST).await.refused(404, "MANIFEST_UNKNOWN");
+    bench.get(LATEST).await.refused(500, "MANIFEST_DAMAGED");
     let link = bench
         .repository("yocto/app/_manifests/revisions/sha256")
         .join(digest.hex());
@@ -582,7 +592,68 @@ async fn damaged_manifests_are_not_served_and_mended_by_a_push() {
     bench
         .get(&by_digest(&digest))
         .await
-        .refused(404, "MANIFEST_UNKNOWN");
+        .refused(500, "MANIFEST_DAMAGED");
     bench.push_image("yocto/app", "latest", b"layer").await;
     bench.get(LATEST).await.expect(200);
+    // A tag whose manifest the repository does not have is damaged as well.
+    let dir = bench
+        .repository("yocto/app/_manifests/revisions/sha256")
+        .join(digest.hex());
+    std::fs::remove_dir_all(dir).unwrap();
+    bench.head(LATEST).await.expect(500);
+    bench
+        .get(&by_digest(&digest))
+        .await
+        .refused(404, "MANIFEST_UNKNOWN");
+    bench.delete(LATEST).await.expect(202);
+    bench.get(LATEST).await.refused(404, "MANIFEST_UNKNOWN");
+}
+
+#[tokio::test]
+async fn a_manifest_that_tells_a_wrong_size_is_refused() {
+    let bench = Bench::new();
+    let digest = bench.push_image("yocto/app", "latest", b"layer").await;
+    let mut wrong = image(&[b"layer"]);
+    wrong["layers"][0]["size"] = json!(6);
+    bench
+        .put_manifest("yocto/app", "wrong", &wrong)
+        .await
+        .refused(400, "MANIFEST_INVALID");
+    let mut list = common::index(&[&image(&[b"layer"])]);
+    bench
+        .put_manifest("yocto/app", "list", &list)
+        .await
+        .expect(201);
+    assert_eq!(list["manifests"][0]["digest"], json!(digest));
+    list["manifests"][0]["size"] = json!(1);
+    bench
+        .put_manifest("yocto/app", "list", &list)
+        .await
+        .refused(400, "MANIFEST_INVALID");
+}
+
+#[tokio::test]
+async fn conditions_hold_for_deletion_by_digest() {
+    let bench = Bench::new();
+    let digest = bench.push_image("yocto/app", "latest", b"layer").await;
+    let layer = Digest::sha256(b"layer");
+    let (right, wrong) = (format!("\"{digest}\""), format!("\"{layer}\""));
+    let path = by_digest(&digest);
+    for (name, value) in [("if-match", &wrong), ("if-none-match", &right)] {
+        bench
+            .send("DELETE", &path, &[(name, value)], "")
+            .await
+            .refused(412, "PRECONDITION_FAILED");
+    }
+    let blob = format!("/v2/yocto/app/blobs/{layer}");
+    for (name, value) in [("if-match", right.as_str()), ("if-none-match", "*")] {
+        bench
+            .send("DELETE", &blob, &[(name, value)], "")
+            .await
+            .refused(412, "PRECONDITION_FAILED");
+    }
+    let matching = [("if-match", right.as_str())];
+    bench.send("DELETE", &path, &matching, "").await.expect(202);
+    let matching = [("if-match", wrong.as_str())];
+    bench.send("DELETE", &blob, &matching, "").await.expect(202);
 }

@@ -58,6 +58,27 @@ fn a_directory_that_cannot_be_written_says_so() {
     );
 }
 
+#[test]
+fn a_storage_with_parts_behind_symbolic_links_is_refused() {
+    for part in [
+        "docker",
+        "docker/registry/v2/blobs",
+        "docker/registry/v2/repositories",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        Registry::open(ServerConfig::new(dir.path())).unwrap();
+        std::fs::rename(dir.path().join(part), dir.path().join("moved")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("moved"), dir.path().join(part)).unwrap();
+        let error = Registry::open(ServerConfig::new(dir.path())).unwrap_err();
+        assert!(matches!(error, OpenError::Storage(_)), "{error:?}");
+        let text = error.to_string();
+        assert!(
+            text.contains(part) && text.contains("symbolic link"),
+            "{text}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_storage_reached_through_a_symbolic_link_is_served() {
     let dir = tempfile::tempdir().unwrap();

@@ -192,8 +192,8 @@ impl Places {
         awake.chain(std::iter::once(&self.registry))
     }
 
-    /// Whether this outcome of reading from `endpoint` stands. A mirror that lacks the content or
-    /// cannot be reached is passed over; one that refuses, or lies, is not.
+    /// Whether this outcome of reading from `endpoint` stands. A mirror that lacks the content, has it
+    /// damaged or cannot be reached is passed over; one that refuses, or lies, is not.
     pub(crate) fn settles<T>(
         &self,
         endpoint: &Endpoint,
@@ -205,6 +205,8 @@ impl Places {
         match outcome {
             Ok(found) => found.is_some(),
             Err(TransferError::NotFound { .. }) => false,
+            // It may well have the next one.
+            Err(error) if error.is_damaged() => false,
             Err(error) if error.retryable() => {
                 tracing::warn!(mirror = %endpoint.host(), %error, "mirror passed over");
                 endpoint.rest();

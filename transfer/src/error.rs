@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use vdkr_core::candidates::FetchOutcome;
 use vdkr_core::digest::Digest;
+use vdkr_core::extension::DAMAGED;
 use vdkr_core::manifest::ManifestError;
 
 /// A failed transfer. Cheap to clone: several waiters may receive the outcome of one request.
@@ -171,7 +172,7 @@ impl TransferError {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            Self::Status { answer, .. } => {
+            Self::Status { answer, .. } if !self.is_damaged() => {
                 matches!(answer.status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
             }
             _ => false,
@@ -218,6 +219,12 @@ impl TransferError {
             | Self::Status { answer, .. } => &answer.codes,
             _ => &[],
         }
+    }
+
+    /// Whether the registry has the manifest asked for, and its content is missing or damaged there. For
+    /// those who read this is a failure; those who write may take it for absent, and mend it.
+    pub fn is_damaged(&self) -> bool {
+        self.codes().iter().any(|code| code == DAMAGED)
     }
 
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {

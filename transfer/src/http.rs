@@ -12,6 +12,7 @@ use reqwest::{Method, StatusCode, Url, redirect};
 use vdkr_core::credentials::Secret;
 use vdkr_core::distribution::ErrorBody;
 use vdkr_core::distribution::errors::MAX_ERROR_BODY;
+use vdkr_core::extension::{DAMAGED, DAMAGED_HEADER};
 
 use crate::config::ClientConfig;
 use crate::error::{Answer, TransferError, printable};
@@ -237,15 +238,24 @@ impl Response {
         Some(wish.min(self.longest_pause))
     }
 
+    /// Whether the server says that it has the manifest, and not its content.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.status().is_server_error() && self.headers().contains_key(DAMAGED_HEADER)
+    }
+
     /// Turns an answer that is not success into the error it means. `what` was asked for.
     pub(crate) async fn into_error(self, method: &Method, what: &str) -> TransferError {
         let url = redacted(&self.url);
         let status = self.status();
         let mut answer = Box::new(Answer::of(status.as_u16()));
         answer.retry_after = self.retry_after();
-        if *method != Method::HEAD
-            && let Ok(body) = self.body("error body", MAX_ERROR_BODY as u64).await
-        {
+        if *method == Method::HEAD {
+            if self.is_damaged() {
+                answer.codes.push(DAMAGED.to_owned());
+                answer.message =
+                    format!("{DAMAGED}: it is damaged in this registry; push it again");
+            }
+        } else if let Ok(body) = self.body("error body", MAX_ERROR_BODY as u64).await {
             describe(&body, &mut answer);
         }
         match status {

@@ -78,7 +78,10 @@ impl Sender {
         loop {
             let result = self.once(endpoint, request).await;
             let wish = match &result {
-                Ok(answer) if passing(answer.status()) => answer.retry_after(),
+                // Damage does not pass.
+                Ok(answer) if passing(answer.status()) && !answer.is_damaged() => {
+                    answer.retry_after()
+                }
                 Err(error) if error.retryable() => error.retry_after(),
                 _ => return result,
             };

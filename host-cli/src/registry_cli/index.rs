@@ -33,7 +33,7 @@ pub async fn add_to_tag(
     entries: &[Descriptor],
 ) -> Result<Digest> {
     let selector = Selector::Tag(tag);
-    let mut existing = client.find_manifest(repository, selector).await?;
+    let mut existing = find(client, repository, selector).await?;
     for attempt in 0..ATTEMPTS {
         let begun = Instant::now();
         let merged = merge(client, repository, existing.as_ref(), entries).await?;
@@ -64,9 +64,25 @@ pub async fn add_to_tag(
             Err(error) => return Err(error.into()),
         }
         // What is there now either has our entries, or gets them.
-        existing = client.find_manifest(repository, selector).await?;
+        existing = find(client, repository, selector).await?;
     }
     bail!("tag {tag} of {repository} kept changing while it was written; push again");
+}
+
+/// What a tag points to. One that the registry says is damaged counts as absent, there and here: this
+/// is how it is mended.
+async fn find(
+    client: &Client,
+    repository: &Repository,
+    selector: Selector<'_>,
+) -> Result<Option<FetchedManifest>> {
+    match client.find_manifest(repository, selector).await {
+        Err(error) if error.is_damaged() => {
+            eprintln!("warning: {repository}:{selector} was damaged there, and is made anew");
+            Ok(None)
+        }
+        found => Ok(found?),
+    }
 }
 
 /// Keeps competitors apart; the process id and the time differ between them.

@@ -92,10 +92,11 @@ pub(crate) async fn delete(
     name: String,
     digest: Digest,
 ) -> Result<Response<Body>, Refusal> {
+    let condition = super::manifest::condition(&ask.head.headers)?;
     let asked = digest.clone();
     if ask
         .registry
-        .blocking(move |storage| storage.delete_blob(&name, &asked))
+        .blocking(move |storage| storage.delete_blob(&name, &asked, &condition))
         .await?
     {
         Ok(empty(StatusCode::ACCEPTED))

@@ -10,7 +10,8 @@ use crate::router::Ask;
 
 pub(crate) async fn start(ask: &Ask<'_>) -> Result<Response<Body>, Refusal> {
     let query = ask.head.uri.query().unwrap_or_default();
-    let options = FsckOptions::parse(query).map_err(jobs::malformed)?;
+    let mut options = FsckOptions::parse(query).map_err(jobs::malformed)?;
+    options.sparse = ask.registry.config().sparse_manifests;
     jobs::start(ask.registry, Work::Fsck(options)).await
 }
 

@@ -26,6 +26,9 @@ pub(crate) async fn get(
     target: Target,
 ) -> Result<Response<Body>, Refusal> {
     let storage = ask.registry.storage();
+    if let Target::Digest(digest) = &target {
+        storage.claim(digest);
+    }
     let known = known(storage, &name, &target);
     let found =
         if let Some(manifest) = known.map_err(|error| Refusal::of_storage(&error, storage))? {
@@ -128,7 +131,7 @@ pub(crate) async fn delete(
         .registry
         .blocking(move |storage| match &asked {
             Target::Tag(tag) => storage.delete_tag(&repository, tag, &condition),
-            Target::Digest(digest) => storage.delete_manifest(&repository, digest),
+            Target::Digest(digest) => storage.delete_manifest(&repository, digest, &condition),
         })
         .await?;
     if deleted {
@@ -146,7 +149,10 @@ fn known(
     match target {
         Target::Digest(digest) => storage.known_manifest(name, digest),
         Target::Tag(tag) => match storage.known_tag(name, tag)? {
-            Some(digest) => storage.known_manifest(name, &digest),
+            Some(digest) => {
+                storage.claim(&digest);
+                storage.known_manifest(name, &digest)
+            }
             None => Ok(None),
         },
     }
@@ -158,11 +164,8 @@ fn find(
     target: &Target,
 ) -> crate::storage::Result<Option<Manifest>> {
     match target {
-        Target::Digest(digest) => storage.manifest(name, digest),
-        Target::Tag(tag) => match storage.tag(name, tag)? {
-            Some(digest) => storage.manifest(name, &digest),
-            None => Ok(None),
-        },
+        Target::Digest(digest) => storage.sound_manifest(name, digest),
+        Target::Tag(tag) => storage.sound_tag(name, tag),
     }
 }
 
@@ -178,8 +181,8 @@ async fn receive(ask: &Ask<'_>, body: &mut Incoming) -> Result<(Bytes, Room), Re
 /// What a pushed manifest says.
 #[derive(Default)]
 struct Checked {
-    blobs: Vec<Digest>,
-    children: Vec<Digest>,
+    blobs: Vec<(Digest, u64)>,
+    children: Vec<(Digest, u64)>,
     subject: Option<Digest>,
 }
 
@@ -227,12 +230,12 @@ impl Checked {
             blobs: parsed
                 .blobs()
                 .filter(|blob| !media_type::is_nondistributable(&blob.media_type))
-                .map(|blob| blob.digest.clone())
+                .map(|blob| (blob.digest.clone(), blob.size))
                 .collect(),
             children: parsed
                 .manifests()
                 .iter()
-                .map(|child| child.digest.clone())
+                .map(|child| (child.digest.clone(), child.size))
                 .collect(),
             subject: parsed.subject().map(|subject| subject.digest.clone()),
         }
@@ -252,7 +255,7 @@ fn keeps_its_type(raw: &[u8], declared: Option<&str>) -> bool {
     })
 }
 
-fn condition(headers: &HeaderMap) -> Result<Condition, Refusal> {
+pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, Refusal> {
     let wanted = |name: HeaderName| -> Result<Option<Wanted>, Refusal> {
         let mut wanted: Option<Wanted> = None;
         for header in headers.get_all(name) {

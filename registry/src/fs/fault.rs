@@ -97,14 +97,21 @@ pub enum Fault {
 
 /// Sees every operation of one or more [`Fs`](super::Fs) in order, counts them from 0, and spoils chosen
 /// ones. Syncs are recorded and not done: what would be durable is for the test to say.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct FaultPlan(Mutex<State>);
 
-#[derive(Debug, Default)]
+impl std::fmt::Debug for FaultPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FaultPlan({} operations)", self.count())
+    }
+}
+
+#[derive(Default)]
 struct State {
     ops: Vec<Op>,
     faults: Vec<(usize, Fault)>,
     refused: Option<Errno>,
+    meanwhile: Option<(usize, Box<dyn FnOnce() + Send>)>,
     crashed: bool,
     openings: u64,
 }
@@ -124,6 +131,11 @@ impl FaultPlan {
     /// everything that changes it. `None` ends it.
     pub fn refuse(&self, errno: Option<Errno>) {
         self.state().refused = errno;
+    }
+
+    /// Does something just before the operation with this number, in the thread that is about to do it.
+    pub fn meanwhile(&self, number: usize, work: impl FnOnce() + Send + 'static) {
+        self.state().meanwhile = Some((number, Box::new(work)));
     }
 
     /// Operations so far.
@@ -174,6 +186,14 @@ impl FaultPlan {
     }
 
     fn next(&self, op: Op) -> rustix::io::Result<Option<Fault>> {
+        let due = {
+            let mut state = self.state();
+            let number = state.ops.len();
+            state.meanwhile.take_if(|(at, _)| *at == number)
+        };
+        if let Some((_, work)) = due {
+            work();
+        }
         let mut state = self.state();
         if state.crashed {
             return Err(Errno::OWNERDEAD);

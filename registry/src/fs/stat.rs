@@ -46,9 +46,19 @@ impl Stamp {
         (self.inode, self.size, self.modified) == (other.inode, other.size, other.modified)
     }
 
+    /// Whether this is the same file, whatever was written to it.
+    pub fn same_file(&self, other: &Self) -> bool {
+        self.inode == other.inode
+    }
+
     /// Last modification, in seconds since the epoch.
     pub fn modified_secs(&self) -> i64 {
         self.modified.0
+    }
+
+    /// Nanoseconds beyond [`Stamp::modified_secs`].
+    pub fn modified_nanos(&self) -> u32 {
+        u32::try_from(self.modified.1).unwrap_or(0)
     }
 }
 

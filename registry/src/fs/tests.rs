@@ -72,15 +72,24 @@ fn symbolic_links_are_never_followed() {
             );
         }
         for path in ["out/secret", "in/file", "file"] {
-            // At the end of a path the link itself may be seen, and is nothing that is used.
-            let seen = fs.stat(path).unwrap().map(|stat| stat.kind);
-            assert!(matches!(seen, None | Some(Kind::Other)), "{path}");
+            // At the end of a path the link itself may be seen, and is nothing that is used. It is not
+            // taken for nothing, either.
+            match fs.stat(path) {
+                Ok(seen) => assert_eq!(seen.map(|stat| stat.kind), Some(Kind::Other), "{path}"),
+                Err(error) => assert_eq!(error.errno, Errno::LOOP, "{path}"),
+            }
+            let error = fs.read(path, 10).unwrap_err();
+            assert!(!error.is_not_found(), "{path}: {error}");
         }
         assert!(fs.mkdir("out/made").is_err());
         assert!(fs.rename("real/file", "out/moved").is_err());
         assert!(fs.remove_file("out/secret").is_err() || !fs.remove_file("out/secret").unwrap());
         assert!(outside.path().join("secret").exists());
-        assert!(fs.list("out", |_, _| {}).is_err());
+        for path in ["out", "in", "out/below"] {
+            let error = fs.list(path, |_, _| {}).unwrap_err();
+            assert!(!error.is_not_found(), "{path}: {error}");
+        }
+        assert!(fs.list("real/file", |_, _| {}).unwrap_err().is_not_found());
     });
 }
 
@@ -106,6 +115,31 @@ fn strange_entries_are_not_opened() {
                 ("pipe".to_owned(), Kind::Other)
             ]
         );
+    });
+}
+
+#[test]
+fn a_file_can_be_locked_once() {
+    both(|_, fs| {
+        put(&fs, "file", b"1");
+        let (one, _) = fs.reopen("file").unwrap();
+        let (two, _) = fs.reopen("file").unwrap();
+        assert!(one.try_lock().unwrap() && one.try_lock().unwrap());
+        assert!(!two.try_lock().unwrap());
+        drop(one);
+        assert!(two.try_lock().unwrap());
+    });
+}
+
+#[test]
+fn names_that_are_no_text_are_told() {
+    use std::os::unix::ffi::OsStrExt as _;
+    both(|base, fs| {
+        std::fs::create_dir(base.join(std::ffi::OsStr::from_bytes(b"a\xff"))).unwrap();
+        let mut kinds = Vec::new();
+        fs.list(".", |name, kind| kinds.push((name.to_owned(), kind)))
+            .unwrap();
+        assert_eq!(kinds, [("a\u{fffd}".to_owned(), Kind::Other)]);
     });
 }
 

@@ -3,7 +3,7 @@
 use vdkr_core::digest::Digest;
 
 use super::durable::{Batch, Staged};
-use super::{Result, Storage, paths};
+use super::{Condition, Result, Storage, paths};
 use crate::fs::{File, Kind, Stamp, Stat};
 
 /// A blob that a repository has.
@@ -47,12 +47,19 @@ impl Storage {
         }
     }
 
-    /// Takes a blob from a repository. The content stays for others. `false`: it was not there.
-    pub fn delete_blob(&self, repository: &str, digest: &Digest) -> Result<bool> {
+    /// Takes a blob from a repository, if the condition holds for it. The content stays for others.
+    /// `false`: it was not there.
+    pub fn delete_blob(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        condition: &Condition,
+    ) -> Result<bool> {
         let _alone = self.locks.exclude(repository);
         if self.blob(repository, digest)?.is_none() {
             return Ok(false);
         }
+        condition.check(digest)?;
         self.remove_link(&paths::layer_link(repository, digest))?;
         Ok(true)
     }
@@ -83,6 +90,8 @@ impl Storage {
             &blob.stored,
         )?;
         batch.commit()?;
+        // A link that was there already may be an old one.
+        self.used(&paths::layer_link(repository, digest));
         Ok(Some(blob))
     }
 
@@ -91,21 +100,14 @@ impl Storage {
         &self,
         repository: &str,
         digest: &Digest,
-        size: u64,
         staged: Staged,
     ) -> Result<()> {
         let _shared = self.locks.share(repository);
         self.claim(digest);
         let mut batch = self.durable.batch();
-        let target = paths::blob_data(digest);
-        match self.content(digest.clone())? {
-            Some(blob) if blob.size == size => {
-                self.used(&target);
-                batch.require(target, blob.stamp);
-            }
-            // One of another size is damaged, and this is how it is mended.
-            _ => batch.place(staged, target),
-        }
+        // Over what is there: only what has just arrived is known to be right, and this is how damaged
+        // content is mended.
+        batch.place(staged, paths::blob_data(digest));
         let link = paths::layer_link(repository, digest);
         self.put_link(&mut batch, link.clone(), digest)?;
         batch.commit()?;
@@ -114,23 +116,23 @@ impl Storage {
         Ok(())
     }
 
-    /// Asks for a blob of the repository to be durable. `false`: it is not there.
+    /// Asks for a blob of the repository to be durable. Its size; `None`: it is not there.
     pub(super) fn require_blob(
         &self,
         batch: &mut Batch<'_>,
         repository: &str,
         digest: &Digest,
-    ) -> Result<bool> {
+    ) -> Result<Option<u64>> {
         let path = paths::layer_link(repository, digest);
         let Some(link) = self.read_link(&path)? else {
-            return Ok(false);
+            return Ok(None);
         };
         let Some(blob) = self.content(link.target)? else {
-            return Ok(false);
+            return Ok(None);
         };
         batch.require(paths::blob_data(&blob.stored), blob.stamp);
         batch.require(path, link.stamp);
-        Ok(true)
+        Ok(Some(blob.size))
     }
 
     /// Looks for stored content, whoever has it.

@@ -55,6 +55,17 @@ impl Storage {
     }
 }
 
+/// What an image is without.
+#[derive(Clone, Debug, Default)]
+struct Lack {
+    /// What is missing or damaged, of the images of an index as well.
+    missing: Vec<Digest>,
+    /// Whether it lacks something itself, so that nobody can pull it whole.
+    own: bool,
+    /// What it names with another size than it has.
+    sizes: Vec<Digest>,
+}
+
 /// What hashing a file showed.
 enum Hashed {
     Right(u64),
@@ -239,7 +250,7 @@ impl Check<'_> {
     fn repository(&mut self, name: &str) -> Result<()> {
         let storage = self.storage;
         // Manifest by manifest what each lacks itself; indexes add what their images lack.
-        let mut lacking: HashMap<Digest, Vec<Digest>> = HashMap::new();
+        let mut lacking: HashMap<Digest, Lack> = HashMap::new();
         let mut tagged: BTreeMap<String, Digest> = BTreeMap::new();
         for tag in storage.tag_names(name)?.unwrap_or_default() {
             let link = paths::tag_current(name, &tag);
@@ -271,7 +282,13 @@ impl Check<'_> {
         }
         for (tag, digest) in images {
             self.go_on()?;
-            let missing = self.missing(name, &digest, &mut lacking, 0)?;
+            let Lack { missing, sizes, .. } = self.lack(name, &digest, &mut lacking, 0)?;
+            if let Some(named) = sizes.first() {
+                let place = tag.as_deref().unwrap_or(digest.as_str());
+                let problem =
+                    format!("it tells another size of {named} than that has; build it again");
+                self.found(finding(Some(name), Some(place), &problem));
+            }
             if missing.is_empty() || !self.put_aside(name, tag.as_deref(), &digest)? {
                 continue;
             }
@@ -323,61 +340,92 @@ impl Check<'_> {
     }
 
     /// What a manifest needs and the repository does not have, itself included.
-    fn missing(
+    fn lack(
         &self,
         name: &str,
         digest: &Digest,
-        known: &mut HashMap<Digest, Vec<Digest>>,
+        known: &mut HashMap<Digest, Lack>,
         depth: usize,
-    ) -> Result<Vec<Digest>> {
-        if let Some(missing) = known.get(digest) {
-            return Ok(missing.clone());
+    ) -> Result<Lack> {
+        if let Some(lack) = known.get(digest) {
+            return Ok(lack.clone());
         }
         let storage = self.storage;
-        let mut missing = Vec::new();
-        match storage.manifest(name, digest)? {
-            Some(found) if !self.bad.contains(digest) => {
+        let mut lack = Lack::default();
+        let found = storage.manifest(name, digest)?;
+        let there = found.is_some();
+        // One that was put aside before still says what it lacks, as long as its content is there.
+        let body = match found {
+            Some(found) => Some(found.body),
+            None => storage
+                .manifest_content(digest)?
+                .map(|cached| cached.body.clone()),
+        };
+        match body {
+            Some(body) if !self.bad.contains(digest) => {
                 // One of another form is served as it is; nobody knows what it needs.
-                if let Ok(parsed) = manifest::parse(&found.body, None) {
+                if let Ok(parsed) = manifest::parse(&body, None) {
                     for blob in parsed.blobs() {
-                        let elsewhere = media_type::is_nondistributable(&blob.media_type);
-                        if !elsewhere && !self.has(name, &blob.digest, Some(blob.size))? {
-                            missing.push(blob.digest.clone());
+                        if media_type::is_nondistributable(&blob.media_type) {
+                            continue;
+                        }
+                        match self.size(name, &blob.digest)? {
+                            Some(size) if size == blob.size => {}
+                            Some(_) => lack.sizes.push(blob.digest.clone()),
+                            None => {
+                                lack.missing.push(blob.digest.clone());
+                                lack.own |= !self.may_lack(name, &blob.digest)?;
+                            }
                         }
                     }
                     for child in parsed.manifests() {
                         let revision = paths::revision_link(name, &child.digest);
                         if storage.read_link(&revision)?.is_none()
-                            && self.has(name, &child.digest, Some(child.size))?
+                            && self.size(name, &child.digest)?.is_some()
                         {
                             // Some builders list blobs in their indexes.
                             continue;
                         }
                         if depth < 16 {
-                            missing.extend(self.missing(name, &child.digest, known, depth + 1)?);
+                            let below = self.lack(name, &child.digest, known, depth + 1)?;
+                            lack.missing.extend(below.missing);
                         }
                     }
                 }
+                if !there && lack.missing.is_empty() {
+                    lack.missing.push(digest.clone());
+                }
             }
-            _ => missing.push(digest.clone()),
+            _ => {
+                lack.missing.push(digest.clone());
+                lack.own = true;
+            }
         }
-        missing.sort_unstable();
-        missing.dedup();
-        known.insert(digest.clone(), missing.clone());
-        Ok(missing)
+        lack.missing.sort_unstable();
+        lack.missing.dedup();
+        known.insert(digest.clone(), lack.clone());
+        Ok(lack)
     }
 
-    fn has(&self, name: &str, digest: &Digest, size: Option<u64>) -> Result<bool> {
+    /// The size of a blob that the repository has, and that is sound as far as is known.
+    fn size(&self, name: &str, digest: &Digest) -> Result<Option<u64>> {
         let found = self.storage.blob(name, digest)?;
-        Ok(found.is_some_and(|blob| {
-            size.is_none_or(|size| size == blob.size) && !self.bad.contains(&blob.stored)
-        }))
+        Ok(found
+            .filter(|blob| !self.bad.contains(&blob.stored))
+            .map(|blob| blob.size))
+    }
+
+    /// Whether a manifest without this blob is as the registry took it.
+    fn may_lack(&self, name: &str, digest: &Digest) -> Result<bool> {
+        let link = paths::layer_link(name, digest);
+        Ok(self.options.sparse && self.storage.fs.stat(&link)?.is_none())
     }
 
     /// Looks again, with nobody else changing the repository, whether an image lacks something: it may
-    /// have been deleted, collected or pushed again since. If so, its link goes to the quarantine: clients
-    /// that are told that a manifest is there do not send what it needs. Its tags stay, and garbage
-    /// collection keeps what is there of it for them.
+    /// have been deleted, collected or pushed again since. If it lacks something itself, its link goes to
+    /// the quarantine: clients that are told that a manifest is there do not send what it needs. Its tags
+    /// stay, and garbage collection keeps what is there of it for them. An index stays with the images that
+    /// are whole; those that are not are put aside by themselves.
     fn put_aside(&self, name: &str, tag: Option<&str>, digest: &Digest) -> Result<bool> {
         let storage = self.storage;
         let _alone = storage.locks.exclude(name);
@@ -386,14 +434,11 @@ impl Check<'_> {
             Some(tag) => storage.tag(name, tag)?.as_ref() == Some(digest),
             None => storage.read_link(&link)?.is_some(),
         };
-        if !there
-            || self
-                .missing(name, digest, &mut HashMap::new(), 0)?
-                .is_empty()
-        {
+        let lack = self.lack(name, digest, &mut HashMap::new(), 0)?;
+        if !there || lack.missing.is_empty() {
             return Ok(false);
         }
-        if !self.options.dry_run && storage.read_link(&link)?.is_some() {
+        if lack.own && !self.options.dry_run && storage.read_link(&link)?.is_some() {
             make_dirs(&storage.fs, paths::QUARANTINE)?;
             let kept = format!(
                 "{}/link-{}-{}",

@@ -4,6 +4,7 @@
 //! first time, and its directory is touched whenever the tag comes back to it. How long such manifests
 //! live is decided when garbage is collected.
 
+use serde::{Deserialize, Serialize};
 use vdkr_core::digest::{Algorithm, Digest};
 use vdkr_core::extension::HistoryEntry;
 
@@ -12,6 +13,19 @@ use crate::fs::Kind;
 
 /// Most entries of one tag that are looked at.
 const MOST: usize = 10_000;
+
+/// Most targets of a deleted tag that are kept in mind, and the longest file that holds them.
+const FORMER: usize = 100;
+const LONGEST: usize = 64 << 10;
+
+/// One target of a tag before the tag was deleted. They lie in a file of ours as JSON, the newest first,
+/// and keep nothing from being collected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Former {
+    digest: Digest,
+    since: u64,
+    deleted: u64,
+}
 
 /// One target of a tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,28 +38,110 @@ pub(super) struct Past {
 }
 
 impl Storage {
-    /// What a tag points to and pointed to, newest first, at most `limit` entries. `None`: there is no
-    /// such tag.
+    /// What a tag points to and pointed to, newest first, at most `limit` entries; those before it was
+    /// deleted come last. `None`: there is no such tag, and was none.
     pub fn history(
         &self,
         repository: &str,
         tag: &str,
         limit: usize,
     ) -> Result<Option<Vec<HistoryEntry>>> {
-        let mut entries = Vec::new();
-        let Some(past) = self.past(repository, tag)? else {
+        let past = self.past(repository, tag)?;
+        let former = self.former(repository, tag)?;
+        if past.is_none() && former.is_empty() {
             return Ok(None);
-        };
-        for past in past.into_iter().take(limit) {
-            let available = self.manifest(repository, &past.digest)?.is_some();
-            entries.push(HistoryEntry {
+        }
+        let past = past.unwrap_or_default().into_iter();
+        let mut entries: Vec<_> = past
+            .map(|past| HistoryEntry {
                 digest: past.digest,
                 since: past.since,
                 current: past.until.is_none(),
-                available,
-            });
+                available: false,
+                deleted: None,
+            })
+            .collect();
+        for former in former {
+            if entries.iter().all(|entry| entry.digest != former.digest) {
+                entries.push(HistoryEntry {
+                    digest: former.digest,
+                    since: former.since,
+                    current: false,
+                    available: false,
+                    deleted: Some(former.deleted),
+                });
+            }
+        }
+        entries.truncate(limit);
+        for entry in &mut entries {
+            entry.available = self.manifest(repository, &entry.digest)?.is_some();
         }
         Ok(Some(entries))
+    }
+
+    /// Keeps in mind what a tag points to and pointed to, for it is about to be deleted.
+    pub(super) fn note_deletion(&self, repository: &str, tag: &str) -> Result<()> {
+        let deleted = now();
+        let past = self.past(repository, tag)?.unwrap_or_default();
+        let mut former: Vec<_> = past
+            .into_iter()
+            .take(FORMER)
+            .map(|past| Former {
+                digest: past.digest,
+                since: past.since,
+                deleted,
+            })
+            .collect();
+        for before in self.former(repository, tag)? {
+            if former.len() < FORMER && former.iter().all(|one| one.digest != before.digest) {
+                former.push(before);
+            }
+        }
+        if former.is_empty() {
+            return Ok(());
+        }
+        let content = serde_json::to_vec(&former).unwrap_or_default();
+        let mut batch = self.durable.batch();
+        let path = format!("{}/{tag}", paths::deleted(repository));
+        batch.place(self.staged(&content)?, path);
+        Ok(batch.commit()?)
+    }
+
+    /// What a tag pointed to before it was deleted. A file that cannot be understood says nothing.
+    fn former(&self, repository: &str, tag: &str) -> Result<Vec<Former>> {
+        let path = format!("{}/{tag}", paths::deleted(repository));
+        match self.fs.read(&path, LONGEST) {
+            Ok((content, _)) => Ok(serde_json::from_slice(&content).unwrap_or_default()),
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Forgets deleted tags that have nothing left to go back to. To be called with the repository
+    /// excluded.
+    pub(super) fn forget_deleted(&self, repository: &str) -> Result<()> {
+        let mut tags = Vec::new();
+        match self.fs.list(&paths::deleted(repository), |name, kind| {
+            if kind == Kind::File {
+                tags.push(name.to_owned());
+            }
+        }) {
+            Err(error) if error.is_not_found() => return Ok(()),
+            listed => listed?,
+        }
+        for tag in tags {
+            let mut left = false;
+            for former in self.former(repository, &tag)? {
+                let path = paths::revision_link(repository, &former.digest);
+                left |= self.read_link(&path)?.is_some();
+            }
+            if !left {
+                let path = format!("{}/{tag}", paths::deleted(repository));
+                self.durable.forget_file(&path);
+                self.fs.remove_file(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// The targets of a tag, the current one first, then by time. `None`: there is no such tag.

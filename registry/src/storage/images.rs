@@ -21,7 +21,7 @@ const MANY: usize = 100_000;
 /// Bytes of labels after which a page ends.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// What a manifest says of an image. Never changes.
+/// What a manifest says of an image. Never changes; what is there of it does.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Summary {
     media_type: String,
@@ -29,7 +29,11 @@ pub(super) struct Summary {
     size: u64,
     created: Option<String>,
     labels: BTreeMap<String, String>,
-    problem: Option<String>,
+    /// The manifests below it, and the blobs, with their sizes; looked for each time.
+    children: Vec<(Digest, u64)>,
+    blobs: Vec<(Digest, u64)>,
+    /// A manifest below it that was not there, so that this is not all.
+    lacks: Option<Digest>,
 }
 
 impl Summary {
@@ -38,7 +42,8 @@ impl Summary {
             .labels
             .iter()
             .map(|(key, value)| key.len() + value.len());
-        512 + labels.sum::<usize>() + self.platforms.len() * 32
+        let needs = self.children.len() + self.blobs.len();
+        512 + labels.sum::<usize>() + self.platforms.len() * 32 + needs * 128
     }
 }
 
@@ -96,7 +101,17 @@ impl Storage {
         let Some(link) = self.read_link(&paths::tag_current(name, &tag))? else {
             return Ok(None);
         };
-        let summary = self.summary(name, &link.target)?;
+        let (summary, problem) = match self.summary(name, &link.target)? {
+            Some(summary) => {
+                let lacks = self.lacks(name, &summary)?;
+                let problem = lacks.map(|digest| format!("it lacks {digest}; push it again"));
+                (summary, problem)
+            }
+            None => (
+                Arc::default(),
+                Some("its manifest is missing or damaged; push it again".to_owned()),
+            ),
+        };
         Ok(Some(ImageEntry {
             repository: name.to_owned(),
             tag: Some(tag),
@@ -107,22 +122,47 @@ impl Storage {
             size: summary.size,
             created: summary.created.clone(),
             pushed: u64::try_from(link.stamp.modified_secs()).ok(),
+            pushed_nanos: link.stamp.modified_nanos(),
             labels: summary.labels.clone(),
-            problem: summary.problem.clone(),
+            problem,
         }))
     }
 
-    fn summary(&self, name: &str, digest: &Digest) -> Result<Arc<Summary>> {
+    /// What of an image the repository does not have, or has with another size.
+    fn lacks(&self, name: &str, summary: &Summary) -> Result<Option<Digest>> {
+        if summary.lacks.is_some() {
+            return Ok(summary.lacks.clone());
+        }
+        for (digest, size) in &summary.children {
+            let link = self.read_link(&paths::revision_link(name, digest))?;
+            let found = match link {
+                Some(link) => self.content(link.target)?,
+                None => self.blob(name, digest)?,
+            };
+            if found.is_none_or(|found| found.size != *size) {
+                return Ok(Some(digest.clone()));
+            }
+        }
+        for (digest, size) in &summary.blobs {
+            if self
+                .blob(name, digest)?
+                .is_none_or(|found| found.size != *size)
+            {
+                return Ok(Some(digest.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a manifest of the repository says. `None`: it is missing or damaged.
+    fn summary(&self, name: &str, digest: &Digest) -> Result<Option<Arc<Summary>>> {
         // Another repository may have the index without all of its images.
         let key = format!("{name}@{digest}");
         let Some(found) = self.manifest(name, digest)? else {
-            return Ok(Arc::new(Summary {
-                problem: Some("its manifest is missing or damaged; push it again".to_owned()),
-                ..Summary::default()
-            }));
+            return Ok(None);
         };
         if let Some(known) = self.summaries.get(&key) {
-            return Ok(known);
+            return Ok(Some(known));
         }
         let mut summary = Summary {
             media_type: found.media_type.to_string(),
@@ -131,11 +171,11 @@ impl Storage {
         let mut seen = HashSet::new();
         self.summarise(name, &found.body, digest, None, &mut summary, &mut seen)?;
         let summary = Arc::new(summary);
-        if summary.problem.is_none() {
+        if summary.lacks.is_none() {
             self.summaries
                 .insert(key, Arc::clone(&summary), summary.weight());
         }
-        Ok(summary)
+        Ok(Some(summary))
     }
 
     fn summarise(
@@ -160,12 +200,20 @@ impl Storage {
         for child in parsed.manifests() {
             match self.manifest(name, &child.digest)? {
                 Some(found) => {
+                    if !seen.contains(&child.digest) {
+                        summary.children.push((child.digest.clone(), child.size));
+                    }
                     let (body, digest) = (&found.body, &child.digest);
                     self.summarise(name, body, digest, Some(child), summary, seen)?;
                 }
                 None if seen.insert(child.digest.clone()) => {
                     summary.size += child.size;
-                    summary.problem = Some(format!("it lacks {}", child.digest));
+                    // Some builders list blobs in their indexes.
+                    if self.blob(name, &child.digest)?.is_some() {
+                        summary.children.push((child.digest.clone(), child.size));
+                    } else {
+                        summary.lacks = Some(child.digest.clone());
+                    }
                 }
                 None => {}
             }
@@ -173,6 +221,9 @@ impl Storage {
         for blob in parsed.blobs() {
             if seen.insert(blob.digest.clone()) {
                 summary.size += blob.size;
+                if !media_type::is_nondistributable(&blob.media_type) {
+                    summary.blobs.push((blob.digest.clone(), blob.size));
+                }
             }
         }
         let Some(image) = parsed.as_image() else {

@@ -3,7 +3,7 @@
 use vdkr_core::digest::Digest;
 
 use super::durable::Batch;
-use super::{Result, Storage, now};
+use super::{Result, Storage, StorageError, now};
 use crate::fs::Stamp;
 
 /// Longer than any digest; what is longer is no link.
@@ -39,6 +39,30 @@ impl Storage {
                 .insert(path.to_owned(), (stamp, target.clone()), 1);
         }
         Ok(Some(Link { target, stamp }))
+    }
+
+    /// [`Storage::read_link`] for those who would look elsewhere for what is not there: a torn link is
+    /// [`StorageError::Damaged`].
+    pub(super) fn sound_link(
+        &self,
+        path: &str,
+        what: &dyn std::fmt::Display,
+    ) -> Result<Option<Link>> {
+        match self.read_link(path)? {
+            None if self.is_torn(path)? => {
+                // It may have been put right between the two looks.
+                let again = self.read_link(path)?;
+                again
+                    .map(Some)
+                    .ok_or_else(|| StorageError::Damaged(what.to_string()))
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// Whether there is something under the name of a link that holds no digest, as seen just now.
+    pub(super) fn is_torn(&self, path: &str) -> Result<bool> {
+        Ok(self.fs.stat(path)?.is_some())
     }
 
     /// A link that was read before and has not changed since; costs one system call.

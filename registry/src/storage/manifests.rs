@@ -30,10 +30,10 @@ pub struct NewManifest {
     pub digest: Digest,
     /// The bytes.
     pub body: Bytes,
-    /// Blobs that the repository must have.
-    pub blobs: Vec<Digest>,
+    /// Blobs that the repository must have, with their sizes.
+    pub blobs: Vec<(Digest, u64)>,
     /// Manifests (of an index; blobs, in the indexes of some builders) that it must have.
-    pub children: Vec<Digest>,
+    pub children: Vec<(Digest, u64)>,
     /// Whether it is taken although some of these are missing.
     pub sparse: bool,
 }
@@ -68,6 +68,16 @@ impl Condition {
         self.matches.as_ref().is_none_or(fits) && !self.none_match.as_ref().is_some_and(fits)
     }
 
+    /// The same as an error, for something that is there.
+    pub(super) fn check(&self, current: &Digest) -> Result<()> {
+        if self.holds(Some(current)) {
+            return Ok(());
+        }
+        Err(StorageError::ConditionFailed {
+            current: Some(current.clone()),
+        })
+    }
+
     fn is_empty(&self) -> bool {
         self.matches.is_none() && self.none_match.is_none()
     }
@@ -95,6 +105,46 @@ impl Storage {
         };
         let found = self.manifest_content(&link.target)?;
         Ok(found.map(|cached| cached.under(digest)))
+    }
+
+    /// Finds a manifest of a repository to be served. One that is there and cannot be read as what it
+    /// was is [`StorageError::Damaged`].
+    pub fn sound_manifest(&self, repository: &str, digest: &Digest) -> Result<Option<Manifest>> {
+        let what = format!("{repository}@{digest}");
+        let path = paths::revision_link(repository, digest);
+        let Some(link) = self.sound_link(&path, &what)? else {
+            return Ok(None);
+        };
+        match self.manifest_content(&link.target)? {
+            Some(cached) => Ok(Some(cached.under(digest))),
+            // Collected, content and all, between the two looks.
+            None if self.fs.stat(&path)?.is_none() => Ok(None),
+            None => Err(StorageError::Damaged(what)),
+        }
+    }
+
+    /// [`Storage::sound_manifest`] of what a tag points to, which it relies on from the moment it is
+    /// known.
+    pub fn sound_tag(&self, repository: &str, tag: &str) -> Result<Option<Manifest>> {
+        let (what, path) = (
+            format!("{repository}:{tag}"),
+            paths::tag_current(repository, tag),
+        );
+        let damaged = || Err(StorageError::Damaged(what.clone()));
+        let mut seen = None;
+        // A tag and its manifest may be deleted between the two looks, or the tag moved.
+        while let Some(link) = self.sound_link(&path, &what)? {
+            if seen.as_ref() == Some(&link.target) {
+                return damaged();
+            }
+            self.claim(&link.target);
+            match self.sound_manifest(repository, &link.target) {
+                Ok(None) => seen = Some(link.target),
+                Err(StorageError::Damaged(_)) => return damaged(),
+                found => return found,
+            }
+        }
+        Ok(None)
     }
 
     /// What a tag points to, as far as memory knows it and the disk confirms it.
@@ -146,20 +196,20 @@ impl Storage {
 
         self.claim(&manifest.digest);
 
-        // First wave: all that it names.
-        let mut batch = self.durable.batch();
-        self.require_references(&mut batch, repository, manifest)?;
-        batch.commit()?;
-
-        // Second wave: the manifest itself. A revision or an index entry without content is as good as
-        // none, so their order does not matter.
+        // First wave: all that it names, and its own content, which means nothing yet.
         let digest = &manifest.digest;
         let mut batch = self.durable.batch();
+        self.require_references(&mut batch, repository, manifest)?;
         let target = paths::blob_data(digest);
         match self.manifest_content(digest)? {
             Some(cached) => batch.require(target, cached.stamp),
             None => batch.place(self.staged(&manifest.body)?, target),
         }
+        batch.commit()?;
+
+        // Second wave: the repository has it. A revision without content is damage, and must not come
+        // from a power cut.
+        let mut batch = self.durable.batch();
         self.put_link(&mut batch, paths::revision_link(repository, digest), digest)?;
         let mut returns = Vec::new();
         for tag in tags {
@@ -193,26 +243,32 @@ impl Storage {
     /// `false`: it was not there.
     pub fn delete_tag(&self, repository: &str, tag: &str, condition: &Condition) -> Result<bool> {
         let _alone = self.locks.exclude(repository);
-        let current = self.tag(repository, tag)?;
-        if current.is_none() {
-            return Ok(false);
-        }
-        if !condition.holds(current.as_ref()) {
-            return Err(StorageError::ConditionFailed { current });
+        match self.tag(repository, tag)? {
+            Some(current) => condition.check(&current)?,
+            // A torn one is there as well, with whatever it pointed to.
+            None if self.is_torn(&paths::tag_current(repository, tag))? && condition.is_empty() => {
+            }
+            None => return Ok(false),
         }
         self.remove_tag(repository, tag)?;
         self.remove_if_empty(repository);
         Ok(true)
     }
 
-    /// Takes a manifest from a repository, and the tags that point to it. The content stays for other
-    /// repositories. `false`: it was not there.
-    pub fn delete_manifest(&self, repository: &str, digest: &Digest) -> Result<bool> {
+    /// Takes a manifest from a repository, and the tags that point to it, if the condition holds for it.
+    /// The content stays for other repositories. `false`: it was not there.
+    pub fn delete_manifest(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        condition: &Condition,
+    ) -> Result<bool> {
         let _alone = self.locks.exclude(repository);
         let path = paths::revision_link(repository, digest);
-        if self.read_link(&path)?.is_none() {
+        if self.read_link(&path)?.is_none() && !self.is_torn(&path)? {
             return Ok(false);
         }
+        condition.check(digest)?;
         // The tags go first: a tag never points to what is not there.
         for tag in self.tag_names(repository)?.unwrap_or_default() {
             if self.tag(repository, &tag)?.as_ref() == Some(digest) {
@@ -225,6 +281,10 @@ impl Storage {
     }
 
     pub(super) fn remove_tag(&self, repository: &str, tag: &str) -> Result<()> {
+        // On a full disk, too, a tag can be deleted.
+        if let Err(error) = self.note_deletion(repository, tag) {
+            tracing::warn!(%error, "a deleted tag leaves no history");
+        }
         let dir = paths::tag(repository, tag);
         // Without this link there is no tag, whatever happens to the rest of the directory.
         self.remove_link(&paths::tag_current(repository, tag))?;
@@ -242,43 +302,55 @@ impl Storage {
         repository: &str,
         manifest: &NewManifest,
     ) -> Result<()> {
-        let mut missing = Vec::new();
-        for digest in &manifest.blobs {
-            if !self.require_blob(batch, repository, digest)? {
-                missing.push(digest.clone());
+        let (mut missing, mut wrong) = (Vec::new(), Vec::new());
+        let blobs = manifest.blobs.iter().map(|named| (named, false));
+        let children = manifest.children.iter().map(|named| (named, true));
+        for ((digest, size), child) in blobs.chain(children) {
+            let mut found = None;
+            if child {
+                found = self.require_revision(batch, repository, digest)?;
             }
-        }
-        for digest in &manifest.children {
-            if !self.require_revision(batch, repository, digest)?
-                && !self.require_blob(batch, repository, digest)?
-            {
-                missing.push(digest.clone());
+            if found.is_none() {
+                found = self.require_blob(batch, repository, digest)?;
+            }
+            match found {
+                None => missing.push(digest.clone()),
+                Some(there) if there != *size => wrong.push((digest.clone(), *size, there)),
+                Some(_) => {}
             }
         }
         missing.sort_unstable();
         missing.dedup();
-        if missing.is_empty() || manifest.sparse {
-            return Ok(());
+        if !missing.is_empty() && !manifest.sparse {
+            return Err(StorageError::MissingReferences(missing));
         }
-        Err(StorageError::MissingReferences(missing))
+        match wrong.into_iter().next() {
+            None => Ok(()),
+            Some((digest, told, there)) => Err(StorageError::WrongSize {
+                digest,
+                told,
+                there,
+            }),
+        }
     }
 
+    /// Asks for a manifest of the repository to be durable. Its size; `None`: it is not there.
     fn require_revision(
         &self,
         batch: &mut Batch<'_>,
         repository: &str,
         digest: &Digest,
-    ) -> Result<bool> {
+    ) -> Result<Option<u64>> {
         let path = paths::revision_link(repository, digest);
         let Some(link) = self.read_link(&path)? else {
-            return Ok(false);
+            return Ok(None);
         };
         let Some(cached) = self.manifest_content(&link.target)? else {
-            return Ok(false);
+            return Ok(None);
         };
         batch.require(paths::blob_data(&link.target), cached.stamp);
         batch.require(path, link.stamp);
-        Ok(true)
+        Ok(Some(cached.body.len() as u64))
     }
 
     /// Reads a manifest's content, whoever has it. What does not match its digest is as good as none.

@@ -11,7 +11,9 @@
 //! │   │       ├── current/link                                  what the tag points to
 //! │   │       └── index/<algorithm>/<digits>/link               what it ever pointed to
 //! │   ├── _uploads/<uuid>/{data,startedat}                      uploads under way
-//! │   └── _vdkr/pins/<algorithm>/<digits>/link                  ours: manifests that are pinned
+//! │   └── _vdkr
+//! │       ├── pins/<algorithm>/<digits>/link                    ours: manifests that are pinned
+//! │       └── deleted/<tag>                                     ours: what a deleted tag pointed to
 //! └── _vdkr
 //!     ├── tmp/<process>/<number>                                ours: files before they get a name
 //!     └── quarantine/                                           ours: what is not what its name said
@@ -27,6 +29,7 @@
 //! The methods block on the disk. The tree is the truth: caches are checked against it on every use,
 //! because another process may serve or clean the same tree.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -81,15 +84,46 @@ pub enum StorageError {
     /// A manifest names what this repository does not have.
     #[error("{} of the blobs and manifests named are unknown to the repository", .0.len())]
     MissingReferences(Vec<Digest>),
+    /// A manifest names something with a size that it does not have: clients would refuse it.
+    #[error("the manifest says that {digest} has {told} bytes, and it has {there}")]
+    WrongSize {
+        /// What it names.
+        digest: Digest,
+        /// The size that it tells.
+        told: u64,
+        /// The size of what is there.
+        there: u64,
+    },
     /// The condition of the request does not hold.
     #[error("the tag or manifest is not in the state that the request asks for")]
     ConditionFailed {
         /// What is there now.
         current: Option<Digest>,
     },
+    /// The repository has a manifest or tag, and its content is not what it should be. Not the same as
+    /// not having it: whoever is told that it is unknown looks for it elsewhere.
+    #[error("{0} is damaged in this registry; push it again")]
+    Damaged(String),
     /// There is no such upload session, or no longer.
     #[error("upload session unknown")]
     UploadUnknown,
+    /// Somebody wrote to the file of an upload session without asking.
+    #[error(
+        "the file of the upload has {length} bytes where {offset} were received: somebody else wrote \
+         to it; send the blob again"
+    )]
+    UploadDisturbed {
+        /// Bytes in the file.
+        length: u64,
+        /// Bytes received and hashed.
+        offset: u64,
+    },
+    /// A directory of the storage is none.
+    #[error(
+        "{} is a symbolic link or a file; the storage follows no links inside itself: put a directory \
+         (or a mount) there, or name the directory that holds all of it", .0.display()
+    )]
+    NoDirectory(PathBuf),
     /// Garbage is being collected, or the storage checked, by somebody else.
     #[error(
         "another process collects garbage in this storage or checks it \
@@ -168,6 +202,9 @@ impl Storage {
     /// A storage on a full disk is opened, so that room can be made there, and one that is only to be
     /// read: [`Storage::standing`] tells.
     pub fn open(fs: Fs, memory: Memory) -> Result<Self> {
+        for dir in FIRST {
+            refuse_links(&fs, dir)?;
+        }
         let made = make_first(&fs);
         if !matches!(&made, Err(error) if error.is_read_only()) {
             match recovery::clear_temporary(&fs) {
@@ -248,12 +285,29 @@ impl Storage {
     }
 }
 
+/// Directories that every storage has.
+const FIRST: [&str; 3] = [paths::BLOBS, paths::REPOSITORIES, paths::TEMPORARY];
+
 /// Makes the first directories, and the one of this process.
 fn make_first(fs: &Fs) -> fs::Result<(recovery::TemporaryDir, Option<FsError>)> {
-    for dir in [paths::BLOBS, paths::REPOSITORIES, paths::TEMPORARY] {
+    for dir in FIRST {
         make_dirs(fs, dir)?;
     }
     recovery::TemporaryDir::make(fs)
+}
+
+/// Refuses a storage part of which lies behind a symbolic link: none is followed, and all in it would
+/// seem to be gone.
+fn refuse_links(fs: &Fs, dir: &str) -> Result<()> {
+    let ends = dir.match_indices('/').map(|(at, _)| at).chain([dir.len()]);
+    for end in ends {
+        match fs.stat(&dir[..end])? {
+            None => break,
+            Some(stat) if stat.kind == fs::Kind::Directory => {}
+            Some(_) => return Err(StorageError::NoDirectory(fs.base().join(&dir[..end]))),
+        }
+    }
+    Ok(())
 }
 
 /// Makes a directory and those above it, promising nothing. Others may remove empty ones meanwhile.

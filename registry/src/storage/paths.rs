@@ -95,6 +95,11 @@ pub(crate) fn layers_by(name: &str, algorithm: Algorithm) -> String {
     format!("{REPOSITORIES}/{name}/_layers/{}", algorithm.name())
 }
 
+/// What tags pointed to before they were deleted.
+pub(crate) fn deleted(name: &str) -> String {
+    format!("{REPOSITORIES}/{name}/_vdkr/deleted")
+}
+
 /// Distribution passes by what begins with an underscore and is none of its own names.
 pub(crate) fn pins(name: &str, algorithm: Algorithm) -> String {
     format!("{REPOSITORIES}/{name}/_vdkr/pins/{}", algorithm.name())

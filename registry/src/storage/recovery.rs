@@ -142,10 +142,10 @@ impl Storage {
                 .map(|stat| u64::try_from(stat.stamp.modified_secs()).unwrap_or(0))
                 .max();
             let fresh = touched.is_none_or(|touched| touched.saturating_add(idle) > now());
-            if fresh || self.sessions.in_use(&id) {
+            if fresh || self.sessions.in_use(&directory) {
                 swept.kept += 1;
             } else {
-                self.sessions.forget(&id);
+                self.sessions.forget(&directory);
                 self.remove_upload(&directory);
                 swept.removed += 1;
             }

@@ -114,12 +114,13 @@ impl Session {
     }
 }
 
-/// The sessions that are in memory.
+/// The sessions that are in memory, by their directories: the same id under another repository is
+/// another session, or none.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<HashMap<UploadId, Arc<Session>>>);
+pub(super) struct Sessions(Mutex<HashMap<String, Arc<Session>>>);
 
 impl Sessions {
-    fn lock(&self) -> MutexGuard<'_, HashMap<UploadId, Arc<Session>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -130,18 +131,22 @@ impl Sessions {
             // Nothing is lost: whoever asks for one of them again finds it on the disk.
             sessions.retain(|_, session| Arc::strong_count(session) > 1);
         }
-        let id = session.id.clone();
-        Arc::clone(sessions.entry(id).or_insert_with(|| Arc::new(session)))
+        let directory = session.directory();
+        Arc::clone(
+            sessions
+                .entry(directory)
+                .or_insert_with(|| Arc::new(session)),
+        )
     }
 
-    pub(super) fn forget(&self, id: &UploadId) {
-        self.lock().remove(id);
+    pub(super) fn forget(&self, directory: &str) {
+        self.lock().remove(directory);
     }
 
     /// Whether a request is using it now.
-    pub(super) fn in_use(&self, id: &UploadId) -> bool {
+    pub(super) fn in_use(&self, directory: &str) -> bool {
         self.lock()
-            .get(id)
+            .get(directory)
             .is_some_and(|session| Arc::strong_count(session) > 1)
     }
 }
@@ -256,18 +261,20 @@ impl Storage {
 
     /// Finds a session, in memory or on the disk.
     pub fn upload(&self, repository: &str, id: &UploadId) -> Result<Option<Arc<Session>>> {
-        let known = self.sessions.lock().get(id).cloned();
         let directory = paths::upload(repository, id.as_str());
+        let known = self.sessions.lock().get(&directory).cloned();
         let there = self
             .fs
             .stat(&directory)?
             .is_some_and(|stat| stat.kind == Kind::Directory);
         if !there {
-            self.sessions.forget(id);
+            self.sessions.forget(&directory);
             return Ok(None);
         }
         if let Some(session) = known {
-            return Ok((session.repository == repository).then_some(session));
+            // One that has ended may still be on its way from the disk.
+            let gone = session.progress().gone;
+            return Ok((!gone).then_some(session));
         }
         let data = self.fs.stat(&paths::upload_data(repository, id.as_str()))?;
         let offset = data.map_or(0, |stat| stat.size);
@@ -291,21 +298,31 @@ impl Storage {
         }
         let turn = Turn(Arc::clone(session));
         let data = session.data();
-        let (file, size) = match self.fs.reopen(&data) {
-            Ok((file, stat)) => (file, stat.size),
+        let file = match self.fs.reopen(&data) {
+            Ok((file, _)) => file,
             Err(error) if error.is_not_found() => match self.fs.create(&data) {
                 Err(error) if error.is_not_found() => return Err(StorageError::UploadUnknown),
-                made => (made?, 0),
+                made => made?,
             },
             Err(error) => return Err(error.into()),
         };
+        // Whoever else writes to this file, in another process perhaps, or of a session that has ended
+        // and is still at it, comes first: bytes that are not hashed must not get into a blob.
+        if !file.try_lock()? {
+            return Ok(None);
+        }
+        let (named, opened) = (self.fs.stat(&data)?, file.stat()?);
+        if !named.is_some_and(|named| named.stamp.same_file(&opened.stamp)) {
+            // It became a blob between the opening and the lock.
+            return Err(StorageError::UploadUnknown);
+        }
         let mut progress = session.progress();
         if progress.gone {
             return Err(StorageError::UploadUnknown);
         }
-        if progress.offset != size {
+        if progress.offset != opened.size {
             // Somebody else wrote there. The disk says how far it is, and is hashed again.
-            (progress.offset, progress.hasher) = (size, None);
+            (progress.offset, progress.hasher) = (opened.size, None);
         }
         let (offset, hasher) = (progress.offset, progress.hasher.clone());
         drop(progress);
@@ -348,8 +365,17 @@ impl Storage {
                     got,
                 });
             }
+            if let Origin::Session(Turn(session)) = &origin {
+                if session.progress().gone {
+                    return Err(StorageError::UploadUnknown);
+                }
+                let length = staged.file().stat()?.size;
+                if length != offset {
+                    return Err(StorageError::UploadDisturbed { length, offset });
+                }
+            }
             staged.file().begin_writeback(flushed);
-            self.commit_blob(repository, expected, offset, staged)
+            self.commit_blob(repository, expected, staged)
         });
         if let Origin::Session(Turn(session)) = &origin {
             self.cancel(session);
@@ -367,8 +393,10 @@ impl Storage {
     /// Ends a session and removes what it received.
     pub fn cancel(&self, session: &Session) {
         session.progress().gone = true;
-        self.sessions.forget(&session.id);
-        self.remove_upload(&session.directory());
+        let directory = session.directory();
+        self.remove_upload(&directory);
+        // Not before: until then it says to those who find the directory that this one has ended.
+        self.sessions.forget(&directory);
     }
 
     /// Removes the directory of a session. What cannot be removed now is swept later.

@@ -1,6 +1,7 @@
 //! What the tests of the server share.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod collect;
 pub mod disk;
 pub mod scenario;
 

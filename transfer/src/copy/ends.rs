@@ -192,6 +192,14 @@ impl ImageSource for RegistryImages {
     }
 }
 
+/// What is damaged at the destination is to be written again.
+fn unless_damaged<T>(found: Result<Option<T>, TransferError>) -> Result<Option<T>, TransferError> {
+    match found {
+        Err(error) if error.is_damaged() => Ok(None),
+        found => found,
+    }
+}
+
 impl ImageDestination for RegistryImages {
     fn place(&self) -> String {
         self.repository.to_string()
@@ -209,7 +217,7 @@ impl ImageDestination for RegistryImages {
             let found = self
                 .client
                 .head_manifest_at_origin(&self.repository, selector);
-            Ok(found.await?.is_some())
+            Ok(unless_damaged(found.await)?.is_some())
         })
     }
 
@@ -223,7 +231,8 @@ impl ImageDestination for RegistryImages {
             let found = self
                 .client
                 .head_manifest_at_origin(&self.repository, selector);
-            Ok(found.await?.is_some_and(|found| found.digest == *digest))
+            let found = unless_damaged(found.await)?;
+            Ok(found.is_some_and(|found| found.digest == *digest))
         })
     }
 

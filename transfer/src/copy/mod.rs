@@ -194,7 +194,7 @@ impl Copier {
         };
         let thorough = self.shared.options.thorough;
         let (complete, tagged) = tokio::try_join!(destination.is_complete(&root.digest), tagged)?;
-        if complete && !thorough {
+        if complete && !thorough && plan::has_children(destination, root).await? {
             if tagged {
                 self.finished(&root.digest, Outcome::Present);
             } else {

@@ -99,6 +99,35 @@ impl Plan {
     }
 }
 
+/// Whether the destination has the manifests of an index that it has: a damaged one may have been put
+/// aside since, with the index left for the sake of the others.
+pub(super) async fn has_children(
+    destination: &Arc<dyn ImageDestination>,
+    root: &FetchedManifest,
+) -> Result<bool, TransferError> {
+    let mut running = JoinSet::new();
+    // One of another kind is copied as it is, with nothing below it.
+    let Ok(parsed) = root.parse() else {
+        return Ok(true);
+    };
+    for entry in parsed.manifests() {
+        if !is_image(&entry.media_type) && !is_index(&entry.media_type) {
+            continue;
+        }
+        if running.len() == AT_ONCE && !joined(running.join_next().await)?.unwrap_or(true) {
+            return Ok(false);
+        }
+        let (destination, digest) = (destination.clone(), entry.digest.clone());
+        running.spawn(async move { destination.is_complete(&digest).await });
+    }
+    while let Some(done) = running.join_next().await {
+        if !joined(Some(done))?.unwrap_or(true) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Fetches those manifests that the destination lacks.
 async fn absent(
     source: &Arc<dyn ImageSource>,

@@ -92,8 +92,16 @@ async fn an_index_arrives_whole_and_in_order() {
     assert_eq!(registry.uploads(), 5);
 }
 
+/// The images of the index that is `a:t`.
+fn children(registry: &Registry) -> Vec<Digest> {
+    let raw = registry.manifest("a", "t").unwrap();
+    let index = vdkr_core::manifest::parse(&raw, None).unwrap();
+    let children = index.manifests().iter();
+    children.map(|child| child.digest.clone()).collect()
+}
+
 #[tokio::test]
-async fn again_it_takes_two_questions() {
+async fn again_it_takes_a_question_for_each_name() {
     let images = Images::new();
     let root = images.two_platforms();
     let registry = Registry::start().await;
@@ -107,9 +115,34 @@ async fn again_it_takes_two_questions() {
     assert_eq!((report.written.0, report.manifests), (0, 0));
     let after = registry.requests();
     let asked: BTreeSet<&str> = after[before..].iter().map(String::as_str).collect();
-    let by_digest = format!("HEAD /v2/a/manifests/{}", root.digest);
-    let expected = ["GET /v2/", "HEAD /v2/a/manifests/t", by_digest.as_str()];
-    assert_eq!(asked, BTreeSet::from(expected));
+    let children = children(&registry);
+    let manifests: Vec<_> = std::iter::once(&root.digest)
+        .chain(&children)
+        .map(|digest| format!("HEAD /v2/a/manifests/{digest}"))
+        .collect();
+    let expected = ["GET /v2/", "HEAD /v2/a/manifests/t"];
+    let expected = expected
+        .into_iter()
+        .chain(manifests.iter().map(String::as_str));
+    assert_eq!(asked, expected.collect());
+}
+
+#[tokio::test]
+async fn an_image_that_went_from_under_its_index_is_sent_again() {
+    let images = Images::new();
+    let root = images.two_platforms();
+    let registry = Registry::start().await;
+    push(&copier(), &images, &root, &registry, "a")
+        .await
+        .unwrap();
+    let lost = children(&registry).pop().unwrap();
+    registry.lose_manifest("a", &lost);
+    let report = push(&copier(), &images, &root, &registry, "a")
+        .await
+        .unwrap();
+    // The image, and the index after it.
+    assert_eq!((report.written.0, report.manifests), (0, 2));
+    assert!(registry.manifest("a", lost.as_str()).is_some());
 }
 
 #[tokio::test]

@@ -79,6 +79,12 @@ impl Registry {
             .map(|(_, raw)| raw.clone())
     }
 
+    /// Has a manifest no more.
+    pub(crate) fn lose_manifest(&self, name: &str, digest: &Digest) {
+        let key = (name.to_owned(), digest.to_string());
+        assert!(self.content().manifests.remove(&key).is_some());
+    }
+
     pub(crate) fn has_blob(&self, name: &str, digest: &Digest) -> bool {
         self.content()
             .blobs

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 use vdkr_core::channel::message::{Event, Phase, RegistrySettings};
 use vdkr_core::manifest::media_type::{OCI_CONFIG, OCI_MANIFEST};
+use vdkr_core::reference::Reference;
 use vdkr_transfer::layer::{UnpackError, Unpacked};
 use vdkr_transfer::pull::{
     Holding, ImageError, LayerStore, Question, Wanted, client_config, connect, fetch,
@@ -106,6 +107,67 @@ async fn pull(server: &Double, store: &Store) -> Result<Phase, ImageError> {
     fetch(store, &remote, image.layers()?, &events, &stop).await?;
     let last = *last.lock().unwrap();
     Ok(last)
+}
+
+/// Asks for `app:t` with `ours` as the registry; `public` stands for the one that is asked next.
+async fn ask(ours: &Double, public: &Double) -> Result<(), ImageError> {
+    let settings = RegistrySettings {
+        registry: Some(ours.host()),
+        ..RegistrySettings::default()
+    };
+    let elsewhere = Reference::parse(&format!("{}/library/app:t", public.host())).unwrap();
+    let question = Question {
+        reference: "app:t",
+        platform: None,
+        architecture: "amd64",
+        settings: &settings,
+        reach: &|reference| match reference.host().to_string().as_str() {
+            "docker.io" => elsewhere.clone(),
+            _ => reference.clone(),
+        },
+    };
+    let client = connect(ClientConfig {
+        retry: quick().retry,
+        ..client_config(&settings).unwrap()
+    });
+    let stop = CancellationToken::new();
+    question
+        .ask(&client.unwrap(), &|_| (), &stop)
+        .await
+        .map(drop)
+}
+
+#[tokio::test]
+async fn what_a_registry_has_and_cannot_give_is_not_looked_for_elsewhere() {
+    let (ours, public) = (Double::start().await, Double::start().await);
+    let body = r#"{"errors":[{"code":"MANIFEST_DAMAGED","message":"push it again"}]}"#;
+    // Once: damage does not pass, and is not asked about again.
+    ours.on("GET", "/v2/app/manifests/t").reply(
+        Reply::status(500)
+            .header("Vdkr-Manifest-Damaged", 1)
+            .body(body),
+    );
+    let error = ask(&ours, &public).await.unwrap_err();
+    let ImageError::Pull { source, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert!(source.is_damaged(), "{source:?}");
+    assert!(source.to_string().contains("push it again"), "{source}");
+    ours.finish();
+    assert!(public.seen().is_empty());
+    public.finish();
+
+    // What it does not know is another matter.
+    let (ours, public) = (Double::start().await, Double::start().await);
+    ours.on("GET", "/v2/app/manifests/t")
+        .reply(Reply::status(404));
+    public
+        .on("GET", "/v2/library/app/manifests/t")
+        .reply(Reply::status(404));
+    let error = ask(&ours, &public).await.unwrap_err();
+    assert!(matches!(error, ImageError::Unknown { .. }), "{error:?}");
+    ours.finish();
+    public.finish();
 }
 
 fn store(holding: Holding) -> Store {

@@ -27,6 +27,7 @@ pub async fn run(config: &Config, args: &FsckArgs) -> Result<Exit> {
     eprintln!("Checking: {}", keeper.place());
     let options = FsckOptions {
         dry_run: args.dry_run,
+        ..FsckOptions::default()
     };
     let (report, joined) = keeper.check(&options).await?;
     if joined {

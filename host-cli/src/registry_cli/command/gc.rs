@@ -136,9 +136,19 @@ pub fn summary(report: &GcReport) -> String {
     if report.young > 0 {
         let _ = write!(
             text,
-            " {} more are unused, but younger than the grace of {}.",
+            " {} in {} manifests and blobs are unused, and kept until the grace of {} has passed \
+             (--grace 0s).",
+            size(report.young_bytes),
             report.young,
             Age(report.grace)
+        );
+    }
+    if report.history > 0 {
+        let _ = write!(
+            text,
+            " {} in {} manifests and blobs are kept as the history of tags (--keep-history 0).",
+            size(report.history_bytes),
+            report.history
         );
     }
     text

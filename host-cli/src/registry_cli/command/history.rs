@@ -48,11 +48,12 @@ pub async fn run(config: &Config, args: &HistoryArgs) -> Result<()> {
     }
     let mut rows = vec![["DIGEST", "SINCE", "STATE"].map(str::to_owned).to_vec()];
     for entry in &history.entries {
-        let state = match (entry.current, entry.available) {
-            (true, true) => "current",
-            (true, false) => "current, damaged",
-            (false, true) => "can be rolled back to",
-            (false, false) => "gone",
+        let state = match (entry.current, entry.available, entry.deleted) {
+            (true, true, _) => "current",
+            (true, false, _) => "current, damaged",
+            (false, true, None) => "can be rolled back to",
+            (false, true, Some(_)) => "deleted, can be rolled back to",
+            (false, false, _) => "gone",
         };
         rows.push(vec![
             entry.digest.to_string(),

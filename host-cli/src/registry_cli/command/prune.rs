@@ -200,6 +200,7 @@ fn judge(images: Vec<ImageEntry>, wanted: &[Pattern], policy: &Policy, now: u64)
                     tag,
                     digest,
                     time: image.pushed,
+                    nanos: image.pushed_nanos,
                     pinned: image.pinned,
                 });
         }

@@ -43,17 +43,19 @@ pub async fn run(config: &Config, args: &RollbackArgs) -> Result<()> {
     let remote = Remote::connect(config, auth::configured(config)?).await?;
     let repository = remote.repository(image.repository())?;
     let client = &remote.client;
-    let current = client
+    let current = match client
         .head_manifest_at_origin(&repository, Selector::Tag(tag))
-        .await?
-        .ok_or_else(|| anyhow!("not found: {image}"))
-        .exit(Exit::NotFound)?
-        .digest;
+        .await
+    {
+        // Neither keeps it from pointing to something else again.
+        Err(error) if error.is_damaged() => None,
+        found => found?.map(|found| found.digest),
+    };
     let to = match to {
         Some(to) => to,
         None => before(&remote, &repository, tag).await?,
     };
-    if to == current {
+    if current.as_ref() == Some(&to) {
         out!("{image} is {to} already");
         return Ok(());
     }
@@ -70,7 +72,7 @@ pub async fn run(config: &Config, args: &RollbackArgs) -> Result<()> {
             Selector::Tag(tag),
             manifest.raw,
             &manifest.media_type,
-            Some(IfMatch::Digest(&current)),
+            Some(current.as_ref().map_or(IfMatch::Absent, IfMatch::Digest)),
         )
         .await;
     match put {
@@ -83,7 +85,10 @@ pub async fn run(config: &Config, args: &RollbackArgs) -> Result<()> {
         Err(error) => return Err(error.into()),
     }
     out!("{image} {to}");
-    eprintln!("It was {current}");
+    match current {
+        Some(current) => eprintln!("It was {current}"),
+        None => eprintln!("It was deleted or damaged"),
+    }
     Ok(())
 }
 

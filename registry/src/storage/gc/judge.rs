@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde_json::Value;
 use vdkr_core::digest::Digest;
 use vdkr_core::extension::{Finding, GcOptions};
-use vdkr_core::manifest::{self, MAX_DESCRIPTORS, MAX_MANIFEST};
+use vdkr_core::manifest::MAX_MANIFEST;
 
-use super::{ALGORITHMS, finding, trouble};
+use super::content::{Named, closure, named};
+use super::{ALGORITHMS, NOT_FOLLOWED, finding, trouble};
 use crate::fs::{FsError, Kind};
 use crate::storage::{Result, Storage, StorageError, paths};
 
@@ -38,8 +38,14 @@ pub(super) struct Verdict {
     pub(super) live: HashSet<Digest>,
     /// Whether `live` is all of it.
     pub(super) sure: bool,
-    /// Unused, and within the grace.
-    pub(super) young: usize,
+    /// Whether something of it cannot be read that may name anything: then nothing of it goes.
+    pub(super) doubtful: bool,
+    /// What tags and pins need.
+    pub(super) firm: HashSet<Digest>,
+    /// What is kept by the history of tags alone, with bytes.
+    pub(super) past: HashMap<Digest, u64>,
+    /// What is kept by its grace alone, with bytes.
+    pub(super) young: HashMap<Digest, u64>,
     pub(super) manifests: usize,
     pub(super) findings: Vec<Finding>,
     /// Whether something stays: a tag, a manifest, a blob, an upload.
@@ -50,7 +56,8 @@ impl Verdict {
     pub(super) fn has_work(&self) -> bool {
         let goes = !self.generations.is_empty() || !self.links.is_empty();
         let trifles = !self.history.is_empty() || !self.dead_tags.is_empty();
-        self.sure && (goes || trifles || !self.husks.is_empty() || !self.stays)
+        let husks = !self.husks.is_empty();
+        self.sure && !self.doubtful && (goes || trifles || husks || !self.stays)
     }
 
     pub(super) fn will_be_empty(&self) -> bool {
@@ -59,6 +66,7 @@ impl Verdict {
 
     /// Takes everything back.
     pub(super) fn keep_all(&mut self) {
+        self.stays = true;
         for gone in self
             .generations
             .drain(..)
@@ -77,40 +85,72 @@ struct Revision {
     stored: Digest,
     size: u64,
     age: u64,
-    names: Vec<Digest>,
-    subject: Option<Digest>,
+    named: Named,
+}
+
+impl Verdict {
+    /// Notes by what something is kept: what of the repository, its content, its bytes.
+    fn kept(&mut self, (digest, stored, size): (&Digest, &Digest, u64), firm: bool, past: bool) {
+        if firm {
+            self.firm.insert(digest.clone());
+            self.firm.insert(stored.clone());
+        } else if past {
+            self.past.insert(stored.clone(), size);
+        } else {
+            self.young.insert(stored.clone(), size);
+        }
+    }
+}
+
+/// By what is judged.
+pub(super) struct Rules<'r> {
+    pub(super) options: &'r GcOptions,
+    /// Seconds since the epoch.
+    pub(super) now: u64,
+    /// What `fsck` has put aside, by its digits.
+    pub(super) aside: &'r HashSet<String>,
+}
+
+/// What keeps things by itself.
+#[derive(Default)]
+struct Roots {
+    /// Tags and pins, with what is left of those whose manifest is not there.
+    firm: Vec<Digest>,
+    /// The history of tags.
+    past: Vec<Digest>,
+    /// What is within the grace.
+    young: Vec<Digest>,
 }
 
 /// Judges a repository. What cannot be read makes it unsure, and then nothing of it goes.
-pub(super) fn judge(storage: &Storage, name: &str, options: &GcOptions, now: u64) -> Verdict {
+pub(super) fn judge(storage: &Storage, name: &str, rules: &Rules<'_>) -> Verdict {
     let mut verdict = Verdict {
         sure: true,
         ..Verdict::default()
     };
-    if let Err(error) = fill(storage, name, options, now, &mut verdict) {
+    if let Err(error) = fill(storage, name, rules, &mut verdict) {
         let found = finding(Some(name), None, &trouble(&error));
         verdict.findings.push(found);
         verdict.sure = false;
-        verdict.stays = true;
+        verdict.keep_all();
+    } else if verdict.doubtful {
+        let problem = "nothing of this repository is removed until what is missing or damaged there is \
+                       pushed again or deleted";
+        verdict.findings.push(finding(Some(name), None, &problem));
         verdict.keep_all();
     }
     verdict
 }
 
-fn fill(
-    storage: &Storage,
-    name: &str,
-    options: &GcOptions,
-    now: u64,
-    verdict: &mut Verdict,
-) -> Result<()> {
+fn fill(storage: &Storage, name: &str, rules: &Rules<'_>, verdict: &mut Verdict) -> Result<()> {
+    let (options, now) = (rules.options, rules.now);
     let mut revisions = HashMap::new();
-    for digest in links(storage, &|a| paths::revisions(name, a))? {
+    for digest in links(storage, name, &|a| paths::revisions(name, a), verdict)? {
         let link = paths::revision_link(name, &digest);
         match target(storage, &link)? {
             Target::None => verdict.husks.push(paths::parent(&link).to_owned()),
             Target::Torn => {
-                verdict.stays = true;
+                verdict.doubtful = true;
                 verdict.findings.push(torn(name, &digest));
                 verdict.live.insert(digest);
             }
@@ -123,13 +163,26 @@ fn fill(
     }
     verdict.manifests = revisions.len();
 
-    let roots = roots(storage, name, options, now, &revisions, verdict)?;
-    let marked = mark(roots, &revisions);
+    let roots = roots(storage, name, rules, &revisions, verdict)?;
+    let mut firm = mark(roots.firm, &revisions);
+    for needed in absent(storage, name, rules, &firm, &revisions, verdict)? {
+        firm.insert(needed);
+    }
+    let mut past = firm.clone();
+    past.extend(mark(roots.past, &revisions));
+    let mut marked = past.clone();
+    marked.extend(mark(roots.young, &revisions));
+    for needed in absent(storage, name, rules, &marked, &revisions, verdict)? {
+        past.insert(needed.clone());
+        marked.insert(needed);
+    }
 
     let mut dead = HashMap::new();
     for (digest, revision) in revisions {
         if marked.contains(&digest) {
             verdict.stays = true;
+            let kept = (&digest, &revision.stored, revision.size);
+            verdict.kept(kept, firm.contains(&digest), past.contains(&digest));
             verdict.live.insert(revision.stored);
             verdict.live.insert(digest);
         } else {
@@ -139,7 +192,7 @@ fn fill(
     verdict.generations = generations(dead);
 
     let uploading = has_live_upload(storage, name, options, now)?;
-    for digest in links(storage, &|a| paths::layers_by(name, a))? {
+    for digest in links(storage, name, &|a| paths::layers_by(name, a), verdict)? {
         let link = paths::layer_link(name, &digest);
         let stored = match target(storage, &link)? {
             Target::None => {
@@ -155,17 +208,24 @@ fn fill(
             Target::Digest(stored) => stored,
         };
         let used = marked.contains(&digest);
+        let (firm, past) = (firm.contains(&digest), past.contains(&digest));
+        let size = match storage.fs.stat(&paths::blob_data(&stored)) {
+            // Of what tags need the size is of no use.
+            _ if firm => 0,
+            Ok(stat) => stat.map_or(0, |stat| stat.size),
+            Err(_) if used => 0,
+            Err(error) => return Err(error.into()),
+        };
         if used || uploading || storage.age(&link, now) < options.grace {
-            verdict.young += usize::from(!used);
+            verdict.kept((&digest, &stored, size), firm, past);
             verdict.stays = true;
             verdict.live.insert(stored);
             verdict.live.insert(digest);
             continue;
         }
-        let size = storage.fs.stat(&paths::blob_data(&stored))?;
         verdict.links.push(Gone {
             digest,
-            size: size.map_or(0, |stat| stat.size),
+            size,
             reason: "no manifest of the repository names it",
             names: vec![stored],
         });
@@ -186,19 +246,20 @@ fn fill(
 fn roots(
     storage: &Storage,
     name: &str,
-    options: &GcOptions,
-    now: u64,
+    rules: &Rules<'_>,
     revisions: &HashMap<Digest, Revision>,
     verdict: &mut Verdict,
-) -> Result<Vec<Digest>> {
-    let mut roots = Vec::new();
+) -> Result<Roots> {
+    let (options, now) = (rules.options, rules.now);
+    let mut roots = Roots::default();
+    odd(storage, name, &paths::tags(name), verdict)?;
     for tag in storage.tag_names(name)?.unwrap_or_default() {
         let link = paths::tag_current(name, &tag);
         let current = match target(storage, &link)? {
             Target::Digest(current) => current,
             Target::Torn => {
-                verdict.stays = true;
-                let problem = "the tag's link holds no digest; push the tag again";
+                verdict.doubtful = true;
+                let problem = "the tag's link holds no digest; push the tag again, or delete it";
                 verdict
                     .findings
                     .push(finding(Some(name), Some(&tag), &problem));
@@ -217,12 +278,12 @@ fn roots(
                 .findings
                 .push(finding(Some(name), Some(&tag), &problem));
             // What is there of it waits for the next push, which needs to send only the rest.
-            for needed in closure(storage, &current)? {
-                verdict.live.insert(needed.clone());
-                roots.push(needed);
-            }
+            let (needed, whole) = closure(storage, &current)?;
+            verdict.live.extend(needed.iter().cloned());
+            roots.firm.extend(needed);
+            verdict.doubtful |= !whole;
         }
-        roots.push(current);
+        roots.firm.push(current);
         let past = storage.past(name, &tag)?.unwrap_or_default();
         let mut rank = 0;
         for past in past {
@@ -233,47 +294,62 @@ fn roots(
             let kept =
                 age < options.grace || (rank <= options.history && age < options.history_age);
             if there && kept {
-                roots.push(past.digest);
+                roots.past.push(past.digest);
             } else if !kept || age >= options.grace {
                 verdict.history.push((tag.clone(), past.digest));
             }
         }
     }
-    roots.extend(storage.pins(name)?);
+    roots.firm.extend(storage.pins(name)?);
     for (digest, revision) in revisions {
         if revision.age < options.grace {
-            roots.push(digest.clone());
+            roots.young.push(digest.clone());
         }
     }
     Ok(roots)
 }
 
-/// What a manifest needs that the repository has no link to, itself included, as far as its content is
-/// there.
-fn closure(storage: &Storage, digest: &Digest) -> Result<HashSet<Digest>> {
-    let mut found = HashSet::new();
-    let mut open = vec![digest.clone()];
-    while let Some(digest) = open.pop() {
-        if found.len() > MAX_DESCRIPTORS || !found.insert(digest.clone()) {
-            continue;
-        }
-        // Most of these are layers; only what is short enough is read.
-        let stat = storage.fs.stat(&paths::blob_data(&digest))?;
-        if stat.is_some_and(|stat| stat.size <= MAX_MANIFEST as u64)
-            && let Some(cached) = storage.manifest_content(&digest)?
-            && manifest::parse(&cached.body, None).is_ok()
-        {
-            open.extend(named(&cached.body).0);
+/// What is left of manifests that are needed and that the repository does not have. What `fsck` has put
+/// aside may need anything, unless its content is there and tells.
+fn absent(
+    storage: &Storage,
+    name: &str,
+    rules: &Rules<'_>,
+    marked: &HashSet<Digest>,
+    revisions: &HashMap<Digest, Revision>,
+    verdict: &mut Verdict,
+) -> Result<HashSet<Digest>> {
+    let mut wanted: HashSet<&Digest> = HashSet::new();
+    for digest in marked {
+        match revisions.get(digest) {
+            Some(revision) => wanted.extend(&revision.named.children),
+            // A pin of something that is not there.
+            None if rules.aside.contains(digest.hex()) => drop(wanted.insert(digest)),
+            None => {}
         }
     }
-    Ok(found)
+    let mut left = HashSet::new();
+    for digest in wanted {
+        if revisions.contains_key(digest)
+            || storage
+                .read_link(&paths::layer_link(name, digest))?
+                .is_some()
+        {
+            continue;
+        }
+        let (needed, whole) = closure(storage, digest)?;
+        verdict.doubtful |= !whole && rules.aside.contains(digest.hex());
+        verdict.live.extend(needed.iter().cloned());
+        left.extend(needed);
+    }
+    Ok(left)
 }
 
 /// Everything that the roots need, and what refers to it.
 fn mark(roots: Vec<Digest>, revisions: &HashMap<Digest, Revision>) -> HashSet<Digest> {
     let mut referrers: HashMap<&Digest, Vec<&Digest>> = HashMap::new();
     for (digest, revision) in revisions {
-        if let Some(subject) = &revision.subject {
+        if let Some(subject) = &revision.named.subject {
             referrers.entry(subject).or_default().push(digest);
         }
     }
@@ -284,7 +360,7 @@ fn mark(roots: Vec<Digest>, revisions: &HashMap<Digest, Revision>) -> HashSet<Di
             continue;
         }
         if let Some(revision) = revisions.get(&digest) {
-            open.extend(revision.names.iter().cloned());
+            open.extend(revision.named.all.iter().cloned());
         }
         open.extend(
             referrers
@@ -303,7 +379,10 @@ fn mark(roots: Vec<Digest>, revisions: &HashMap<Digest, Revision>) -> HashSet<Di
 fn generations(mut dead: HashMap<Digest, Revision>) -> Vec<Vec<Gone>> {
     let mut generations = Vec::new();
     while !dead.is_empty() {
-        let named: HashSet<&Digest> = dead.values().flat_map(|revision| &revision.names).collect();
+        let named: HashSet<&Digest> = dead
+            .values()
+            .flat_map(|revision| &revision.named.all)
+            .collect();
         let mut first: Vec<Digest> = dead
             .keys()
             .filter(|digest| !named.contains(digest))
@@ -316,12 +395,12 @@ fn generations(mut dead: HashMap<Digest, Revision>) -> Vec<Vec<Gone>> {
         first.sort_unstable();
         let generation = first.into_iter().filter_map(|digest| {
             let revision = dead.remove(&digest)?;
-            let mut names = revision.names;
+            let mut names = revision.named.all;
             names.push(revision.stored);
             Some(Gone {
                 digest,
                 size: revision.size,
-                reason: if revision.subject.is_some() {
+                reason: if revision.named.subject.is_some() {
                     "no tag names it, and what it refers to is gone or unused"
                 } else {
                     "no tag, history or index names it"
@@ -346,8 +425,7 @@ fn read(
         stored,
         size: 0,
         age,
-        names: Vec::new(),
-        subject: None,
+        named: Named::default(),
     };
     let mut report = |problem: &str| {
         let found = finding(Some(name), Some(digest.as_str()), &problem);
@@ -355,9 +433,11 @@ fn read(
     };
     if let Some(cached) = storage.manifest_content(&revision.stored)? {
         revision.size = cached.body.len() as u64;
-        (revision.names, revision.subject) = named(&cached.body);
+        revision.named = named(&cached.body);
         return Ok(revision);
     }
+    // What it named is needed once it is pushed again, and nobody knows what that was.
+    verdict.doubtful = true;
     match storage
         .fs
         .read(&paths::blob_data(&revision.stored), MAX_MANIFEST + 1)
@@ -368,32 +448,10 @@ fn read(
             report("the manifest's content is damaged; fsck says what to push again");
             revision.size = stat.size;
             // What it still says may be right: more is kept for it, never less.
-            (revision.names, revision.subject) = named(&body);
+            revision.named = named(&body);
         }
     }
     Ok(revision)
-}
-
-/// What a manifest names, and its subject. Of one that is of no known form, every digest in it: schemas
-/// of old are still served, and those of tomorrow may be.
-fn named(body: &[u8]) -> (Vec<Digest>, Option<Digest>) {
-    if let Ok(parsed) = manifest::parse(body, None) {
-        let blobs = parsed.blobs().map(|blob| blob.digest.clone());
-        let children = parsed.manifests().iter().map(|child| child.digest.clone());
-        let subject = parsed.subject().map(|subject| subject.digest.clone());
-        return (blobs.chain(children).collect(), subject);
-    }
-    let mut found = Vec::new();
-    let mut open: Vec<Value> = serde_json::from_slice(body).into_iter().collect();
-    while let Some(value) = open.pop() {
-        match value {
-            Value::String(text) => found.extend(Digest::parse(&text)),
-            Value::Array(values) => open.extend(values),
-            Value::Object(fields) => open.extend(fields.into_iter().map(|(_, value)| value)),
-            _ => {}
-        }
-    }
-    (found, None)
 }
 
 /// Whether a push into the repository is under way: a session that somebody has touched lately.
@@ -439,10 +497,13 @@ fn torn(name: &str, digest: &Digest) -> Finding {
 /// The digests that have a directory beneath these.
 fn links(
     storage: &Storage,
+    name: &str,
     dir: &dyn Fn(vdkr_core::digest::Algorithm) -> String,
+    verdict: &mut Verdict,
 ) -> Result<Vec<Digest>> {
     let mut digests = Vec::new();
     for algorithm in ALGORITHMS {
+        odd(storage, name, &dir(algorithm), verdict)?;
         let listed: std::result::Result<(), FsError> =
             storage.fs.list(&dir(algorithm), |name, kind| {
                 if kind == Kind::Directory {
@@ -455,4 +516,24 @@ fn links(
         }
     }
     Ok(digests)
+}
+
+/// Whether a directory has entries that cannot be looked into, such as symbolic links: they may hold
+/// names that need anything.
+fn odd(storage: &Storage, name: &str, dir: &str, verdict: &mut Verdict) -> Result<()> {
+    let mut odd = Vec::new();
+    match storage.fs.list(dir, |entry, kind| {
+        if kind == Kind::Other {
+            odd.push(entry.to_owned());
+        }
+    }) {
+        Err(error) if error.is_not_found() => {}
+        listed => listed?,
+    }
+    for entry in odd {
+        verdict.doubtful = true;
+        let found = finding(Some(name), Some(&entry), &NOT_FOLLOWED);
+        verdict.findings.push(found);
+    }
+    Ok(())
 }

@@ -13,7 +13,7 @@
 //!
 //! What cannot be read is kept, reported, and stops nothing else.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +25,16 @@ use vdkr_core::reference::check_repository;
 
 use super::{Result, Storage, StorageError, now, paths};
 use crate::fs::Kind;
-use judge::Verdict;
+use judge::{Rules, Verdict};
 
+mod content;
 mod judge;
 
 /// Both algorithms that content is stored by.
 pub(super) const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
+/// What is said of an entry that is neither a file nor a directory.
+pub(super) const NOT_FOLLOWED: &str = "it is a symbolic link or has an unreadable name; what lies \
+                                       behind it is neither served nor known, and may need anything";
 /// How deep repositories lie at most; names have 255 bytes.
 const DEEPEST: usize = 128;
 
@@ -40,8 +44,16 @@ struct Run<'s> {
     options: GcOptions,
     now: u64,
     stop: &'s AtomicBool,
+    /// What `fsck` has put aside, by its digits.
+    aside: HashSet<String>,
     /// Content that some repository has.
     live: HashSet<Digest>,
+    /// What of it tags and pins need.
+    firm: HashSet<Digest>,
+    /// What is kept by the history of tags alone in some repository, with bytes.
+    past: HashMap<Digest, u64>,
+    /// What is kept by its grace alone in some repository, with bytes.
+    young: HashMap<Digest, u64>,
     /// Whether `live` is all of it.
     sure: bool,
     report: GcReport,
@@ -59,7 +71,11 @@ impl Storage {
             options: *options,
             now: now(),
             stop,
+            aside: self.aside()?,
             live: HashSet::new(),
+            firm: HashSet::new(),
+            past: HashMap::new(),
+            young: HashMap::new(),
             sure: true,
             report: GcReport {
                 dry_run: options.dry_run,
@@ -76,7 +92,7 @@ impl Storage {
             self.locks.quiesce();
             run.all()?;
         }
-        let mut report = run.report;
+        let mut report = run.sums();
         report.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(report)
     }
@@ -98,6 +114,19 @@ impl Storage {
         })
     }
 
+    /// The digits of all digests that `fsck` has moved something of to the quarantine.
+    fn aside(&self) -> Result<HashSet<String>> {
+        let mut aside = HashSet::new();
+        match self.fs.list(paths::QUARANTINE, |name, _| {
+            // A file's name begins with its algorithm, a link's with that word.
+            aside.extend(name.split('-').nth(1).map(str::to_owned));
+        }) {
+            Err(error) if error.is_not_found() => {}
+            listed => listed?,
+        }
+        Ok(aside)
+    }
+
     /// The names of all repositories, those without manifests included, and what could not be read.
     pub(super) fn all_repositories(&self) -> (Vec<String>, Vec<Finding>) {
         let (mut names, mut findings) = (Vec::new(), Vec::new());
@@ -112,7 +141,10 @@ impl Storage {
         };
         let (mut here, mut below) = (false, Vec::new());
         let listed = self.fs.list(&dir, |entry, kind| {
-            if kind == Kind::Directory {
+            if kind == Kind::Other {
+                let repository = Some(name).filter(|name| !name.is_empty());
+                findings.push(finding(repository, Some(entry), &NOT_FOLLOWED));
+            } else if kind == Kind::Directory {
                 if entry.starts_with('_') {
                     here = true;
                 } else {
@@ -183,6 +215,9 @@ impl Storage {
             remove(dir);
         }
         remove(&paths::layers(repository));
+        let deleted = paths::deleted(repository);
+        self.durable.forget(&deleted);
+        let _ = self.remove_tree(&deleted);
         remove(&format!("{}/_vdkr/pins", paths::repository(repository)));
         remove(&format!("{}/_vdkr", paths::repository(repository)));
         remove(&uploads);
@@ -226,14 +261,34 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The report, with the sums over all repositories.
+    fn sums(mut self) -> GcReport {
+        let firm = &self.firm;
+        self.past.retain(|digest, _| !firm.contains(digest));
+        let past = &self.past;
+        let only = |digest: &Digest| !firm.contains(digest) && !past.contains_key(digest);
+        self.young.retain(|digest, _| only(digest));
+        let report = &mut self.report;
+        report.young = self.young.len();
+        report.young_bytes = self.young.values().sum();
+        report.history = self.past.len();
+        report.history_bytes = self.past.values().sum();
+        self.report
+    }
+
     fn repository(&mut self, name: &str) {
-        let mut verdict = judge::judge(self.storage, name, &self.options, self.now);
+        let rules = Rules {
+            options: &self.options,
+            now: self.now,
+            aside: &self.aside,
+        };
+        let mut verdict = judge::judge(self.storage, name, &rules);
         let legal = check_repository(name).is_ok();
         let sweeps = verdict.has_work() && !self.options.dry_run;
         // What looks wrong may only be half of a push that went on meanwhile.
         if legal && (sweeps || !verdict.findings.is_empty()) {
             let _alone = self.storage.locks.exclude(name);
-            verdict = judge::judge(self.storage, name, &self.options, self.now);
+            verdict = judge::judge(self.storage, name, &rules);
             if verdict.has_work() && !self.options.dry_run {
                 if let Err(error) = self.sweep(name, &mut verdict) {
                     // What was removed may come back with the next power cut: its content stays.
@@ -246,12 +301,14 @@ impl Run<'_> {
                 }
             }
         }
-        if self.options.dry_run && legal && verdict.sure && verdict.will_be_empty() {
+        if self.options.dry_run && legal && verdict.has_work() && verdict.will_be_empty() {
             self.report.emptied.push(name.to_owned());
         }
         self.report.repositories += 1;
         self.report.manifests += verdict.manifests;
-        self.report.young += verdict.young;
+        self.firm.extend(verdict.firm.drain());
+        self.past.extend(verdict.past.drain());
+        self.young.extend(verdict.young.drain());
         self.sure &= verdict.sure;
         if legal {
             self.count(name, &verdict);
@@ -339,7 +396,7 @@ impl Run<'_> {
             self.storage.durable.forget_dir(dir);
             let _ = self.storage.fs.remove_dir(dir);
         }
-        Ok(())
+        self.storage.forget_deleted(name)
     }
 
     /// Removes a link with its directory. `dirs` are to be synced for it to be durable.
@@ -396,10 +453,7 @@ impl Run<'_> {
         }
         let storage = self.storage;
         let path = paths::blob_data(digest);
-        if storage.age(&path, now()) < self.options.grace {
-            self.report.young += 1;
-            return;
-        }
+        let young = storage.age(&path, now()) < self.options.grace;
         let size = match storage.fs.stat(&path) {
             Ok(Some(stat)) if stat.kind == Kind::File => Some(stat.size),
             Ok(None) => None,
@@ -413,6 +467,10 @@ impl Run<'_> {
                 return;
             }
         };
+        if young {
+            self.young.insert(digest.clone(), size.unwrap_or(0));
+            return;
+        }
         if !self.options.dry_run {
             let claims = storage.uses.claims();
             if claims.has(digest) {
