@@ -9,6 +9,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use super::args::Cli;
 use super::config::{Config, DeployRoots};
 use super::error::printable;
+use super::secure::Mode;
 use crate::exit::Exit;
 use crate::out;
 
@@ -89,10 +90,11 @@ pub fn configuration(config: &Config) -> String {
         DeployRoots::Unknown => line("Deploy dir", "-"),
     }
     line("Auth mode", value("auth_mode"));
-    if config.wants_tls().unwrap_or(false) {
+    let mode = Mode::in_use(config).unwrap_or(Mode::Plain);
+    if mode.is_secure() {
         line("Mode", "secure");
         line("PKI", &config.storage().join("pki").display().to_string());
-        if config.wants_auth().unwrap_or(false) {
+        if mode == Mode::TlsAuth {
             let file = config.storage().join("auth/password");
             line("Password file", &file.display().to_string());
         }

@@ -14,6 +14,7 @@ pub mod help;
 pub mod images;
 pub mod index;
 pub mod instance;
+pub mod listen;
 pub mod maintenance;
 pub mod name;
 pub mod notify;

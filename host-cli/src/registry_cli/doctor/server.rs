@@ -12,9 +12,9 @@ use vdkr_transfer::TransferError;
 use super::{Check, Verdict};
 use crate::progress::bytes;
 use crate::registry_cli::auth;
-use crate::registry_cli::command::serve;
 use crate::registry_cli::config::Config;
 use crate::registry_cli::instance::Instance;
+use crate::registry_cli::listen;
 use crate::registry_cli::remote::Remote;
 
 /// Free space below which pushes are about to fail, in bytes.
@@ -25,7 +25,7 @@ const LITTLE: u64 = 4 * 1024 * 1024 * 1024;
 const CONNECT: Duration = Duration::from_secs(1);
 
 pub(super) async fn checks(config: &Config) -> Result<Vec<Check>> {
-    let (addresses, port) = serve::addresses(config)?;
+    let (addresses, port) = listen::addresses(config)?;
     let local = config.registry()?.host().is_loopback();
     let running = Instance::new(&config.storage(), port).running();
     let mut checks = vec![storage(&config.storage(), local)];
