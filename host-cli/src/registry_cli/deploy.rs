@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use vdkr_core::deploy::{archive_name, image_name};
+use vdkr_core::transport::Pick;
 
 use super::config::DeployRoots;
 
@@ -25,6 +26,23 @@ pub struct FoundImage {
     pub is_archive: bool,
     /// Whether it was found in a deploy directory, not named by its path.
     pub deployed: bool,
+    /// Which of its images is meant.
+    pub pick: Pick,
+    /// Whether it came through a pipe: the path is a temporary file's.
+    pub piped: bool,
+}
+
+impl FoundImage {
+    /// Where it comes from, for people: a machine, or a path.
+    pub fn origin(&self) -> String {
+        if self.piped {
+            "a pipe".to_owned()
+        } else if self.machine.is_empty() {
+            self.path.display().to_string()
+        } else {
+            self.machine.clone()
+        }
+    }
 }
 
 /// All layouts beneath the roots: those that links point to after those that none does, and the older
@@ -109,6 +127,17 @@ fn archive_at(path: &Path, machine: &str, given: &str) -> Option<FoundImage> {
         linked: false,
         is_archive: true,
         deployed: false,
+        pick: Pick::Only,
+        piped: false,
+    })
+}
+
+/// What came through a pipe and lies in this file now: its images name themselves.
+pub fn piped_at(path: &Path) -> Option<FoundImage> {
+    Some(FoundImage {
+        name: String::new(),
+        piped: true,
+        ..archive_at(path, "", "")?
     })
 }
 
@@ -135,6 +164,8 @@ fn layout_at(path: &Path, machine: &str) -> Option<FoundImage> {
         linked: false,
         is_archive: false,
         deployed: false,
+        pick: Pick::Only,
+        piped: false,
     })
 }
 

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use super::args::Cli;
-use super::config::{Config, DeployRoots};
+use super::args::{Cli, EXAMPLES};
+use super::config::{Config, DeployRoots, listing};
 use super::error::printable;
 use super::secure::Mode;
 use crate::exit::Exit;
@@ -15,7 +15,7 @@ use crate::out;
 
 /// The whole command line of this program.
 pub fn command() -> clap::Command {
-    Cli::command()
+    Cli::command().after_long_help(format!("{EXAMPLES}\n\n{}", listing().trim_end()))
 }
 
 /// Reads the command line of this process. Help, the version and mistakes are printed, and end it

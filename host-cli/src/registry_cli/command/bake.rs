@@ -136,7 +136,17 @@ pub fn run(config: &Config, args: &BakeArgs) -> Result<Exit> {
         let home = home(&root)?;
         let settings = settings(config, args, home)?;
         let plan = state::bake(&profiles, &settings, &state, &mut files);
-        let is_usage = matches!(&plan, Err(TargetError::Emit(error)) if !matches!(error, EmitError::Present { .. }));
+        let is_present = matches!(&plan, Err(TargetError::Emit(EmitError::Present { .. })));
+        let is_usage = matches!(&plan, Err(TargetError::Emit(_))) && !is_present;
+        // Such an error names the file as the target calls it.
+        let plan = plan.map_err(|error| {
+            let error = anyhow::Error::new(error);
+            if is_present {
+                error.context(format!("in {}", root.path().display()))
+            } else {
+                error
+            }
+        });
         plan.exit(if is_usage { Exit::Usage } else { Exit::Failed })?
     };
     if !args.diff {

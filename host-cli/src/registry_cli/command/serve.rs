@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use vdkr_registry::{Registry, ServerConfig};
 
 use crate::registry_cli::config::Config;
+use crate::registry_cli::error::words;
 use crate::registry_cli::instance::{Announced, Instance};
 use crate::registry_cli::listen;
 use crate::registry_cli::notify::notify;
@@ -128,7 +129,7 @@ async fn upkeep(config: Config, registry: Registry, mode: Mode, mut hangup: Opti
         // A trouble that lasts is told once.
         let trouble = match kept.await {
             Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(format!("{error:#}")),
+            Ok(Err(error)) => Some(words(&error)),
             Err(error) => Some(error.to_string()),
         };
         if trouble != told

@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SETTLING: Duration = Duration::from_secs(5);
 /// How much of a failed server's log is shown, in bytes.
 const LOG_TAIL: usize = 4096;
+/// Where a new server's warnings are looked for, in bytes.
+const LOG_HEAD: usize = 64 * 1024;
 
 /// Starts `serve` in a session of its own and waits for its word that it listens.
 pub async fn run(config: &Config) -> Result<()> {
@@ -38,7 +40,6 @@ pub async fn run(config: &Config) -> Result<()> {
     }
     // A server that its own URL does not reach would be of no use, and is not begun.
     listen::check_url(config, &addresses, port).await?;
-    secure::warn_of_downgrade(config, mode);
     std::fs::create_dir_all(&storage)
         .with_context(|| format!("cannot create the storage directory {}", storage.display()))?;
     instance.prepare()?;
@@ -152,7 +153,11 @@ async fn launch(config: &Config, instance: &Instance) -> Result<Option<u32>> {
             let text = std::fs::read(&log_path).unwrap_or_default();
             let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..]);
             let tail = tail.trim_end();
-            let words = tail.strip_prefix("error: ").unwrap_or(tail);
+            // Warnings may stand before it.
+            let words = match tail.find("\nerror: ") {
+                Some(at) => &tail[at + "\nerror: ".len()..],
+                None => tail.strip_prefix("error: ").unwrap_or(tail),
+            };
             if words.is_empty() {
                 bail!("the server ended at once ({status}); its log {} is empty", log_path.display());
             }
@@ -167,6 +172,13 @@ async fn launch(config: &Config, instance: &Instance) -> Result<Option<u32>> {
         end(&mut child).await;
         return Err(error
             .context("the server came up, but does not answer at its URL; it was stopped again"));
+    }
+    // Nobody else sees them.
+    let said = std::fs::read(&log_path).unwrap_or_default();
+    for warning in String::from_utf8_lossy(&said[..said.len().min(LOG_HEAD)]).lines() {
+        if warning.starts_with("warning: ") {
+            eprintln!("{warning}");
+        }
     }
     Ok(Some(pid))
 }

@@ -330,6 +330,7 @@ fn authorities(config: &Config) -> Result<Option<Roots>> {
 mod tests {
     use super::*;
     use crate::registry_cli::instance::Announced;
+    use vdkr_core::credentials::Secret;
 
     fn config(storage: &std::path::Path, pairs: &[(&str, &str)]) -> Config {
         let env = |name: &str| {
@@ -401,7 +402,7 @@ mod tests {
                 settings: settings(&began, Mode::TlsAuth),
             }),
         };
-        users::ensure(dir.path(), "yocto", Some(&"hunter2".into())).unwrap();
+        users::ensure(dir.path(), "yocto", Some(&Secret::new("hunter2"))).unwrap();
         for (variable, same, other) in [
             ("CONTAINER_REGISTRY_CERT_SAN", "DNS:lab", "DNS:lab,DNS:den"),
             ("CONTAINER_REGISTRY_USERNAME", "yocto", "ci"),
