@@ -324,7 +324,7 @@ mod tests {
         assert_eq!(merge_index(Some(&existing), &[spelled]).unwrap(), existing);
         let amd = entry(Some("linux/amd64"), "amd");
         let json = merge_index(Some(&existing), &[plain.clone(), amd.clone()]).unwrap();
-        assert_eq!(entries(&json), [annotated("old"), amd]);
+        assert_eq!(entries(&json), [amd, annotated("old")]);
         let json = merge_index(Some(&existing), &[annotated("new")]).unwrap();
         assert_eq!(entries(&json), [annotated("new")]);
     }
