@@ -11,7 +11,7 @@ use vdkr_transfer::archive::Found;
 use vdkr_transfer::layout::FULL_NAME;
 use vdkr_transfer::{LayoutImage, OciLayout, archive};
 
-use super::deploy::FoundImage;
+use super::deploy::{Form, FoundImage};
 
 /// Annotation with the name that a layout's list has for an image.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -54,7 +54,7 @@ impl Candidate {
 }
 
 fn open(found: &FoundImage) -> Result<Vec<Candidate>> {
-    let (layout, kind) = if found.is_archive {
+    let (layout, kind) = if found.form != Form::Layout {
         archive::open(&found.path)?
     } else {
         (OciLayout::open(&found.path)?, Found::Oci)
@@ -68,7 +68,9 @@ fn open(found: &FoundImage) -> Result<Vec<Candidate>> {
         return Err(anyhow!("{} holds no images", found.path.display()));
     }
     let groups = match kind {
-        Found::Oci if !found.piped => vec![(found.name.clone(), (images, BTreeSet::new()))],
+        Found::Oci if found.form != Form::Pipe => {
+            vec![(found.name.clone(), (images, BTreeSet::new()))]
+        }
         _ => by_repository(&layout, images, &found.name),
     };
     let candidates = groups.into_iter().map(|(name, (images, tags))| {
@@ -160,7 +162,7 @@ fn one_per_platform(candidate: &Candidate) -> Result<()> {
                 candidate.image.path.display(),
                 name(twin),
                 name(image),
-                if candidate.image.is_archive {
+                if candidate.image.form != Form::Layout {
                     "oci-archive"
                 } else {
                     "oci"

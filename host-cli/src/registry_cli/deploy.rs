@@ -22,20 +22,29 @@ pub struct FoundImage {
     pub built: SystemTime,
     /// Whether a symbolic link of the deploy directory points to it: what the build calls the latest.
     pub linked: bool,
-    /// Whether it is an archive.
-    pub is_archive: bool,
+    /// What lies there.
+    pub form: Form,
     /// Whether it was found in a deploy directory, not named by its path.
     pub deployed: bool,
     /// Which of its images is meant.
     pub pick: Pick,
-    /// Whether it came through a pipe: the path is a temporary file's.
-    pub piped: bool,
+}
+
+/// What an image was found as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A layout's directory.
+    Layout,
+    /// An archive.
+    Archive,
+    /// An archive that came through a pipe; its path is a temporary file's.
+    Pipe,
 }
 
 impl FoundImage {
     /// Where it comes from, for people: a machine, or a path.
     pub fn origin(&self) -> String {
-        if self.piped {
+        if self.form == Form::Pipe {
             "a pipe".to_owned()
         } else if self.machine.is_empty() {
             self.path.display().to_string()
@@ -125,10 +134,9 @@ fn archive_at(path: &Path, machine: &str, given: &str) -> Option<FoundImage> {
         built: std::fs::metadata(&path).ok()?.modified().ok()?,
         path,
         linked: false,
-        is_archive: true,
+        form: Form::Archive,
         deployed: false,
         pick: Pick::Only,
-        piped: false,
     })
 }
 
@@ -136,7 +144,7 @@ fn archive_at(path: &Path, machine: &str, given: &str) -> Option<FoundImage> {
 pub fn piped_at(path: &Path) -> Option<FoundImage> {
     Some(FoundImage {
         name: String::new(),
-        piped: true,
+        form: Form::Pipe,
         ..archive_at(path, "", "")?
     })
 }
@@ -162,10 +170,9 @@ fn layout_at(path: &Path, machine: &str) -> Option<FoundImage> {
         path: resolved,
         built,
         linked: false,
-        is_archive: false,
+        form: Form::Layout,
         deployed: false,
         pick: Pick::Only,
-        piped: false,
     })
 }
 
@@ -223,7 +230,7 @@ mod tests {
             let path = dir.path().join("m").join(file);
             std::fs::write(&path, "x").unwrap();
             let image = image_at(&path).unwrap();
-            assert!(image.is_archive);
+            assert_eq!(image.form, Form::Archive);
             assert_eq!(image.name, name);
         }
         assert!(image_at(dir.path()).is_none());

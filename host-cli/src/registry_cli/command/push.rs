@@ -23,7 +23,7 @@ use crate::registry_cli::args::AuthArgs;
 use crate::registry_cli::auth;
 use crate::registry_cli::candidate::{Candidate, drop_stale};
 use crate::registry_cli::config::{Config, DeployRoots};
-use crate::registry_cli::deploy::{FoundImage, find_images, image_at, piped_at};
+use crate::registry_cli::deploy::{Form, FoundImage, find_images, image_at, piped_at};
 use crate::registry_cli::error::{WithExit as _, exit_of, words};
 use crate::registry_cli::index::add_to_tag;
 use crate::registry_cli::remote::Remote;
@@ -494,7 +494,7 @@ fn report(remote: &Remote, image: &FoundImage, pushed: &Pushed, as_json: bool) {
             json!({
                 "image": image.name,
                 "machine": image.machine,
-                "path": if image.piped { Path::new("-") } else { &image.path },
+                "path": if image.form == Form::Pipe { Path::new("-") } else { &image.path },
                 "repository": format!("{}/{}", remote.host(), pushed.repository),
                 "platforms": platforms,
                 "tags": pushed.tags.iter().map(tag).collect::<Vec<_>>(),
