@@ -78,7 +78,7 @@ impl From<&TransferError> for Exit {
         match error {
             TransferError::Unreachable { .. } => Self::Unreachable,
             TransferError::Denied { .. } => Self::Denied,
-            TransferError::NotFound { .. } => Self::NotFound,
+            TransferError::NotFound { .. } | TransferError::NoPlatform(_) => Self::NotFound,
             TransferError::DigestMismatch { .. } | TransferError::SizeMismatch { .. } => {
                 Self::Mismatch
             }

@@ -9,8 +9,9 @@
 mod tally;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::io::{IsTerminal as _, Write as _, stderr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -301,6 +302,51 @@ impl Lines {
             );
         }
         say(&event.to_string());
+    }
+}
+
+/// Since when all of stderr is JSON lines.
+static JSON_SINCE: OnceLock<Instant> = OnceLock::new();
+
+/// From now on everything that is [spoken](speak) is JSON lines.
+pub fn speak_json() {
+    let _ = JSON_SINCE.set(Instant::now());
+}
+
+/// Says a line to the user: as a `note` event where stderr is for programs.
+pub fn speak(text: fmt::Arguments<'_>) {
+    let Some(since) = JSON_SINCE.get() else {
+        return say(&text.to_string());
+    };
+    let text = text.to_string();
+    if !text.is_empty() {
+        let elapsed = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        say(&json!({"event": "note", "text": text, "v": JSON_VERSION, "ms": elapsed}).to_string());
+    }
+}
+
+/// Asks on the line that the answer will be on; in JSON lines a question is a note like others.
+pub fn ask(question: &str) {
+    if JSON_SINCE.get().is_some() {
+        return speak(format_args!("{question}"));
+    }
+    let mut stderr = stderr().lock();
+    let _ = write!(stderr, "{question} ");
+    let _ = stderr.flush();
+}
+
+/// Where the log goes that developers switch on: each piece written is one line.
+#[derive(Debug)]
+pub struct Spoken;
+
+impl std::io::Write for Spoken {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        speak(format_args!("{}", String::from_utf8_lossy(line).trim_end()));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -216,6 +216,37 @@ fn weakness_4b_2_a_tag_goes_and_its_twins_stay() {
 }
 
 #[test]
+fn a_platform_that_tags_need_goes_only_when_that_is_said_and_what_is_pinned_stays() {
+    let site = Site::new();
+    site.push("app", "one", &["v1", "v2"]);
+    let index: Value = serde_json::from_str(&site.ok(&["inspect", "--raw", "app:v1"])).unwrap();
+    let child = index["manifests"][0]["digest"].as_str().unwrap();
+    let child = format!("app@{child}");
+    let told = site.fails(&["delete", &child], 1);
+    assert!(
+        told.contains("v1 v2") && told.contains("a platform") && told.contains("--yes"),
+        "{told}"
+    );
+    let by_digest = format!("app@{}", site.digest_of("app", "v1"));
+    site.ok(&["pin", &by_digest]);
+    for image in [&child, &by_digest] {
+        let told = site.fails(&["delete", image, "--yes"], 1);
+        assert!(told.contains("unpin it first"), "{told}");
+    }
+    assert_eq!(site.ok(&["tags", "app"]), "v1\nv2\n");
+    site.ok(&["unpin", &by_digest]);
+    // Who says yes beforehand reads what goes, too.
+    let told = String::from_utf8(site.run(&["delete", &child, "--yes"], "", 0).stderr).unwrap();
+    assert!(told.contains("v1 v2"), "{told}");
+    let told = String::from_utf8(site.run(&["delete", &by_digest, "--yes"], "", 0).stderr).unwrap();
+    assert!(told.contains("drops these tags: v1 v2"), "{told}");
+    // Several at a time; one that fails does not stop the others.
+    site.push("app", "two", &["a", "b", "c"]);
+    site.fails(&["delete", "app:a", "app:gone", "app:b"], 7);
+    assert_eq!(site.ok(&["tags", "app"]), "c\n");
+}
+
+#[test]
 fn weakness_4b_3_deleting_needs_no_configuration_and_no_temporary_tag_stays() {
     let mut site = Site::without_server();
     std::fs::create_dir_all(site.storage()).unwrap();

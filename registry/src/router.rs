@@ -114,6 +114,7 @@ async fn dispatch(
         (Route::History { name, tag }, &Method::GET | &Method::HEAD) => {
             history::get(&ask, name, tag).await
         }
+        (Route::Pin { name, digest }, &Method::GET) => pin::get(&ask, name, digest).await,
         (Route::Pin { name, digest }, &Method::PUT) => pin::put(&ask, name, digest).await,
         (Route::Pin { name, digest }, &Method::DELETE) => pin::delete(&ask, name, digest).await,
         (route, method) => Err(not_allowed(&route, method)),
@@ -140,7 +141,7 @@ fn methods(route: &Route) -> &'static str {
         | Route::Images
         | Route::History { .. } => "GET, HEAD",
         Route::Gc | Route::Fsck => "GET, POST",
-        Route::Pin { .. } => "PUT, DELETE",
+        Route::Pin { .. } => "GET, PUT, DELETE",
         Route::Manifest { .. } => "GET, HEAD, PUT, DELETE",
         Route::Blob { .. } => "GET, HEAD, DELETE",
         Route::Uploads { .. } => "POST",

@@ -276,13 +276,16 @@ async fn pinned_manifests_stay_until_the_pin_goes() {
     let bench = Bench::new();
     let digest = bench.push_image(APP, "v1", b"one").await;
     let pin = format!("/v2/{APP}/_vdkr/pins/{digest}");
+    bench.get(&pin).await.refused(404, "MANIFEST_UNKNOWN");
     bench.send("PUT", &pin, &[], "").await.expect(204);
+    bench.get(&pin).await.expect(204);
     bench.delete(&manifest(APP, "v1")).await.expect(202);
     gc(&bench, STRICT);
     bench.get(&manifest(APP, &digest)).await.expect(200);
     bench.get(&blob(APP, b"one")).await.expect(200);
     bench.delete(&pin).await.expect(204);
     bench.delete(&pin).await.refused(404, "MANIFEST_UNKNOWN");
+    bench.get(&pin).await.refused(404, "MANIFEST_UNKNOWN");
     gc(&bench, STRICT);
     assert_eq!(stored_files(&bench), 0);
     bench

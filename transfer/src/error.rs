@@ -162,6 +162,9 @@ pub enum TransferError {
     /// The other side lacks something this operation needs.
     #[error("{0}")]
     Unsupported(String),
+    /// The image is not there for a platform that was asked for.
+    #[error("{0}")]
+    NoPlatform(String),
     /// The work was stopped before it ended.
     #[error("cancelled")]
     Cancelled,

@@ -108,6 +108,36 @@ impl Client {
         Err(error)
     }
 
+    /// Whether a manifest is pinned. Registries that know no pins have none.
+    pub async fn is_pinned(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<bool, TransferError> {
+        let route = Route::Pin {
+            name: repository.name().to_owned(),
+            digest: digest.clone(),
+        };
+        let mut request = self
+            .extension(repository.host(), Method::GET, &route.to_string())
+            .await?;
+        request.scopes = Scopes::repository(repository.name(), &["pull"]);
+        let places = self.places(repository.host())?;
+        let endpoint = places.registry();
+        let answer = self.call(endpoint, &request).await?;
+        if answer.status().is_success() {
+            answer.drain().await;
+            return Ok(true);
+        }
+        let error = self.fail(endpoint, &request, answer, "manifest").await;
+        let refused =
+            matches!(&error, TransferError::Status { answer, .. } if answer.status == 405);
+        if knows(&error, "MANIFEST_UNKNOWN") || is_foreign(&error) || refused {
+            return Ok(false);
+        }
+        Err(error)
+    }
+
     /// Collects garbage, and waits until it is done. `None`: the registry cannot do this. The flag tells
     /// that a run already under way was joined.
     pub async fn collect_garbage(

@@ -133,6 +133,19 @@ pub fn with_user(text: &str, user: &str, hash: &str) -> Result<String, HtpasswdE
     Ok(new)
 }
 
+/// The text of a file without this user; other lines stay as they are.
+pub fn without_user(text: &str, user: &str) -> String {
+    let mut new = String::with_capacity(text.len());
+    for line in text.lines() {
+        let own = !is_silent(line) && line.split_once(':').is_some_and(|(name, _)| name == user);
+        if !own {
+            new.push_str(line);
+            new.push('\n');
+        }
+    }
+    new
+}
+
 /// Whether a name may stand in such a file.
 pub fn check_user(user: &str) -> Result<(), HtpasswdRule> {
     let legal = (1..=MAX_USER).contains(&user.len())
@@ -217,6 +230,14 @@ mod tests {
         assert_eq!(users, ["yocto", " ci user"]);
         assert_eq!((entries[0].cost, entries[0].hash.as_str()), (5, HASH));
         assert_eq!(parse_htpasswd(b"").unwrap(), vec![]);
+    }
+
+    #[test]
+    fn a_user_goes_and_everything_else_stays() {
+        let text = format!("# yocto: a comment\nyocto:{HASH}\nyocto2:{HASH}\n");
+        let left = format!("# yocto: a comment\nyocto2:{HASH}\n");
+        assert_eq!(without_user(&text, "yocto"), left);
+        assert_eq!(without_user(&left, "yocto"), left);
     }
 
     #[test]

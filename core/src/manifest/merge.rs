@@ -11,10 +11,14 @@ const ATTESTED: &str = "vnd.docker.reference.digest";
 
 /// Adds manifests to an index and gives the new index's bytes.
 ///
-/// An entry of the same platform is replaced where it stands; an entry of a new platform goes to
-/// the end; everything else keeps its place and all its fields, known or not. An entry without a
-/// platform (or of `unknown`, as attestations have) only replaces one of the same digest. Where
-/// two of `new` have one platform, the later wins. Attestations of a replaced image go with it.
+/// An entry of the same platform is replaced; everything else keeps all its fields, known or not. An
+/// entry without a platform (or of `unknown`, as attestations have) only replaces one of the same
+/// digest. Where two of `new` have one platform, the later wins. Attestations of a replaced image go
+/// with it.
+///
+/// An index that holds nothing but what we write ourselves has one form, whatever was added when: the
+/// entries in the order of their platforms, those without one last. In an index of others the entries
+/// keep their places, and new platforms go to the end.
 ///
 /// The result is an OCI index: a Docker list that gets new entries becomes one, because a Docker
 /// list may not name OCI manifests while an OCI index may name Docker's. An entry of `new` whose
@@ -25,12 +29,7 @@ const ATTESTED: &str = "vnd.docker.reference.digest";
 /// image's descriptor, with the platform of its configuration, before the others in `new`.
 pub fn merge_index(existing: Option<&[u8]>, new: &[Descriptor]) -> Result<Vec<u8>, ManifestError> {
     let Some(existing) = existing else {
-        let mut index = ImageIndex::default();
-        for descriptor in new {
-            let (place, _) = make_place(&mut index.manifests, descriptor, |entry| entry);
-            index.manifests.insert(place, descriptor.clone());
-        }
-        return index.to_json();
+        return canonical(ImageIndex::default(), new);
     };
     let parsed = parse(existing, None)?;
     let Some(index) = parsed.as_index() else {
@@ -42,7 +41,40 @@ pub fn merge_index(existing: Option<&[u8]>, new: &[Descriptor]) -> Result<Vec<u8
     {
         return Ok(parsed.raw);
     }
+    if is_plain(&parsed, index)? {
+        return canonical(index.clone(), new);
+    }
     rewrite(&parsed, index, new)
+}
+
+/// Whether an index says nothing that [`ImageIndex`] does not hold, so that it can be written anew.
+fn is_plain(parsed: &ParsedManifest, index: &ImageIndex) -> Result<bool, ManifestError> {
+    let malformed = |error| ManifestError::malformed(super::parse::MANIFEST, &error);
+    let value = |json: &[u8]| serde_json::from_slice::<Value>(json).map_err(malformed);
+    Ok(value(&parsed.raw)? == value(&index.to_json()?)?)
+}
+
+fn canonical(mut index: ImageIndex, new: &[Descriptor]) -> Result<Vec<u8>, ManifestError> {
+    let entries = &mut index.manifests;
+    for descriptor in new {
+        if is_there(entries.iter(), descriptor) {
+            continue;
+        }
+        let (place, gone) = make_place(entries, descriptor, |entry| entry);
+        entries.insert(place, descriptor.clone());
+        entries.retain(|entry| !is_attestation_of(entry, &gone));
+    }
+    entries.sort_by_cached_key(|entry| {
+        let platform = known_platform(entry).map(Platform::normalised);
+        (platform.is_none(), platform, entry.digest.clone())
+    });
+    // The result obeys the same rules and caps as what it was made from.
+    Ok(parse(&index.to_json()?, Some(media_type::OCI_INDEX))?.raw)
+}
+
+fn is_attestation_of(entry: &Descriptor, gone: &[Digest]) -> bool {
+    let attested = entry.annotations.get(ATTESTED);
+    attested.is_some_and(|attested| gone.iter().any(|digest| digest.as_str() == attested))
 }
 
 /// An entry as it is understood, and as it was written.
@@ -67,10 +99,7 @@ fn rewrite(
         let (place, gone) = make_place(&mut entries, descriptor, |(entry, _)| entry);
         let value = serde_json::to_value(descriptor).map_err(malformed)?;
         entries.insert(place, (descriptor.clone(), value));
-        entries.retain(|(entry, _)| {
-            let attested = entry.annotations.get(ATTESTED).map(String::as_str);
-            attested.is_none_or(|attested| !gone.iter().any(|digest| digest.as_str() == attested))
-        });
+        entries.retain(|(entry, _)| !is_attestation_of(entry, &gone));
     }
     let entries = entries.into_iter().map(|(_, value)| value).collect();
     body.insert("schemaVersion".into(), 2.into());
@@ -174,6 +203,31 @@ mod tests {
     }
 
     #[test]
+    fn an_index_of_ours_does_not_tell_in_which_order_it_came_about() {
+        let [amd, arm, old] = [
+            entry(Some("linux/amd64"), "amd"),
+            entry(Some("linux/arm64"), "arm"),
+            entry(Some("linux/amd64"), "old"),
+        ];
+        let add = |index: &[u8], entry: &Descriptor| {
+            merge_index(Some(index), core::slice::from_ref(entry)).unwrap()
+        };
+        let at_once = merge_index(None, &[arm.clone(), amd.clone()]).unwrap();
+        let one = merge_index(None, core::slice::from_ref(&old)).unwrap();
+        assert_eq!(add(&add(&one, &arm), &amd), at_once);
+        let other = merge_index(None, core::slice::from_ref(&arm)).unwrap();
+        assert_eq!(add(&other, &amd), at_once);
+        // Also where an earlier version wrote it another way.
+        let mut spelled: Value = serde_json::from_slice(&other).unwrap();
+        spelled["manifests"]
+            .as_array_mut()
+            .unwrap()
+            .push(serde_json::to_value(&old).unwrap());
+        let spelled = serde_json::to_vec_pretty(&spelled).unwrap();
+        assert_eq!(add(&spelled, &amd), at_once);
+    }
+
+    #[test]
     fn a_new_index_has_the_entries_in_order_and_the_later_of_two_wins() {
         let (amd, arm, other) = (
             entry(Some("linux/amd64"), "amd"),
@@ -195,7 +249,8 @@ mod tests {
             entry(Some("linux/arm64/v8"), "b"),
             entry(Some("linux/arm/v7"), "c"),
         ];
-        let existing = merge_index(None, &old).unwrap();
+        let foreign = json!({"schemaVersion": 2, "manifests": old, "later": 1}).to_string();
+        let existing = foreign.into_bytes();
         let new = entry(Some("linux/arm64"), "new");
         let json = merge_index(Some(&existing), core::slice::from_ref(&new)).unwrap();
         assert_eq!(entries(&json), [old[0].clone(), new, old[2].clone()]);
@@ -269,7 +324,7 @@ mod tests {
         assert_eq!(merge_index(Some(&existing), &[spelled]).unwrap(), existing);
         let amd = entry(Some("linux/amd64"), "amd");
         let json = merge_index(Some(&existing), &[plain.clone(), amd.clone()]).unwrap();
-        assert_eq!(entries(&json), [annotated("old"), amd]);
+        assert_eq!(entries(&json), [amd, annotated("old")]);
         let json = merge_index(Some(&existing), &[annotated("new")]).unwrap();
         assert_eq!(entries(&json), [annotated("new")]);
     }
@@ -311,15 +366,12 @@ mod tests {
             attestation("new", "of new"),
         ];
         let json = merge_index(Some(&old.to_json().unwrap()), &new).unwrap();
-        assert_eq!(
-            entries(&json),
-            [
-                new[0].clone(),
-                old.manifests[1].clone(),
-                old.manifests[3].clone(),
-                new[1].clone(),
-            ]
-        );
+        let merged = entries(&json);
+        assert_eq!(merged[..2], [new[0].clone(), old.manifests[1].clone()]);
+        assert_eq!(merged.len(), 4);
+        for kept in [&old.manifests[3], &new[1]] {
+            assert!(merged.contains(kept), "{kept:?}");
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Files of keys and certificates: written whole or not at all, with their modes from the start.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -95,6 +97,12 @@ pub(crate) fn read(path: &Path) -> Result<Option<Content>, PkiError> {
         bytes,
         shared: meta.mode() & 0o077 != 0,
     }))
+}
+
+/// Takes everybody else's rights to a file away.
+pub(crate) fn protect(path: &Path) -> Result<(), PkiError> {
+    std::fs::set_permissions(path, Permissions::from_mode(PRIVATE))
+        .map_err(|source| failed("protect", path, source))
 }
 
 /// Puts a file in the place of the one that is there, if any. After a crash it is the old or the new

@@ -359,10 +359,13 @@ fn read_key(path: &Path, notes: &mut Notes) -> Result<Option<Key>, PkiError> {
         return Ok(None);
     };
     if content.shared {
-        notes.warn(format!(
-            "{} can be read by others; put that right with: chmod 600 {0}",
-            path.display()
-        ));
+        let shown = path.display();
+        notes.warn(match files::protect(path) {
+            Ok(()) => format!(
+                "{shown} could be read by others, and is the owner's alone now; if somebody may have copied it: container-registry pki renew --ca"
+            ),
+            Err(error) => format!("{shown} can be read by others ({error}); put that right with: chmod 600 {shown}"),
+        });
     }
     Key::from_pem(&content.bytes, path).map(Some)
 }

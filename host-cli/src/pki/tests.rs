@@ -201,17 +201,23 @@ fn the_ca_key_may_be_kept_elsewhere() {
 }
 
 #[test]
-fn keys_that_others_can_read_are_told_about() {
+fn keys_that_others_can_read_are_told_about_and_protected() {
     let bench = Bench::new();
     bench.ensure("localhost", NOW);
     let open = std::fs::Permissions::from_mode(0o644);
     std::fs::set_permissions(bench.file("ca.key"), open).unwrap();
     let standing = bench.ensure("localhost", NOW);
     assert!(
-        standing.warnings[0].contains("chmod 600"),
+        standing.warnings[0].contains("could be read by others"),
         "{:?}",
         standing.warnings
     );
+    let mode = std::fs::metadata(bench.file("ca.key"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(bench.ensure("localhost", NOW).warnings.is_empty());
 }
 
 #[test]

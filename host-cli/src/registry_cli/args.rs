@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use vdkr_core::credentials::Secret;
+use vdkr_core::reference::Host;
 
 use super::command;
 use super::command::auth::AuthCommandArgs;
@@ -19,7 +20,8 @@ use super::command::pki::PkiArgs;
 use super::command::push::PushArgs;
 use super::config::Overrides;
 
-const EXAMPLES: &str = "\
+/// Below the help of the program.
+pub const EXAMPLES: &str = "\
 Examples:
   container-registry start
   container-registry push
@@ -203,16 +205,17 @@ pub struct AuthArgs {
     #[arg(long, overrides_with_all = ["authfile", "credsfile", "creds", "token"])]
     pub use_home_auth: bool,
     /// Docker-style credential file
-    #[arg(long, value_name = "FILE", overrides_with_all = ["use_home_auth", "credsfile", "creds", "token"])]
+    // The other names are skopeo's.
+    #[arg(long, alias = "dest-authfile", value_name = "FILE", overrides_with_all = ["use_home_auth", "credsfile", "creds", "token"])]
     pub authfile: Option<PathBuf>,
     /// File of CONTAINER_REGISTRY_USER, _PASSWORD, _TOKEN lines
     #[arg(long, value_name = "FILE", overrides_with_all = ["use_home_auth", "authfile", "creds", "token"])]
     pub credsfile: Option<PathBuf>,
     /// User and password (visible in the process list; prefer a file)
-    #[arg(long, value_name = "USER:PASS", overrides_with_all = ["use_home_auth", "authfile", "credsfile", "token"])]
+    #[arg(long, alias = "dest-creds", value_name = "USER:PASS", overrides_with_all = ["use_home_auth", "authfile", "credsfile", "token"])]
     pub creds: Option<Secret>,
     /// Bearer token (visible in the process list; prefer a file)
-    #[arg(long, value_name = "TOKEN", overrides_with_all = ["use_home_auth", "authfile", "credsfile", "creds"])]
+    #[arg(long, alias = "dest-registry-token", value_name = "TOKEN", overrides_with_all = ["use_home_auth", "authfile", "credsfile", "creds"])]
     pub token: Option<Secret>,
 }
 
@@ -234,6 +237,20 @@ pub struct SourceArgs {
     /// Let the source do without verified TLS
     #[arg(long)]
     pub src_insecure: bool,
+    /// As skopeo spells it: `false` is --src-insecure
+    #[arg(long, hide = true, value_name = "BOOL", require_equals = true, num_args = 0..=1, default_missing_value = "true")]
+    pub src_tls_verify: Option<bool>,
+}
+
+impl SourceArgs {
+    /// The source, when it may do without verified TLS.
+    pub fn insecure(&self, host: &Host) -> Vec<Host> {
+        if self.src_insecure || self.src_tls_verify == Some(false) {
+            vec![host.clone()]
+        } else {
+            Vec::new()
+        }
+    }
 }
 
 /// Options of `tags`.
@@ -252,12 +269,13 @@ pub struct TagsArgs {
 /// Options of `delete`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  container-registry delete container-base:v1.0.0\n  container-registry delete container-base@sha256:… --yes"
+    after_help = "Examples:\n  container-registry delete container-base:v1.0.0 app:old\n  container-registry delete container-base@sha256:… --yes"
 )]
 pub struct DeleteArgs {
     /// IMAGE:TAG or IMAGE@DIGEST
-    pub image: String,
-    /// Do not ask before deleting a digest that tags name
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Do not ask before deleting a digest that tags need
     #[arg(short, long)]
     pub yes: bool,
 }

@@ -1,16 +1,20 @@
 //! Images on their way to a registry: found, opened, and told apart from builds that are stale.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, anyhow};
 use futures_util::{StreamExt as _, stream};
 use vdkr_core::platform::Platform;
 use vdkr_core::reference::Reference;
+use vdkr_core::transport::Pick;
 use vdkr_transfer::archive::Found;
+use vdkr_transfer::layout::FULL_NAME;
 use vdkr_transfer::{LayoutImage, OciLayout, archive};
 
-use super::deploy::FoundImage;
+use super::deploy::{Form, FoundImage};
 
+/// Annotation with the name that a layout's list has for an image.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Layouts that are opened at the same time.
 const PARALLEL: usize = 8;
 
@@ -23,6 +27,8 @@ pub struct Candidate {
     pub layout: OciLayout,
     /// Its platforms.
     pub images: Vec<LayoutImage>,
+    /// The tags that an archive of `docker save` has for it.
+    pub tags: Vec<String>,
 }
 
 impl Candidate {
@@ -48,20 +54,31 @@ impl Candidate {
 }
 
 fn open(found: &FoundImage) -> Result<Vec<Candidate>> {
-    let (layout, kind) = if found.is_archive {
+    let (layout, kind) = if found.form != Form::Layout {
         archive::open(&found.path)?
     } else {
         (OciLayout::open(&found.path)?, Found::Oci)
     };
-    let images = layout.images()?;
+    let mut images = layout.images()?;
+    if found.pick != Pick::Only {
+        let picked = layout.pick(&found.pick)?.digest;
+        images.retain(|image| image.descriptor.digest == picked || image.path.contains(&picked));
+    }
     if images.is_empty() {
         return Err(anyhow!("{} holds no images", found.path.display()));
     }
     let groups = match kind {
-        Found::Oci => vec![(found.name.clone(), images)],
-        Found::Docker => by_repository(images, &found.name),
+        Found::Oci if found.form != Form::Pipe => {
+            vec![(found.name.clone(), (images, BTreeSet::new()))]
+        }
+        _ => by_repository(&layout, images, &found.name),
     };
-    let candidates = groups.into_iter().map(|(name, images)| {
+    let candidates = groups.into_iter().map(|(name, (images, tags))| {
+        if name.is_empty() {
+            return Err(anyhow!(
+                "what came through the pipe does not say what it is called; write it to a file NAME.tar and push that"
+            ));
+        }
         let candidate = Candidate {
             image: FoundImage {
                 name,
@@ -69,6 +86,7 @@ fn open(found: &FoundImage) -> Result<Vec<Candidate>> {
             },
             layout: layout.clone(),
             images,
+            tags: tags.into_iter().collect(),
         };
         one_per_platform(&candidate)?;
         Ok(candidate)
@@ -76,30 +94,52 @@ fn open(found: &FoundImage) -> Result<Vec<Candidate>> {
     candidates.collect()
 }
 
-/// Which image of `docker save` belongs to which repository; those without a name get the file's.
-fn by_repository(images: Vec<LayoutImage>, file: &str) -> Vec<(String, Vec<LayoutImage>)> {
-    let mut groups: BTreeMap<String, Vec<LayoutImage>> = BTreeMap::new();
+/// Images of one repository, and the tags that they have there.
+type Group = (Vec<LayoutImage>, BTreeSet<String>);
+
+/// Which image of an archive belongs to which repositories; those without a name get the file's.
+fn by_repository(layout: &OciLayout, images: Vec<LayoutImage>, file: &str) -> Vec<(String, Group)> {
+    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
     for image in images {
-        let named = image
-            .name
-            .as_deref()
-            .and_then(|name| Reference::parse(name).ok());
-        // A tag alone reads as the name of a repository, but says nothing about it.
-        let named = named.filter(|named| named.tag().is_some() || named.has_explicit_host());
-        let name = named.map_or_else(
-            || file.to_owned(),
-            |named| {
-                let repository = named.repository();
-                repository
-                    .rsplit('/')
-                    .next()
-                    .unwrap_or(repository)
-                    .to_owned()
-            },
-        );
-        groups.entry(name).or_default().push(image);
+        let mut own: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for name in names(layout, &image) {
+            let named = Reference::parse(&name).ok();
+            // A tag alone reads as the name of a repository, but says nothing about it.
+            let named = named.filter(|named| named.tag().is_some() || named.has_explicit_host());
+            if let Some(named) = named {
+                let last = named.repository().rsplit('/').next().unwrap_or_default();
+                let tags = own.entry(last.to_owned()).or_default();
+                tags.extend(named.tag().map(str::to_owned));
+            }
+        }
+        if own.is_empty() {
+            own.insert(file.to_owned(), BTreeSet::new());
+        }
+        for (name, tags) in own {
+            let group = groups.entry(name).or_default();
+            group.0.push(image.clone());
+            group.1.extend(tags);
+        }
     }
     groups.into_iter().collect()
+}
+
+/// All names that an archive's list has for an image.
+fn names(layout: &OciLayout, image: &LayoutImage) -> Vec<String> {
+    let entries = layout.index().manifests.iter().filter(|entry| {
+        let top = image.path.first().unwrap_or(&image.descriptor.digest);
+        entry.digest == *top
+    });
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| {
+            let full = entry.annotations.get(FULL_NAME);
+            full.or_else(|| entry.annotations.get(REF_NAME)).cloned()
+        })
+        .collect();
+    if names.is_empty() {
+        names.extend(image.name.clone());
+    }
+    names
 }
 
 /// One tag has one image for each platform: of several, somebody has to choose.
@@ -122,7 +162,7 @@ fn one_per_platform(candidate: &Candidate) -> Result<()> {
                 candidate.image.path.display(),
                 name(twin),
                 name(image),
-                if candidate.image.is_archive {
+                if candidate.image.form != Form::Layout {
                     "oci-archive"
                 } else {
                     "oci"

@@ -3,77 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use vdkr_core::candidates::RegistryPrefix;
 use vdkr_core::reference::{Host, check_repository};
 
+mod keys;
+
+pub use keys::{KEYS, Key, listing};
+
 /// Largest `config.toml` that is read, in bytes.
 const MAX_FILE: u64 = 256 * 1024;
 /// Port used when the URL names a host of this machine without one.
 pub const DEFAULT_PORT: u16 = 5000;
-
-/// One configuration key: its name in `config.toml`, its environment variable, its default.
-#[derive(Debug, Clone, Copy)]
-pub struct Key {
-    /// Name in `config.toml` and in the output of `config`.
-    pub name: &'static str,
-    /// Environment variable.
-    pub env: &'static str,
-    /// Value when nothing sets it; `None` means unset.
-    pub default: Option<&'static str>,
-    /// Whether `config` hides the value.
-    pub secret: bool,
-}
-
-const fn key(name: &'static str, env: &'static str, default: Option<&'static str>) -> Key {
-    Key {
-        name,
-        env,
-        default,
-        secret: false,
-    }
-}
-
-const fn secret(name: &'static str, env: &'static str) -> Key {
-    Key {
-        name,
-        env,
-        default: None,
-        secret: true,
-    }
-}
-
-/// Every key, in the order in which `config` prints them.
-pub const KEYS: &[Key] = &[
-    key("url", "CONTAINER_REGISTRY_URL", Some("localhost:5000")),
-    key("namespace", "CONTAINER_REGISTRY_NAMESPACE", Some("yocto")),
-    key("storage", "CONTAINER_REGISTRY_STORAGE", None),
-    key("listen", "CONTAINER_REGISTRY_LISTEN", None),
-    key("insecure", "CONTAINER_REGISTRY_INSECURE", None),
-    key("secure", "CONTAINER_REGISTRY_SECURE", Some("0")),
-    key("auth", "CONTAINER_REGISTRY_AUTH", None),
-    key("username", "CONTAINER_REGISTRY_USERNAME", Some("yocto")),
-    key("cert_days", "CONTAINER_REGISTRY_CERT_DAYS", Some("365")),
-    key("ca_days", "CONTAINER_REGISTRY_CA_DAYS", Some("3650")),
-    key("cert_san", "CONTAINER_REGISTRY_CERT_SAN", None),
-    key(
-        "tag_strategy",
-        "CONTAINER_REGISTRY_TAG_STRATEGY",
-        Some("timestamp latest"),
-    ),
-    key("image_version", "IMAGE_VERSION", None),
-    key("target_arch", "TARGET_ARCH", None),
-    key("deploy_dir_images", "DEPLOY_DIR_IMAGES", None),
-    key("deploy_dir_image", "DEPLOY_DIR_IMAGE", None),
-    key("auth_mode", "CONTAINER_REGISTRY_AUTH_MODE", Some("login")),
-    key("authfile", "CONTAINER_REGISTRY_AUTHFILE", None),
-    key("credsfile", "CONTAINER_REGISTRY_CREDSFILE", None),
-    key("user", "CONTAINER_REGISTRY_USER", None),
-    secret("password", "CONTAINER_REGISTRY_PASSWORD"),
-    secret("token", "CONTAINER_REGISTRY_TOKEN"),
-];
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -257,12 +201,26 @@ impl Config {
 
     /// What is odd about this configuration without being wrong.
     pub fn warnings(&self) -> Vec<String> {
-        match (self.flag("secure"), self.flag("auth")) {
-            (Ok(false), Ok(true)) => vec![
-                "CONTAINER_REGISTRY_AUTH=1 without CONTAINER_REGISTRY_SECURE=1: passwords need TLS, so the registry is spoken to in secure mode".to_owned(),
-            ],
-            _ => Vec::new(),
+        let mut warnings = Vec::new();
+        if let (Ok(false), Ok(true)) = (self.flag("secure"), self.flag("auth")) {
+            warnings.push("CONTAINER_REGISTRY_AUTH=1 without CONTAINER_REGISTRY_SECURE=1: passwords need TLS, so the registry is spoken to in secure mode".to_owned());
         }
+        let secret =
+            KEYS.iter()
+                .filter(|key| key.secret)
+                .find_map(|key| match self.get(key.name) {
+                    Some((_, Origin::File(path))) => Some((key.name, path)),
+                    _ => None,
+                });
+        if let Some((name, path)) = secret
+            && std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0)
+        {
+            warnings.push(format!(
+                "{} holds `{name}` and can be read by others; put that right with: chmod 600 {0}",
+                path.display()
+            ));
+        }
+        warnings
     }
 
     /// Secure mode stands no word to the contrary.
@@ -365,7 +323,7 @@ impl Config {
     }
 
     /// Directories that hold OCI layouts, each with the machine's name: all machines beneath
-    /// `DEPLOY_DIR_IMAGES`, or the one `DEPLOY_DIR_IMAGE` when it was given more strongly.
+    /// `DEPLOY_DIR_IMAGES`, or the one `DEPLOY_DIR_IMAGE` when it was given as strongly.
     pub fn deploy_roots(&self) -> DeployRoots {
         let strength = |name: &str| match self.get(name) {
             Some((_, Origin::Option(_))) => 3,
@@ -377,7 +335,8 @@ impl Config {
             self.value("deploy_dir_image"),
             self.value("deploy_dir_images"),
         ) {
-            (Some(one), _) if strength("deploy_dir_image") > strength("deploy_dir_images") => {
+            // Who names one machine means that one.
+            (Some(one), _) if strength("deploy_dir_image") >= strength("deploy_dir_images") => {
                 DeployRoots::Machine(PathBuf::from(one))
             }
             (_, Some(all)) => DeployRoots::AllMachines(PathBuf::from(all)),

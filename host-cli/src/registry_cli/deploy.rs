@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use vdkr_core::deploy::{archive_name, image_name};
+use vdkr_core::transport::Pick;
 
 use super::config::DeployRoots;
 
@@ -21,10 +22,36 @@ pub struct FoundImage {
     pub built: SystemTime,
     /// Whether a symbolic link of the deploy directory points to it: what the build calls the latest.
     pub linked: bool,
-    /// Whether it is an archive.
-    pub is_archive: bool,
+    /// What lies there.
+    pub form: Form,
     /// Whether it was found in a deploy directory, not named by its path.
     pub deployed: bool,
+    /// Which of its images is meant.
+    pub pick: Pick,
+}
+
+/// What an image was found as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A layout's directory.
+    Layout,
+    /// An archive.
+    Archive,
+    /// An archive that came through a pipe; its path is a temporary file's.
+    Pipe,
+}
+
+impl FoundImage {
+    /// Where it comes from, for people: a machine, or a path.
+    pub fn origin(&self) -> String {
+        if self.form == Form::Pipe {
+            "a pipe".to_owned()
+        } else if self.machine.is_empty() {
+            self.path.display().to_string()
+        } else {
+            self.machine.clone()
+        }
+    }
 }
 
 /// All layouts beneath the roots: those that links point to after those that none does, and the older
@@ -107,8 +134,18 @@ fn archive_at(path: &Path, machine: &str, given: &str) -> Option<FoundImage> {
         built: std::fs::metadata(&path).ok()?.modified().ok()?,
         path,
         linked: false,
-        is_archive: true,
+        form: Form::Archive,
         deployed: false,
+        pick: Pick::Only,
+    })
+}
+
+/// What came through a pipe and lies in this file now: its images name themselves.
+pub fn piped_at(path: &Path) -> Option<FoundImage> {
+    Some(FoundImage {
+        name: String::new(),
+        form: Form::Pipe,
+        ..archive_at(path, "", "")?
     })
 }
 
@@ -133,8 +170,9 @@ fn layout_at(path: &Path, machine: &str) -> Option<FoundImage> {
         path: resolved,
         built,
         linked: false,
-        is_archive: false,
+        form: Form::Layout,
         deployed: false,
+        pick: Pick::Only,
     })
 }
 
@@ -192,7 +230,7 @@ mod tests {
             let path = dir.path().join("m").join(file);
             std::fs::write(&path, "x").unwrap();
             let image = image_at(&path).unwrap();
-            assert!(image.is_archive);
+            assert_eq!(image.form, Form::Archive);
             assert_eq!(image.name, name);
         }
         assert!(image_at(dir.path()).is_none());

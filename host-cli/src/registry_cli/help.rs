@@ -6,15 +6,16 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use super::args::Cli;
-use super::config::{Config, DeployRoots};
+use super::args::{Cli, EXAMPLES};
+use super::config::{Config, DeployRoots, listing};
 use super::error::printable;
+use super::secure::Mode;
 use crate::exit::Exit;
 use crate::out;
 
 /// The whole command line of this program.
 pub fn command() -> clap::Command {
-    Cli::command()
+    Cli::command().after_long_help(format!("{EXAMPLES}\n\n{}", listing().trim_end()))
 }
 
 /// Reads the command line of this process. Help, the version and mistakes are printed, and end it
@@ -89,10 +90,11 @@ pub fn configuration(config: &Config) -> String {
         DeployRoots::Unknown => line("Deploy dir", "-"),
     }
     line("Auth mode", value("auth_mode"));
-    if config.wants_tls().unwrap_or(false) {
+    let mode = Mode::in_use(config).unwrap_or(Mode::Plain);
+    if mode.is_secure() {
         line("Mode", "secure");
         line("PKI", &config.storage().join("pki").display().to_string());
-        if config.wants_auth().unwrap_or(false) {
+        if mode == Mode::TlsAuth {
             let file = config.storage().join("auth/password");
             line("Password file", &file.display().to_string());
         }

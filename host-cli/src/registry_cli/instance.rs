@@ -5,12 +5,17 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Pid;
 use thiserror::Error;
+
+/// Most that is read of a pid file, bytes.
+const MAX_FILE: u64 = 16 * 1024;
 
 /// Files of one server.
 #[derive(Debug, Clone)]
@@ -56,13 +61,36 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Tells those who ask how the server is spoken to: one word.
-    pub fn announce(&mut self, mode: &str) -> Result<(), InstanceError> {
-        unless_full(writeln!(self.file, "{mode}")).map_err(|source| InstanceError::Io {
+    /// Tells those who ask how the server is spoken to, and what it was started with.
+    pub fn announce(&mut self, announced: &Announced) -> Result<(), InstanceError> {
+        let addresses: Vec<_> = announced
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let text = format!(
+            "{}\n{}\n{}\n",
+            announced.mode,
+            addresses.join(","),
+            announced.settings.join(",")
+        );
+        // In one piece: who reads it meanwhile has all of it or nothing.
+        unless_full(self.file.write_all(text.as_bytes())).map_err(|source| InstanceError::Io {
             path: self.path.clone(),
             source,
         })
     }
+}
+
+/// What a server tells about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// How it is spoken to: one word.
+    pub mode: String,
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+    /// Marks of the settings that take a restart, `name=mark`.
+    pub settings: Vec<String>,
 }
 
 /// A server that runs.
@@ -71,7 +99,14 @@ pub struct Live {
     /// Its process.
     pub pid: Pid,
     /// What it announced; `None` for one that has just been started.
-    pub mode: Option<String>,
+    pub announced: Option<Announced>,
+}
+
+impl Live {
+    /// The word of its mode.
+    pub fn mode(&self) -> Option<&str> {
+        Some(self.announced.as_ref()?.mode.as_str())
+    }
 }
 
 impl Drop for Lock {
@@ -98,6 +133,34 @@ impl Instance {
     /// Where the background server's output goes.
     pub fn log_file(&self) -> PathBuf {
         self.run_dir.join(format!("registry-{}.log", self.port))
+    }
+
+    /// Waits until this process alone starts a server of this storage and port: until the file that
+    /// is returned is closed. `None`: somebody else is at it for longer than that.
+    pub async fn turn(&self, patience: Duration) -> Result<Option<Flock<File>>, InstanceError> {
+        let path = self.run_dir.join(format!("registry-{}.start", self.port));
+        let io = |source| InstanceError::Io {
+            path: path.clone(),
+            source,
+        };
+        let deadline = Instant::now() + patience;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(&path)
+            .map_err(io)?;
+        loop {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(turn) => return Ok(Some(turn)),
+                Err((file, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => file,
+                Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
+                Err((_, errno)) => return Err(io(errno.into())),
+            };
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Creates the directory of these files.
@@ -134,7 +197,7 @@ impl Instance {
                 // `running` holds a shared lock for an instant; a server holds its own for good.
                 Err((_, nix::errno::Errno::EWOULDBLOCK)) if patience > 0 => {
                     patience -= 1;
-                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    std::thread::sleep(Duration::from_millis(10));
                     continue;
                 }
                 Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
@@ -190,12 +253,29 @@ impl Instance {
 fn read_live(file: &mut File) -> Option<Live> {
     let mut text = String::new();
     file.rewind().ok()?;
-    file.take(64).read_to_string(&mut text).ok()?;
+    file.take(MAX_FILE).read_to_string(&mut text).ok()?;
     let mut lines = text.lines();
     let pid = lines.next()?.trim().parse().ok().filter(|pid| *pid > 1)?;
+    let words = |line: Option<&str>| -> Vec<String> {
+        let words = line.unwrap_or_default().split(',');
+        words
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    let mode = lines.next().map(str::to_owned);
+    let addresses = words(lines.next());
+    let settings = words(lines.next());
     Some(Live {
         pid: Pid::from_raw(pid),
-        mode: lines.next().map(str::to_owned),
+        announced: mode.map(|mode| Announced {
+            mode,
+            addresses: addresses
+                .iter()
+                .filter_map(|address| address.parse().ok())
+                .collect(),
+            settings,
+        }),
     })
 }
 
@@ -229,7 +309,7 @@ fn holder(file: &File) -> Option<Live> {
     let pid = locks.lines().find_map(|line| flock_of(line, &id))?;
     Some(Live {
         pid: Pid::from_raw(pid),
-        mode: None,
+        announced: None,
     })
 }
 
@@ -296,13 +376,19 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         assert_eq!(instance.running().unwrap(), Some(Pid::from_raw(own)));
         assert!(matches!(instance.lock(), Err(InstanceError::Running { pid, .. }) if pid == own));
-        assert_eq!(instance.live().unwrap().unwrap().mode, None);
-        lock.announce("tls").unwrap();
+        assert_eq!(instance.live().unwrap().unwrap().announced, None);
+        let announced = Announced {
+            mode: "tls".to_owned(),
+            addresses: vec![
+                "127.0.0.1:5000".parse().unwrap(),
+                "[::1]:5000".parse().unwrap(),
+            ],
+            settings: vec!["cert_san=1".to_owned(), "username=2".to_owned()],
+        };
+        lock.announce(&announced).unwrap();
         let live = instance.live().unwrap().unwrap();
-        assert_eq!(
-            (live.pid.as_raw(), live.mode.as_deref()),
-            (own, Some("tls"))
-        );
+        assert_eq!((live.pid.as_raw(), live.mode()), (own, Some("tls")));
+        assert_eq!(live.announced, Some(announced));
         assert_eq!(Instance::new(dir.path(), 5001).running().unwrap(), None);
         drop(lock);
         assert_eq!(instance.running().unwrap(), None);

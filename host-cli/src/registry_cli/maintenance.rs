@@ -9,10 +9,10 @@ use vdkr_registry::storage::{Storage, StorageError};
 use vdkr_registry::{Registry, ServerConfig};
 
 use super::auth;
-use super::command::serve;
 use super::config::Config;
 use super::error::{WithExit as _, exit_of};
 use super::instance::{Instance, Lock};
+use super::listen;
 use super::remote::Remote;
 use crate::exit::Exit;
 
@@ -37,7 +37,7 @@ impl Keeper {
         if !local || !silent || !storage.join("docker/registry/v2").is_dir() {
             return Err(error);
         }
-        let (_, port) = serve::addresses(config)?;
+        let (_, port) = listen::addresses(config)?;
         let lock = Instance::new(&storage, port).lock()?;
         let registry = Registry::open(ServerConfig::new(&storage))?;
         if registry.storage().is_shared()? {

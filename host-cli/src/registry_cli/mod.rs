@@ -1,5 +1,16 @@
 //! `container-registry`: the registry of a Yocto build, from the command line.
 
+/// Shadows the standard macro, so that whatever is said here is a JSON line where stderr shall be that
+/// (`--progress jsonl`).
+macro_rules! eprintln {
+    () => {
+        $crate::progress::speak(format_args!(""))
+    };
+    ($($arg:tt)+) => {
+        $crate::progress::speak(format_args!($($arg)*))
+    };
+}
+
 pub mod args;
 pub mod auth;
 pub mod candidate;
@@ -14,6 +25,7 @@ pub mod help;
 pub mod images;
 pub mod index;
 pub mod instance;
+pub mod listen;
 pub mod maintenance;
 pub mod name;
 pub mod notify;
@@ -23,6 +35,7 @@ pub mod secure;
 pub mod tagging;
 pub mod transport;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -32,6 +45,7 @@ use self::command::push::PushArgs;
 use self::config::{Config, Overrides};
 use self::error::{exit_of, printable, words};
 use crate::exit::Exit;
+use crate::progress::{self, Mode};
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
@@ -39,8 +53,13 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    let json = cli.global.progress == Mode::Jsonl;
+    if json {
+        progress::speak_json();
+    }
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| progress::Spoken)
+        .with_ansi(!json && std::io::stderr().is_terminal())
         .with_max_level(log_level())
         // A log that cannot be written is no reason to stop.
         .log_internal_errors(false)
@@ -109,12 +128,12 @@ async fn run(cli: Cli) -> Result<Exit> {
         Command::List(args) => command::list::run(&config, &args).await?,
         Command::Tags(args) => command::tags::run(&config, &args).await?,
         Command::Catalog(args) => command::catalog::run(&config, args.json).await?,
-        Command::Delete(args) => command::delete::run(&config, &args).await?,
+        Command::Delete(args) => return command::delete::run(&config, &args).await,
         Command::Login(args) => command::login::run(&config, &args).await?,
         Command::Logout(args) => command::logout::run(&config, &args)?,
         Command::Auth(args) => return command::auth::run(&config, &args),
         Command::Doctor(args) => return command::doctor::run(&config, &args).await,
-        Command::Pki(args) => command::pki::run(&config, &args)?,
+        Command::Pki(args) => command::pki::run(&config, &args).await?,
         Command::Bake(args) => return command::bake::run(&config, &args),
         Command::Label(args) => return command::label::run(&config, &args),
         Command::History(args) => command::history::run(&config, &args).await?,

@@ -2,18 +2,26 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
-use vdkr_core::candidates::RegistryPrefix;
+use vdkr_core::candidates::{RegistryPrefix, Scheme};
 use vdkr_core::reference::Host;
 use vdkr_registry::storage::LocalUploads;
 use vdkr_transfer::{
-    Client, ClientConfig, CredentialSource, LocalSessions, Repository, Roots, TransferError, Trust,
-    TrustRule, UploadJournal, trust_rule,
+    Client, ClientConfig, CredentialSource, LocalSessions, Repository, RetryPolicy, Roots,
+    TransferError, Trust, TrustRule, UploadJournal, trust_rule,
 };
 
 use super::config::Config;
 use super::secure::{self, Mode};
+
+/// How long the registry of this machine may take for its first answer.
+const OWN_PATIENCE: Duration = Duration::from_secs(10);
+/// As [`OWN_PATIENCE`], of another machine; somebody may have to unlock a credential helper meanwhile.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// How long `start` and `status` wait for an answer.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// The configured registry and a client for it.
 #[derive(Clone)]
@@ -36,15 +44,13 @@ impl Remote {
     /// As [`Remote::new`], and checks that the registry answers.
     pub async fn connect(config: &Config, credentials: Arc<dyn CredentialSource>) -> Result<Self> {
         let remote = Self::new(config, credentials)?;
-        if let Err(error) = remote.client.ping(remote.host()).await {
-            let hint = match error {
-                TransferError::Unreachable { .. } if remote.host().is_loopback() => Some(format!(
-                    "no registry answers at {}; start it with: container-registry start",
-                    remote.host()
-                )),
-                TransferError::Tls { .. } => Some(remote.tls_hint(config)?),
-                _ => None,
-            };
+        let patience = if remote.host().is_loopback() {
+            OWN_PATIENCE
+        } else {
+            PATIENCE
+        };
+        if let Err(error) = remote.ping(patience).await {
+            let hint = remote.hint(config, &error)?;
             let error = anyhow::Error::new(error);
             return Err(match hint {
                 Some(hint) => error.context(hint),
@@ -54,9 +60,88 @@ impl Remote {
         Ok(remote)
     }
 
+    /// Asks once whether the server of this machine answers as it should, with the user of its own.
+    pub async fn probe(config: &Config) -> Result<()> {
+        let settings = ClientConfig {
+            retry: RetryPolicy::never(),
+            ..settings(config, secure::stored_for_registry(config)?, Vec::new())?
+        };
+        let remote = Self {
+            client: Client::new(settings)?,
+            prefix: config.registry()?,
+        };
+        let Err(error) = remote.ping(PROBE).await else {
+            return Ok(());
+        };
+        let hint = match &error {
+            TransferError::Tls { .. } => remote.hint(config, &error)?,
+            _ => None,
+        };
+        let error = anyhow::Error::new(error);
+        Err(match hint {
+            Some(hint) => error.context(hint),
+            None => error,
+        })
+    }
+
+    /// Whether the registry answers and lets us in, within this time.
+    pub async fn ping(&self, patience: Duration) -> Result<(), TransferError> {
+        let answer = tokio::time::timeout(patience, self.client.ping(self.host()));
+        answer.await.unwrap_or_else(|_| {
+            Err(TransferError::Unreachable {
+                url: self.host().to_string(),
+                reason: format!("no answer within {} seconds", patience.as_secs()),
+            })
+        })
+    }
+
+    /// What to do about a registry that does not answer as it should.
+    fn hint(&self, config: &Config, error: &TransferError) -> Result<Option<String>> {
+        Ok(match error {
+            TransferError::Unreachable { .. } if self.host().is_loopback() => {
+                let host = self.host();
+                Some(match secure::live(config)? {
+                    Some(live) => format!(
+                        "the registry at {host} runs (PID: {}) but does not answer; if it stays so: container-registry stop, then start",
+                        live.pid
+                    ),
+                    None => format!(
+                        "no registry answers at {host} (start one with: container-registry start)"
+                    ),
+                })
+            }
+            TransferError::Tls { reason, .. } => Some(self.tls_hint(config, reason)?),
+            _ => None,
+        })
+    }
+
     /// What to do about a certificate or handshake that was refused.
-    fn tls_hint(&self, config: &Config) -> Result<String> {
+    fn tls_hint(&self, config: &Config, reason: &str) -> Result<String> {
         let host = self.host();
+        // What rustls says of bytes that are no TLS.
+        if reason.contains("InvalidContentType") {
+            let told = ["secure", "auth"].into_iter().find_map(|name| {
+                let (_, origin) = config.get(name)?;
+                config.flag(name).unwrap_or(false).then_some(origin)
+            });
+            return Ok(match told {
+                Some(origin) => format!(
+                    "{host} speaks plain HTTP, not TLS: do without secure mode ({origin}), or pass --insecure {host} if it is another registry"
+                ),
+                None => format!(
+                    "{host} speaks plain HTTP, not TLS; pass --insecure {host} if that is meant"
+                ),
+            });
+        }
+        let live = secure::live(config)?;
+        if live.is_some_and(|live| live.mode().is_some_and(|mode| mode != Mode::Plain.word()))
+            && !Mode::in_use(config)?.is_secure()
+            && let Some((_, origin)) = config.get("secure")
+        {
+            return Ok(format!(
+                "{host} runs in secure mode, which the configuration denies ({origin}); set CONTAINER_REGISTRY_SECURE=1, or unset it"
+            ));
+        }
         let ca = secure::pki(config).ca_certificate();
         let is_secure = Mode::in_use(config)?.is_secure();
         Ok(if is_secure && ca.is_file() {
@@ -92,27 +177,34 @@ pub fn client(config: &Config, credentials: Arc<dyn CredentialSource>) -> Result
 pub fn client_with(
     config: &Config,
     credentials: Arc<dyn CredentialSource>,
-    mut insecure: Vec<Host>,
+    insecure: Vec<Host>,
 ) -> Result<Client> {
+    Ok(Client::new(settings(config, credentials, insecure)?)?)
+}
+
+fn settings(
+    config: &Config,
+    credentials: Arc<dyn CredentialSource>,
+    mut insecure: Vec<Host>,
+) -> Result<ClientConfig> {
     insecure.extend(config.insecure_hosts()?);
     let registry = config.registry()?;
     // A URL that says http:// is the user's own word for this host.
-    if registry
-        .scheme()
-        .is_some_and(|scheme| scheme.as_str() == "http")
-    {
+    if registry.scheme() == Some(Scheme::Http) {
         insecure.push(registry.host().clone());
     }
-    Ok(Client::new(ClientConfig {
+    let secure = Mode::in_use(config)?.is_secure()
+        || (registry.scheme() == Some(Scheme::Https) && !insecure.contains(registry.host()));
+    Ok(ClientConfig {
         roots: Roots::native(),
         host_roots: secure::host_roots(config)?,
-        trust: trust(insecure, Mode::in_use(config)?, registry.host()),
+        trust: trust(insecure, secure, registry.host()),
         credentials,
         user_agent: concat!("container-registry/", env!("CARGO_PKG_VERSION")).to_owned(),
         journal: journal(),
         local_sessions: own_sessions(config, registry.host()),
         ..ClientConfig::default()
-    })?)
+    })
 }
 
 /// Where unfinished uploads are noted: `~/.cache/container-registry/uploads`. Without it, an upload that
@@ -153,10 +245,10 @@ fn own_sessions(config: &Config, registry: &Host) -> Option<Arc<dyn LocalSession
     Some(sessions)
 }
 
-/// A registry in secure mode is spoken to in verified TLS, on this machine too.
-fn trust(insecure: Vec<Host>, mode: Mode, registry: &Host) -> TrustRule {
+/// A registry in secure mode, or whose URL says https, is spoken to in verified TLS, on this machine too.
+fn trust(insecure: Vec<Host>, secure: bool, registry: &Host) -> TrustRule {
     let ordinary = trust_rule(insecure);
-    if !mode.is_secure() {
+    if !secure {
         return ordinary;
     }
     let registry = registry.clone();
@@ -177,9 +269,9 @@ mod tests {
     fn secure_mode_leaves_no_choice_of_schemes_for_its_host() {
         let host = |text: &str| Host::parse(text).unwrap();
         let registry = host("localhost:5000");
-        let plain = trust(Vec::new(), Mode::Plain, &registry);
+        let plain = trust(Vec::new(), false, &registry);
         assert_eq!(plain(&registry), Trust::PlainOrTls);
-        let secure = trust(vec![host("lab:5000")], Mode::Tls, &registry);
+        let secure = trust(vec![host("lab:5000")], true, &registry);
         assert_eq!(secure(&registry), Trust::Tls);
         assert_eq!(secure(&host("localhost:5001")), Trust::PlainOrTls);
         assert_eq!(secure(&host("lab:5000")), Trust::Insecure);

@@ -34,17 +34,20 @@ pub struct Opened {
     pub registry: Option<(Client, Repository)>,
 }
 
-/// Opens a source. A registry's image without a tag is found by [`choose_tag`].
-pub async fn open(config: &Config, place: &Place, args: &SourceArgs) -> Result<Opened> {
+/// Opens a source. A registry's image without a tag is found by [`choose_tag`]; with `insecure` its host
+/// may do without verified TLS, whatever `args` say.
+pub async fn open(
+    config: &Config,
+    place: &Place,
+    args: &SourceArgs,
+    insecure: bool,
+) -> Result<Opened> {
     match place {
         Place::Registry(reference) => {
-            let insecure = if args.src_insecure {
-                vec![reference.host().clone()]
-            } else {
-                Vec::new()
-            };
+            let mut hosts = args.insecure(reference.host());
+            hosts.extend(insecure.then(|| reference.host().clone()));
             let credentials = auth::source(config, args, reference.host())?;
-            let client = client_with(config, credentials, insecure)?;
+            let client = client_with(config, credentials, hosts)?;
             open_registry(client, reference).await
         }
         Place::File {

@@ -9,6 +9,22 @@ use crate::body::Body;
 use crate::error::Refusal;
 use crate::router::Ask;
 
+pub(crate) async fn get(
+    ask: &Ask<'_>,
+    name: String,
+    digest: Digest,
+) -> Result<Response<Body>, Refusal> {
+    let (repository, pinned) = (name.clone(), digest.clone());
+    let found = ask
+        .registry
+        .blocking(move |storage| Ok(storage.pins(&repository)?.contains(&pinned)))
+        .await?;
+    answer(
+        found,
+        &format!("{digest} is not pinned in the repository {name}"),
+    )
+}
+
 pub(crate) async fn put(
     ask: &Ask<'_>,
     name: String,

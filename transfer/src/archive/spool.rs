@@ -57,6 +57,17 @@ impl Compressed {
     }
 }
 
+/// Compressions that archives of images are met in and that are not undone here.
+fn unsupported(first: &[u8]) -> Option<&'static str> {
+    let known: [(&[u8], &str); 3] = [
+        (b"\xfd7zXZ\0", "xz"),
+        (b"BZh", "bzip2"),
+        (b"\x04\x22\x4d\x18", "lz4"),
+    ];
+    let found = known.iter().find(|(magic, _)| first.starts_with(magic));
+    found.map(|(_, kind)| *kind)
+}
+
 /// Opens a regular file, inflated when it is compressed.
 pub(crate) fn open_plain(path: &Path) -> Result<File, TransferError> {
     let failed = |action, error| TransferError::io(action, path, error);
@@ -69,10 +80,15 @@ pub(crate) fn open_plain(path: &Path) -> Result<File, TransferError> {
     if !metadata.is_file() {
         return Err(TransferError::archive(path, "it is not a regular file"));
     }
-    let mut first = [0; 4];
+    let mut first = [0; 6];
     let length = file
         .read_at(&mut first, 0)
         .map_err(|error| failed("read", error))?;
+    if let Some(kind) = unsupported(&first[..length]) {
+        let reason =
+            format!("{kind} is not supported; compress it with gzip or zstd, or not at all");
+        return Err(TransferError::archive(path, reason));
+    }
     match Compressed::of(&first[..length]) {
         Compressed::No => Ok(file),
         compressed => inflate(&file, compressed, metadata.len(), path),

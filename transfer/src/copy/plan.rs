@@ -188,7 +188,7 @@ pub(super) async fn subset(
                 .map(ToString::to_string)
                 .collect();
             let reason = format!("it has nothing for {platform}, only {}", there.join(", "));
-            return Err(unusable(&root, &reason));
+            return Err(no_platform(&root, &reason));
         };
         wanted.insert(entry.digest.to_string());
     }
@@ -230,13 +230,17 @@ async fn single(
     };
     for platform in platforms {
         if choose(std::slice::from_ref(&entry), platform).is_none() {
-            return Err(unusable(
+            return Err(no_platform(
                 &root,
                 &format!("it is for {own}, not for {platform}"),
             ));
         }
     }
     Ok(root)
+}
+
+fn no_platform(root: &FetchedManifest, reason: &str) -> TransferError {
+    TransferError::NoPlatform(format!("image {}: {reason}", root.digest))
 }
 
 fn unusable(root: &FetchedManifest, reason: &str) -> TransferError {

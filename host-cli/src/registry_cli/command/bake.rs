@@ -19,6 +19,7 @@ use crate::exit::Exit;
 use crate::out;
 use crate::registry_cli::config::{Config, Overrides};
 use crate::registry_cli::error::{WithExit as _, printable};
+use crate::registry_cli::secure::{self, Mode};
 
 const PROFILES: &str = "\
 Profiles and what they write:
@@ -135,7 +136,17 @@ pub fn run(config: &Config, args: &BakeArgs) -> Result<Exit> {
         let home = home(&root)?;
         let settings = settings(config, args, home)?;
         let plan = state::bake(&profiles, &settings, &state, &mut files);
-        let is_usage = matches!(&plan, Err(TargetError::Emit(error)) if !matches!(error, EmitError::Present { .. }));
+        let is_present = matches!(&plan, Err(TargetError::Emit(EmitError::Present { .. })));
+        let is_usage = matches!(&plan, Err(TargetError::Emit(_))) && !is_present;
+        // Such an error names the file as the target calls it.
+        let plan = plan.map_err(|error| {
+            let error = anyhow::Error::new(error);
+            if is_present {
+                error.context(format!("in {}", root.path().display()))
+            } else {
+                error
+            }
+        });
         plan.exit(if is_usage { Exit::Usage } else { Exit::Failed })?
     };
     if !args.diff {
@@ -210,10 +221,10 @@ fn trust(
     let host = registry.host();
     let named = insecure.contains(host) || registry.scheme() == Some(Scheme::Http);
     let own = config.storage().join("pki/ca.crt");
-    let secure = config.wants_tls()?;
+    let in_secure_mode = Mode::in_use(config)?.is_secure();
     let ca = match &args.ca {
         Some(path) => Some(path.clone()),
-        None => secure.then_some(own),
+        None => in_secure_mode.then(|| own.clone()),
     };
     if let Some(path) = ca {
         if named {
@@ -234,7 +245,17 @@ fn trust(
     if named {
         return Ok(Trust::Insecure);
     }
-    Ok(Trust::implied(registry, gateway))
+    let implied = Trust::implied(registry, gateway);
+    let told = config.is_given("secure") || config.is_given("auth");
+    // A storage with a CA was served in secure mode, and will be again; a server that runs could tell.
+    if implied == Trust::Insecure && !told && own.exists() && secure::live(config)?.is_none() {
+        return Err(anyhow!(
+            "{host} does not run, so it is not known whether it is in secure mode, as {} suggests; set CONTAINER_REGISTRY_SECURE=1 (or 0 for plain HTTP), or give its CA with --ca",
+            own.display()
+        ))
+        .exit(Exit::Usage);
+    }
+    Ok(implied)
 }
 
 fn logins(path: &Path) -> Result<Logins> {

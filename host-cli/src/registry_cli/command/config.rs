@@ -2,12 +2,26 @@
 
 use anyhow::Result;
 use serde_json::json;
+use vdkr_core::tags::parse_strategies;
 
+use crate::exit::Exit;
 use crate::out;
 use crate::registry_cli::config::{Config, KEYS};
+use crate::registry_cli::error::WithExit as _;
+use crate::registry_cli::{listen, secure};
 
-/// Prints the configuration; secrets only as set or unset.
+/// Prints the configuration; secrets only as set or unset. What no command could use is an error then.
 pub fn run(config: &Config, as_json: bool) -> Result<()> {
+    print(config, as_json)?;
+    config.registry()?;
+    config.insecure_hosts()?;
+    listen::addresses(config)?;
+    secure::checked(config)?;
+    parse_strategies(config.value("tag_strategy").unwrap_or_default()).exit(Exit::Usage)?;
+    Ok(())
+}
+
+fn print(config: &Config, as_json: bool) -> Result<()> {
     let shown = |secret: bool, value: &str| {
         if secret {
             "***".to_owned()

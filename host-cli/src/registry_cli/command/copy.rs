@@ -17,7 +17,7 @@ use crate::registry_cli::args::{AuthArgs, SourceArgs};
 use crate::registry_cli::auth;
 use crate::registry_cli::config::Config;
 use crate::registry_cli::error::WithExit as _;
-use crate::registry_cli::remote::client;
+use crate::registry_cli::remote::client_with;
 use crate::registry_cli::transport::{Target, open};
 
 const PLACES: &str = "\
@@ -61,6 +61,9 @@ pub struct CopyArgs {
     /// Credentials for the destination.
     #[command(flatten)]
     pub auth: AuthArgs,
+    /// As skopeo spells it: `false` lets the destination do without verified TLS
+    #[arg(long, hide = true, value_name = "BOOL", require_equals = true, num_args = 0..=1, default_missing_value = "true")]
+    pub dest_tls_verify: Option<bool>,
     /// Print a JSON report
     #[arg(long)]
     pub json: bool,
@@ -77,11 +80,13 @@ pub async fn run(config: &Config, args: &CopyArgs, progress: Mode) -> Result<()>
         ))
         .exit(Exit::Usage);
     }
-    let source = open(config, &from, &args.source_auth)
+    let source = open(config, &from, &args.source_auth, false)
         .await
         .with_context(|| format!("source {from}"))?;
     let target = Target::open(&to, |host| {
-        client(config, auth::named(config, &args.auth, host)?)
+        let insecure = (args.dest_tls_verify == Some(false)).then(|| host.clone());
+        let credentials = auth::named(config, &args.auth, host)?;
+        client_with(config, credentials, insecure.into_iter().collect())
     })
     .with_context(|| format!("destination {to}"))?;
     if platforms.is_empty() {

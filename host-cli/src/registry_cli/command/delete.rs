@@ -1,13 +1,16 @@
-//! `delete`: one tag and nothing else, or a digest with the tags that name it.
+//! `delete`: one tag and nothing else, or a digest with the tags that need it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::OnceCell;
 use vdkr_core::digest::Digest;
 use vdkr_core::extension::GcOptions;
+use vdkr_core::manifest::{ManifestKind, media_type};
 use vdkr_core::reference::{Reference, Selector};
-use vdkr_transfer::Repository;
+use vdkr_transfer::{Repository, TransferError};
 
 use crate::exit::Exit;
 use crate::out;
@@ -15,51 +18,46 @@ use crate::registry_cli::args::DeleteArgs;
 use crate::registry_cli::auth;
 use crate::registry_cli::config::Config;
 use crate::registry_cli::confirm::confirm;
-use crate::registry_cli::error::WithExit as _;
+use crate::registry_cli::error::{WithExit as _, exit_of, words};
 use crate::registry_cli::name::in_registry;
 use crate::registry_cli::remote::Remote;
 use crate::vdkr::human::size;
 
 /// Tags that are asked for at the same time.
 const PARALLEL: usize = 8;
+/// Most indexes below one tag that are looked into.
+const MAX_INDEXES: usize = 100;
 /// How long the sum of what can be freed may take; in a large registry it is left out.
 const SUM: Duration = Duration::from_secs(10);
 
-/// Deletes what `IMAGE:TAG` or `IMAGE@DIGEST` names.
-pub async fn run(config: &Config, args: &DeleteArgs) -> Result<()> {
-    let image = in_registry(&args.image, &config.registry()?)?;
-    if image.tag().is_none() && image.digest().is_none() {
-        return Err(anyhow::anyhow!(
-            "{}: a tag or a digest is required, so that nothing more is deleted than you mean: {0}:TAG or {0}@sha256:…",
-            args.image
-        ))
-        .exit(Exit::Usage);
+/// Deletes what each `IMAGE:TAG` or `IMAGE@DIGEST` names. One that fails does not stop the others.
+pub async fn run(config: &Config, args: &DeleteArgs) -> Result<Exit> {
+    let mut images = Vec::new();
+    for typed in &args.images {
+        let image = in_registry(typed, &config.registry()?)?;
+        if image.tag().is_none() && image.digest().is_none() {
+            return Err(anyhow!(
+                "{typed}: a tag or a digest is required, so that nothing more is deleted than you mean: {typed}:TAG or {typed}@sha256:…"
+            ))
+            .exit(Exit::Usage);
+        }
+        images.push(image);
     }
     let remote = Remote::connect(config, auth::configured(config)?).await?;
-    let repository = remote.repository(image.repository())?;
-    // What is not there is said before anything is asked.
-    if remote
-        .client
-        .head_manifest_at_origin(&repository, image.selector())
-        .await?
-        .is_none()
-    {
-        return Err(anyhow::anyhow!("not found: {image}")).exit(Exit::NotFound);
+    let before = OnceCell::new();
+    let mut outcomes = Vec::new();
+    for image in &images {
+        match delete(&remote, image, args.yes, &before).await {
+            Ok(()) => outcomes.push(Exit::Done),
+            Err(error) if images.len() == 1 => return Err(error),
+            Err(error) => {
+                eprintln!("error: {}", words(&error));
+                outcomes.push(exit_of(&error));
+            }
+        }
     }
-    if let Some(digest) = image.digest() {
-        let tags = tags_of(&remote, &repository, digest).await?;
-        ask(&image, &tags, args.yes)?;
-    }
-    let before = reclaimable(&remote).await;
-    if !remote
-        .client
-        .delete_manifest(&repository, image.selector())
-        .await?
-    {
-        return Err(anyhow::anyhow!("not found: {image}")).exit(Exit::NotFound);
-    }
-    out!("Deleted {image}");
-    if let Some(before) = before
+    if let Some(Some(before)) = before.into_inner()
+        && outcomes.contains(&Exit::Done)
         && let Some(after) = reclaimable(&remote).await
     {
         let freed = after.saturating_sub(before);
@@ -70,7 +68,77 @@ pub async fn run(config: &Config, args: &DeleteArgs) -> Result<()> {
             size(after)
         );
     }
+    Ok(Exit::of_several(outcomes))
+}
+
+/// Deletes one. What could be freed before the first deletion goes into `before`.
+async fn delete(
+    remote: &Remote,
+    image: &Reference,
+    yes: bool,
+    before: &OnceCell<Option<u64>>,
+) -> Result<()> {
+    let repository = remote.repository(image.repository())?;
+    let missing = || anyhow!("not found: {image}");
+    // What is not there is said before anything is asked.
+    let found = remote
+        .client
+        .head_manifest_at_origin(&repository, image.selector())
+        .await?;
+    let Some(found) = found else {
+        return Err(missing()).exit(Exit::NotFound);
+    };
+    if let Some(digest) = image.digest() {
+        let users = Users::of(remote, &repository, digest).await?;
+        for pinned in std::iter::once(digest).chain(&users.indexes) {
+            if remote.client.is_pinned(&repository, pinned).await? {
+                bail!(
+                    "{repository}@{pinned} is pinned{}; unpin it first: container-registry unpin {repository}@{pinned}",
+                    if pinned == digest {
+                        ""
+                    } else {
+                        " and needs it"
+                    }
+                );
+            }
+        }
+        users.ask(image, yes)?;
+    }
+    before.get_or_init(|| reclaimable(remote)).await;
+    let deleted = remote.client.delete_manifest(&repository, image.selector());
+    let done = match (deleted.await, image.digest()) {
+        (Err(error), None) if refuses_tags(&error) => {
+            let users = Users::of(remote, &repository, &found.digest).await?;
+            let others = users.tags.iter().filter(|tag| image.tag() != Some(tag));
+            let others: Vec<_> = others.map(String::as_str).collect();
+            let also = if others.is_empty() {
+                String::new()
+            } else {
+                format!(" (also drops: {})", others.join(" "))
+            };
+            return Err(anyhow::Error::new(error).context(format!(
+                "{} may delete by digest only: container-registry delete {repository}@{}{also}",
+                remote.host(),
+                found.digest
+            )));
+        }
+        (done, _) => done?,
+    };
+    if !done {
+        return Err(missing()).exit(Exit::NotFound);
+    }
+    out!("Deleted {image}");
     Ok(())
+}
+
+/// Registries that know no deletion of tags take the tag for a malformed digest, or the method for
+/// one that is not allowed.
+fn refuses_tags(error: &TransferError) -> bool {
+    match error {
+        TransferError::Unsupported(_) => true,
+        TransferError::Status { answer, .. } => matches!(answer.status, 400 | 405),
+        _ => false,
+    }
 }
 
 /// Bytes that garbage collection would free without any grace. `None`: the registry cannot tell, or not
@@ -86,30 +154,134 @@ async fn reclaimable(remote: &Remote) -> Option<u64> {
     Some(report.freed_bytes)
 }
 
-async fn tags_of(remote: &Remote, repository: &Repository, digest: &Digest) -> Result<Vec<String>> {
-    let tags = remote.client.tags(repository).await?;
-    let heads: Vec<(String, bool)> = stream::iter(tags)
-        .map(|tag| async move {
-            let head = remote
-                .client
-                .head_manifest_at_origin(repository, Selector::Tag(&tag))
-                .await?;
-            anyhow::Ok((tag, head.is_some_and(|head| head.digest == *digest)))
-        })
-        .buffered(PARALLEL)
-        .try_collect()
-        .await?;
-    let naming = heads.into_iter().filter(|(_, names)| *names);
-    Ok(naming.map(|(tag, _)| tag).collect())
+/// Who needs a manifest.
+#[derive(Debug, Default)]
+struct Users {
+    /// Tags that point to it.
+    tags: Vec<String>,
+    /// Tags of indexes that list it, themselves or through another index.
+    listing: Vec<String>,
+    /// The indexes of those.
+    indexes: BTreeSet<Digest>,
 }
 
-fn ask(image: &Reference, tags: &[String], yes: bool) -> Result<()> {
-    if tags.is_empty() || yes {
-        return Ok(());
+impl Users {
+    async fn of(remote: &Remote, repository: &Repository, digest: &Digest) -> Result<Self> {
+        let tags = remote.client.tags(repository).await?;
+        let heads: Vec<_> = stream::iter(tags)
+            .map(|tag| async move {
+                let head = remote
+                    .client
+                    .head_manifest_at_origin(repository, Selector::Tag(&tag))
+                    .await?;
+                anyhow::Ok((tag, head))
+            })
+            .buffered(PARALLEL)
+            .try_collect()
+            .await?;
+        let mut users = Self::default();
+        let mut others = BTreeSet::new();
+        for head in heads.iter().filter_map(|(_, head)| head.as_ref()) {
+            if head.digest != *digest && media_type::is_index(&head.media_type) {
+                others.insert(head.digest.clone());
+            }
+        }
+        // Many tags point to the same.
+        let listing: Vec<_> = stream::iter(others)
+            .map(|index| async move {
+                let lists = lists(remote, repository, &index, digest).await?;
+                anyhow::Ok(lists.then_some(index))
+            })
+            .buffered(PARALLEL)
+            .try_collect()
+            .await?;
+        users.indexes = listing.into_iter().flatten().collect();
+        for (tag, head) in heads {
+            match head {
+                Some(head) if head.digest == *digest => users.tags.push(tag),
+                Some(head) if users.indexes.contains(&head.digest) => users.listing.push(tag),
+                _ => {}
+            }
+        }
+        Ok(users)
     }
-    eprintln!("Deleting {image} also drops these tags: {}", tags.join(" "));
-    if !confirm("Proceed?", false)? {
-        bail!("nothing was deleted");
+
+    /// Says which tags go or break, and asks where there are any.
+    fn ask(&self, image: &Reference, yes: bool) -> Result<()> {
+        if !self.tags.is_empty() {
+            eprintln!(
+                "Deleting {image} also drops these tags: {}",
+                self.tags.join(" ")
+            );
+        }
+        if !self.listing.is_empty() {
+            eprintln!(
+                "Deleting {image} takes a platform away from these tags, which need it: {}",
+                self.listing.join(" ")
+            );
+        }
+        if self.tags.is_empty() && self.listing.is_empty() {
+            return Ok(());
+        }
+        if !confirm("Proceed?", yes)? {
+            bail!("nothing was deleted");
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Whether an index, or one below it, lists this manifest.
+async fn lists(
+    remote: &Remote,
+    repository: &Repository,
+    index: &Digest,
+    wanted: &Digest,
+) -> Result<bool> {
+    let mut waiting = vec![index.clone()];
+    let mut seen = BTreeSet::new();
+    while let Some(digest) = waiting.pop() {
+        if seen.len() >= MAX_INDEXES || !seen.insert(digest.clone()) {
+            continue;
+        }
+        let selector = Selector::Digest(&digest);
+        let Some(found) = remote.client.find_manifest(repository, selector).await? else {
+            continue;
+        };
+        // What cannot be read lists nothing.
+        let Ok(ManifestKind::Index(index)) = found.parse().map(|parsed| parsed.kind) else {
+            continue;
+        };
+        for entry in index.manifests {
+            if entry.digest == *wanted {
+                return Ok(true);
+            }
+            if media_type::is_index(&entry.media_type) {
+                waiting.push(entry.digest);
+            }
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use vdkr_transfer::Answer;
+
+    use super::*;
+
+    #[test]
+    fn refused_tags_are_told_from_other_failures() {
+        let status = |status: u16| TransferError::Status {
+            method: "DELETE".into(),
+            url: "http://r/v2/a/manifests/t".into(),
+            answer: Box::new(Answer {
+                status,
+                ..Answer::default()
+            }),
+        };
+        assert!(refuses_tags(&status(400)));
+        assert!(refuses_tags(&TransferError::Unsupported("off".into())));
+        assert!(!refuses_tags(&status(500)));
+        assert!(!refuses_tags(&TransferError::Cancelled));
+    }
 }

@@ -22,7 +22,7 @@ use crate::progress::{Mode, Progress as Display};
 use crate::registry_cli::args::{AuthArgs, SourceArgs};
 use crate::registry_cli::auth;
 use crate::registry_cli::config::Config;
-use crate::registry_cli::error::{WithExit as _, exit_of};
+use crate::registry_cli::error::{WithExit as _, exit_of, words};
 use crate::registry_cli::images::{Images, Locks};
 use crate::registry_cli::name::in_registry;
 use crate::registry_cli::remote::{Remote, client_with};
@@ -118,6 +118,17 @@ pub async fn run(config: &Config, args: &ImportArgs, progress: Mode) -> Result<E
             },
         ));
     }
+    for (at, (source, wanted)) in all.iter().enumerate() {
+        let same = |(_, other): &&(String, Wanted)| other.destination == wanted.destination;
+        if let Some((other, _)) = all[..at].iter().find(same) {
+            return Err(anyhow!(
+                "{}: {other} and {source} would both become {}; give one of them another name",
+                file.display(),
+                wanted.destination
+            ))
+            .exit(Exit::Usage);
+        }
+    }
     let importer = Importer::new(config, args, progress).await?;
     let mut outcomes = Vec::new();
     for (key, mut wanted) in all {
@@ -134,7 +145,7 @@ pub async fn run(config: &Config, args: &ImportArgs, progress: Mode) -> Result<E
             Err(error) => {
                 importer
                     .display
-                    .note(&format!("error: {}: {error:#}", wanted.source));
+                    .note(&format!("error: {}: {}", wanted.source, words(&error)));
                 outcomes.push(exit_of(&error));
             }
         }
@@ -175,11 +186,7 @@ impl<'a> Importer<'a> {
             ..
         } = wanted;
         let host = source.host();
-        let insecure = if self.args.source_auth.src_insecure {
-            vec![host.clone()]
-        } else {
-            Vec::new()
-        };
+        let insecure = self.args.source_auth.insecure(host);
         // A client of its own, so that neither side's credentials can reach the other.
         let credentials = auth::source(self.config, &self.args.source_auth, host)?;
         let from = client_with(self.config, credentials, insecure)?;

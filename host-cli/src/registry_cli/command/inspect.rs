@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use vdkr_core::manifest::media_type::is_image;
 use vdkr_core::manifest::{Descriptor, ImageConfig, ParsedManifest};
 use vdkr_core::platform::{Platform, choose};
+use vdkr_core::template::Template;
 use vdkr_core::transport::Place;
 use vdkr_transfer::copy::read_raw_config;
 use vdkr_transfer::{FetchedManifest, TransferError};
@@ -30,7 +31,8 @@ takes it (docker://…, oci:…, oci-archive:…, docker-archive:…, dir:…).
 Examples:
   container-registry inspect container-base
   container-registry inspect --config container-base:latest --platform linux/arm64
-  container-registry inspect --raw docker://docker.io/library/alpine:3";
+  container-registry inspect --raw docker://docker.io/library/alpine:3
+  container-registry inspect --format '{{.Digest}}' container-base";
 
 /// Options of `inspect`.
 #[derive(Debug, Args)]
@@ -51,6 +53,12 @@ pub struct InspectArgs {
     /// Leave RepoTags out
     #[arg(short = 'n', long)]
     pub no_tags: bool,
+    /// Go template for the output: '{{.Digest}}'
+    #[arg(short, long, value_name = "TEMPLATE", conflicts_with_all = ["config", "raw"])]
+    pub format: Option<String>,
+    /// As skopeo spells it: `false` lets a docker:// place do without verified TLS
+    #[arg(long, hide = true, value_name = "BOOL", require_equals = true, num_args = 0..=1, default_missing_value = "true")]
+    pub tls_verify: Option<bool>,
     /// The output is JSON in any case; taken for the sake of scripts
     #[arg(long, hide = true)]
     pub json: bool,
@@ -65,6 +73,14 @@ pub async fn run(config: &Config, args: &InspectArgs) -> Result<()> {
         Some(word) => Some(
             Platform::parse(word)
                 .with_context(|| format!("--platform {word}"))
+                .exit(Exit::Usage)?,
+        ),
+        None => None,
+    };
+    let template = match &args.format {
+        Some(text) => Some(
+            Template::parse(&text.replace("\\t", "\t").replace("\\n", "\n"))
+                .map_err(|error| anyhow!("--format {text:?}: {error}"))
                 .exit(Exit::Usage)?,
         ),
         None => None,
@@ -97,6 +113,11 @@ pub async fn run(config: &Config, args: &InspectArgs) -> Result<()> {
         return Ok(());
     }
     let shown = describe(&image, &parsed, &raw, args).await?;
+    if let Some(template) = template {
+        let line = template.render(&shown, true);
+        out!("{}", line.map_err(|error| anyhow!("--format: {error}"))?);
+        return Ok(());
+    }
     out!("{}", serde_json::to_string_pretty(&shown)?);
     Ok(())
 }
@@ -107,7 +128,8 @@ async fn opened(config: &Config, args: &InspectArgs) -> Result<Opened> {
         let place = Place::parse(text)
             .with_context(|| format!("{text:?} is no place of an image"))
             .exit(Exit::Usage)?;
-        return open(config, &place, &args.source_auth).await;
+        let insecure = args.tls_verify == Some(false);
+        return open(config, &place, &args.source_auth, insecure).await;
     }
     if text.starts_with(['/', '.']) {
         return open_path(Path::new(text)).await;

@@ -13,7 +13,7 @@ use vdkr_transfer::layout::{Rewritten, rewrite_configs};
 use crate::exit::Exit;
 use crate::out;
 use crate::registry_cli::config::Config;
-use crate::registry_cli::error::{WithExit as _, exit_of, printable};
+use crate::registry_cli::error::{WithExit as _, exit_of, printable, words};
 use crate::registry_cli::facts;
 
 const EXAMPLES: &str = "\
@@ -59,7 +59,7 @@ pub fn run(config: &Config, args: &LabelArgs) -> Result<Exit> {
         let label = parse_label(label).with_context(|| format!("--label {label:?}"));
         explicit.push(label.exit(Exit::Usage)?);
     }
-    let automatic = Automatic::new(config, args);
+    let automatic = Automatic::new(config, args)?;
     if !automatic.enabled && explicit.is_empty() {
         return Err(anyhow!(
             "nothing to write: automatic labels are off and no --label is given"
@@ -74,8 +74,8 @@ pub fn run(config: &Config, args: &LabelArgs) -> Result<Exit> {
                 Exit::Done
             }
             Err(error) => {
-                let words = format!("{}: {error:#}", path.display());
-                eprintln!("error: {}", printable(&words));
+                let said = format!("{}: {}", path.display(), words(&error));
+                eprintln!("error: {}", printable(&said));
                 exit_of(&error)
             }
         }
@@ -93,11 +93,31 @@ struct Automatic {
 }
 
 impl Automatic {
-    fn new(config: &Config, args: &LabelArgs) -> Self {
+    fn new(config: &Config, args: &LabelArgs) -> Result<Self> {
         let env = |name: &str| std::env::var(name).ok();
-        let wanted = args.auto || enabled(env("OCI_IMAGE_AUTO_LABELS").as_deref());
+        let auto = env("OCI_IMAGE_AUTO_LABELS");
+        let asked = auto
+            .as_deref()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
+        if !["", "0", "1", "false", "true", "no", "yes", "off", "on"].contains(&asked.as_str()) {
+            return Err(anyhow!("OCI_IMAGE_AUTO_LABELS={asked:?}: expected 1 or 0"))
+                .exit(Exit::Usage);
+        }
+        let created = env("OCI_IMAGE_BUILD_DATE").filter(|date| !date.is_empty());
+        if let Some(date) = &created
+            && date != "none"
+            && date.parse::<jiff::Timestamp>().is_err()
+        {
+            return Err(anyhow!(
+                "OCI_IMAGE_BUILD_DATE={date:?}: expected a time such as 2026-01-12T14:30:22Z, or none"
+            ))
+            .exit(Exit::Usage);
+        }
+        let wanted = args.auto || enabled(auto.as_deref());
         let facts = facts::gather(config);
-        Self {
+        Ok(Self {
             enabled: wanted && !args.no_auto,
             facts: LabelValues {
                 revision: facts.git_sha,
@@ -108,13 +128,13 @@ impl Automatic {
             overrides: LabelValues {
                 revision: env("OCI_IMAGE_REVISION"),
                 ref_name: env("OCI_IMAGE_BRANCH"),
-                created: env("OCI_IMAGE_BUILD_DATE"),
+                created,
                 version: config.value("image_version").map(str::to_owned),
             },
             now: jiff::Timestamp::now()
                 .strftime("%Y-%m-%dT%H:%M:%SZ")
                 .to_string(),
-        }
+        })
     }
 
     /// The labels for an image. Its own words for when it was made come before the clock, so that

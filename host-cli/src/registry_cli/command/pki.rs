@@ -1,17 +1,25 @@
 //! `pki`: the registry's certificate authority and server certificate.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::json;
+use vdkr_transfer::TransferError;
 
 use crate::exit::Exit;
 use crate::out;
 use crate::pki::{Certificate, PkiError, Renew, date};
 use crate::registry_cli::config::Config;
 use crate::registry_cli::error::WithExit as _;
+use crate::registry_cli::remote::Remote;
 use crate::registry_cli::secure;
+
+/// How long a running server may take to see new files.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at it.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Options of `pki`.
 #[derive(Debug, Args)]
@@ -52,7 +60,7 @@ pub enum PkiCommand {
 }
 
 /// Runs `pki`.
-pub fn run(config: &Config, args: &PkiArgs) -> Result<()> {
+pub async fn run(config: &Config, args: &PkiArgs) -> Result<()> {
     let pki = secure::pki(config);
     match args.command {
         PkiCommand::Init => {
@@ -78,12 +86,37 @@ pub fn run(config: &Config, args: &PkiArgs) -> Result<()> {
             };
             let standing = pki.renew(&secure::wanted(config)?, what, secure::now())?;
             secure::tell(&standing);
+            taken_up(config).await?;
             out!(
                 "{} {}",
                 pki.server_certificate().display(),
                 standing.server.fingerprint
             );
         }
+    }
+    Ok(())
+}
+
+/// Waits until a running server shows a certificate that this machine's commands trust: after a new CA
+/// they would fail until then.
+async fn taken_up(config: &Config) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while secure::live(config)?.is_some() {
+        let answer = Remote::probe(config).await;
+        let Err(error) = answer else { break };
+        let is_tls = |cause: &(dyn std::error::Error + 'static)| {
+            matches!(cause.downcast_ref(), Some(TransferError::Tls { .. }))
+        };
+        if !error.chain().any(is_tls) {
+            break;
+        }
+        if Instant::now() >= deadline {
+            eprintln!(
+                "warning: the running server does not show its new certificate yet; if it stays so: container-registry stop, then start"
+            );
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
     }
     Ok(())
 }

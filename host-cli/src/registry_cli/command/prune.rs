@@ -17,7 +17,7 @@ use crate::out;
 use crate::registry_cli::auth;
 use crate::registry_cli::config::Config;
 use crate::registry_cli::confirm::confirm;
-use crate::registry_cli::error::WithExit as _;
+use crate::registry_cli::error::{WithExit as _, exit_of, words};
 use crate::registry_cli::remote::Remote;
 use crate::vdkr::human::columns;
 
@@ -156,8 +156,8 @@ async fn delete(remote: &Remote, doomed: &[&Judged], quiet: bool) -> Result<Exit
                         eprintln!("{name} was pushed again meanwhile, and stays");
                         Exit::Done
                     } else {
-                        eprintln!("error: {name}: {error:#}");
-                        crate::registry_cli::error::exit_of(&error)
+                        eprintln!("error: {name}: {}", words(&error));
+                        exit_of(&error)
                     }
                 }
             }

@@ -1,5 +1,7 @@
 //! `push`: OCI images of the deploy directories, or of given paths, under tags of a strategy.
 
+use std::io::IsTerminal as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,8 +9,10 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use futures_util::{StreamExt as _, stream};
 use serde_json::json;
+use tempfile::NamedTempFile;
 use vdkr_core::manifest::Descriptor;
 use vdkr_core::reference::check_repository;
+use vdkr_core::transport::{Format, Place};
 use vdkr_transfer::copy::push_layout;
 use vdkr_transfer::{Copier, CopyOptions, Progress, ProgressEvent, Repository};
 
@@ -19,8 +23,8 @@ use crate::registry_cli::args::AuthArgs;
 use crate::registry_cli::auth;
 use crate::registry_cli::candidate::{Candidate, drop_stale};
 use crate::registry_cli::config::{Config, DeployRoots};
-use crate::registry_cli::deploy::{FoundImage, find_images, image_at};
-use crate::registry_cli::error::{WithExit as _, exit_of};
+use crate::registry_cli::deploy::{Form, FoundImage, find_images, image_at, piped_at};
+use crate::registry_cli::error::{WithExit as _, exit_of, words};
 use crate::registry_cli::index::add_to_tag;
 use crate::registry_cli::remote::Remote;
 use crate::registry_cli::tagging::Tagging;
@@ -31,17 +35,19 @@ const PARALLEL: usize = 8;
 /// Options of `push`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  container-registry push\n  container-registry push container-base --tag v1.0.0 --tag latest\n  container-registry push --strategy 'semver latest' --version 1.2.3\n  container-registry push build/tmp/deploy/images/qemuarm64/app-latest-oci\n  container-registry push ./app-oci.tar ./saved.tar.gz"
+    after_help = "Strategies:\n  timestamp  20260112-143022, one for all images of the run\n  sha, git   the short commit of the build directory, or of the current one\n  branch     the branch, made legal: feature/login is feature-login\n  semver     1.2.3 gives 1.2.3, 1.2 and 1; a pre-release moves no shorter tag\n  version    the version as it is\n  latest     latest\n  arch       every other tag except latest once more with -<architecture>\n\nExamples:\n  container-registry push\n  container-registry push container-base --tag v1.0.0 --tag latest\n  container-registry push --strategy 'semver latest' --version 1.2.3\n  container-registry push build/tmp/deploy/images/qemuarm64/app-latest-oci\n  container-registry push ./app-oci.tar ./saved.tar.gz\n  docker save app:1 | container-registry push - --tag 1"
 )]
 pub struct PushArgs {
-    /// Image names; or paths of OCI layouts, OCI archives, docker-save archives (plain, gzip, zstd) or
-    /// a machine's directory; nothing means every image found
+    /// Image names; or paths of OCI layouts, OCI archives, docker-save archives (plain, gzip, zstd; -
+    /// for standard input) or a machine's directory; or oci:DIR:NAME and the like; nothing means
+    /// every image found
     #[arg(value_name = "IMAGE|PATH")]
     pub images: Vec<String>,
     /// Tag to push as, instead of a strategy (repeatable; needs an image)
     #[arg(short, long = "tag", value_name = "TAG", requires = "images")]
     pub tags: Vec<String>,
-    /// Tag strategies: timestamp, sha, git, branch, semver, version, latest, arch
+    /// Tag strategies, several in one word list: timestamp, sha (git), branch, semver, version, latest,
+    /// arch; see below [env: CONTAINER_REGISTRY_TAG_STRATEGY] [default: timestamp latest]
     #[arg(short, long, value_name = "WORDS")]
     pub strategy: Option<String>,
     /// Version for the strategies semver and version [env: IMAGE_VERSION]
@@ -64,9 +70,11 @@ pub struct PushArgs {
 /// Pushes what the arguments select. One image that fails does not stop the others.
 pub async fn run(config: &Config, args: &PushArgs, progress: Mode) -> Result<Exit> {
     let tagging = Tagging::new(config, &args.tags)?;
-    let images = select(config, &args.images)?;
+    // What came through pipes is there until the end.
+    let mut spools = Vec::new();
+    let images = select(config, &args.images, &mut spools)?;
     if images.is_empty() {
-        eprintln!("No images found; nothing to push");
+        eprintln!("{}", nothing_found(&config.deploy_roots()));
         return Ok(Exit::Done);
     }
     let remote = Remote::connect(config, auth::destination(config, &args.auth)?).await?;
@@ -100,6 +108,9 @@ pub async fn run(config: &Config, args: &PushArgs, progress: Mode) -> Result<Exi
         for (candidate, outcome) in group {
             match outcome {
                 Ok(pushed) => {
+                    if let Some(note) = unused_tags(&candidate, &pushed) {
+                        display.note(&note);
+                    }
                     report(&remote, &candidate.image, &pushed, args.json);
                     outcomes.push(Exit::Done);
                 }
@@ -111,13 +122,31 @@ pub async fn run(config: &Config, args: &PushArgs, progress: Mode) -> Result<Exi
 }
 
 fn failed(display: &Display, image: &FoundImage, error: &anyhow::Error) -> Exit {
-    let from = if image.machine.is_empty() {
-        image.path.display().to_string()
-    } else {
-        image.machine.clone()
-    };
-    display.note(&format!("error: {} ({from}): {error:#}", image.name));
+    let said = words(error);
+    display.note(&format!(
+        "error: {} ({}): {said}",
+        image.name,
+        image.origin()
+    ));
     exit_of(error)
+}
+
+/// What to say of an archive's own tags that this push does not make.
+fn unused_tags(candidate: &Candidate, pushed: &Pushed) -> Option<String> {
+    let made = |tag: &&String| !pushed.tags.iter().any(|moved| moved.tag == **tag);
+    let unused: Vec<_> = candidate
+        .tags
+        .iter()
+        .filter(made)
+        .map(String::as_str)
+        .collect();
+    (!unused.is_empty()).then(|| {
+        format!(
+            "{}: the archive calls it {}, which this push does not; --tag says otherwise",
+            candidate.image.name,
+            unused.join(", ")
+        )
+    })
 }
 
 /// Images of one name share its tags, so they are one piece of work; the order stays.
@@ -135,12 +164,22 @@ fn by_name(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
     groups
 }
 
-fn select(config: &Config, wanted: &[String]) -> Result<Vec<FoundImage>> {
+fn select(
+    config: &Config,
+    wanted: &[String],
+    spools: &mut Vec<NamedTempFile>,
+) -> Result<Vec<FoundImage>> {
     let mut selected = Vec::new();
     let mut names = Vec::new();
     for word in wanted {
         let path = Path::new(word);
-        if path.exists() && (word.contains('/') || !is_plain_name(path)) {
+        if word == "-" || is_pipe(path) {
+            let spool = spool(path)?;
+            selected.extend(piped_at(spool.path()));
+            spools.push(spool);
+        } else if Place::has_transport(word) && !path.exists() {
+            selected.push(at_place(word)?);
+        } else if path.exists() && (word.contains('/') || !is_plain_name(path)) {
             selected.extend(at_path(path)?);
         } else if word.contains('/') && (word.starts_with(['/', '.']) || word.ends_with('/')) {
             return Err(anyhow!("{word}: no such file or directory")).exit(Exit::NotFound);
@@ -179,7 +218,7 @@ fn select(config: &Config, wanted: &[String]) -> Result<Vec<FoundImage>> {
             return Err(anyhow!(
                 "image '{name}' not found in {place}\nAvailable images:\n{}",
                 if available.is_empty() {
-                    "  (none)".to_owned()
+                    format!("  (none)\n{}", nothing_found(&roots))
                 } else {
                     available.join("\n")
                 }
@@ -193,6 +232,80 @@ fn select(config: &Config, wanted: &[String]) -> Result<Vec<FoundImage>> {
             .filter(|image| names.contains(&image.name.as_str())),
     );
     Ok(selected)
+}
+
+/// What to say where no image is: often a machine's directory was taken for the parent of all, or the
+/// other way round.
+fn nothing_found(roots: &DeployRoots) -> String {
+    let holds = |other: DeployRoots| find_images(&other).is_ok_and(|found| !found.is_empty());
+    let (dir, hint) = match roots {
+        DeployRoots::AllMachines(dir) => {
+            let machine = holds(DeployRoots::Machine(dir.clone()));
+            let hint = "; it looks like the directory of one machine: pass it with --deploy-dir-image (DEPLOY_DIR_IMAGE)";
+            (dir, machine.then_some(hint))
+        }
+        DeployRoots::Machine(dir) => {
+            let parent = holds(DeployRoots::AllMachines(dir.clone()));
+            let hint = "; it looks like the parent of the machines' directories: pass it with --deploy-dir-images (DEPLOY_DIR_IMAGES)";
+            (dir, parent.then_some(hint))
+        }
+        DeployRoots::Unknown => return "No images found; nothing to push".to_owned(),
+    };
+    format!(
+        "No images found in {}; nothing to push{}",
+        dir.display(),
+        hint.unwrap_or_default()
+    )
+}
+
+fn is_pipe(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo())
+}
+
+/// Keeps what a pipe gives in a file, because archives are not read in order. `-` is standard input.
+fn spool(path: &Path) -> Result<NamedTempFile> {
+    let mut source: Box<dyn std::io::Read> = if path == Path::new("-") {
+        let stdin = std::io::stdin();
+        if stdin.is_terminal() {
+            return Err(anyhow!(
+                "- reads an archive from standard input, which is a terminal: docker save IMAGE | container-registry push -"
+            ))
+            .exit(Exit::Usage);
+        }
+        Box::new(stdin.lock())
+    } else {
+        let file = std::fs::File::open(path);
+        Box::new(file.with_context(|| format!("cannot open {}", path.display()))?)
+    };
+    let mut file = NamedTempFile::new().context("cannot create a temporary file")?;
+    std::io::copy(&mut source, file.as_file_mut())
+        .with_context(|| format!("cannot keep what comes from {}", path.display()))?;
+    Ok(file)
+}
+
+/// The image of a place such as `oci:DIR:NAME`.
+fn at_place(word: &str) -> Result<FoundImage> {
+    let place = Place::parse(word)
+        .with_context(|| format!("{word:?} is no place of an image"))
+        .exit(Exit::Usage)?;
+    let Place::File {
+        format: Format::Oci | Format::OciArchive | Format::DockerArchive,
+        path,
+        image,
+    } = place
+    else {
+        return Err(anyhow!(
+            "{word}: push takes layouts and archives; use container-registry copy {word} docker://…"
+        ))
+        .exit(Exit::Usage);
+    };
+    let path = Path::new(&path);
+    let found = image_at(path);
+    let mut found = found
+        .ok_or_else(|| anyhow!("{} is neither a layout nor an archive", path.display()))
+        .exit(Exit::NotFound)?;
+    found.pick = image;
+    Ok(found)
 }
 
 /// Whether a word in the current directory is no layout and no archive, so that it is a name.
@@ -220,7 +333,28 @@ fn at_path(path: &Path) -> Result<Vec<FoundImage>> {
 struct Pushed {
     repository: String,
     entries: Vec<Descriptor>,
-    tags: Vec<(String, String)>,
+    tags: Vec<Moved>,
+}
+
+/// A tag that was moved.
+struct Moved {
+    tag: String,
+    digest: String,
+    /// Whether it has nothing of this image: a newer one for the same platforms took its place.
+    replaced: bool,
+}
+
+/// Whether later entries take the places of all of these.
+fn replaced(entries: &[Descriptor], later: &[Descriptor]) -> bool {
+    entries.iter().all(|entry| {
+        later.iter().any(|other| {
+            let same = match (&entry.platform, &other.platform) {
+                (Some(entry), Some(other)) => entry.same_as(other),
+                _ => false,
+            };
+            same && entry.digest != other.digest
+        })
+    })
 }
 
 struct Pushing<'a> {
@@ -259,12 +393,24 @@ impl Pushing<'_> {
         let moved: Vec<Result<String>> = stream::iter(work).buffered(PARALLEL).collect().await;
         for ((tag, _, of), moved) in tags.iter().zip(moved) {
             let moved = moved.map_err(Arc::new);
-            for at in of {
+            for (turn, at) in of.iter().enumerate() {
+                let later: Vec<Descriptor> = of[turn + 1..]
+                    .iter()
+                    .filter_map(|later| done[*later].as_ref().ok())
+                    .flat_map(|later| later.entries.iter().cloned())
+                    .collect();
                 match (&mut done[*at], &moved) {
-                    (Ok(pushed), Ok(digest)) => pushed.tags.push((tag.clone(), digest.clone())),
+                    (Ok(pushed), Ok(digest)) => {
+                        let replaced = replaced(&pushed.entries, &later);
+                        pushed.tags.push(Moved {
+                            tag: tag.clone(),
+                            digest: digest.clone(),
+                            replaced,
+                        });
+                    }
                     (slot @ Ok(_), Err(error)) => {
                         let exit = exit_of(error);
-                        *slot = Err(anyhow!("tag {tag}: {error:#}")).exit(exit);
+                        *slot = Err(anyhow!("tag {tag}: {}", words(error))).exit(exit);
                     }
                     (Err(_), _) => {}
                 }
@@ -335,30 +481,36 @@ fn report(remote: &Remote, image: &FoundImage, pushed: &Pushed, as_json: bool) {
                 .map_or_else(|| "unknown".to_owned(), ToString::to_string)
         })
         .collect();
+    let tag = |moved: &Moved| {
+        let mut tag = json!({"tag": moved.tag, "digest": moved.digest});
+        if moved.replaced {
+            tag["replaced"] = true.into();
+        }
+        tag
+    };
     if as_json {
         out!(
             "{}",
             json!({
                 "image": image.name,
                 "machine": image.machine,
-                "path": image.path,
+                "path": if image.form == Form::Pipe { Path::new("-") } else { &image.path },
                 "repository": format!("{}/{}", remote.host(), pushed.repository),
                 "platforms": platforms,
-                "tags": pushed.tags.iter().map(|(tag, digest)| json!({"tag": tag, "digest": digest})).collect::<Vec<_>>(),
+                "tags": pushed.tags.iter().map(tag).collect::<Vec<_>>(),
             })
         );
         return;
     }
-    let from = if image.machine.is_empty() {
-        image.path.display().to_string()
-    } else {
-        image.machine.clone()
-    };
-    for (tag, digest) in &pushed.tags {
+    let from = image.origin();
+    // The digest is another image's where nothing of this one is left.
+    for moved in pushed.tags.iter().filter(|moved| !moved.replaced) {
         out!(
-            "{}/{}:{tag} {digest} ({}, from {from})",
+            "{}/{}:{} {} ({}, from {from})",
             remote.host(),
             pushed.repository,
+            moved.tag,
+            moved.digest,
             platforms.join(" "),
         );
     }

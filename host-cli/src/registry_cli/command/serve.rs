@@ -10,10 +10,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use vdkr_registry::{Registry, ServerConfig};
 
-use crate::exit::Exit;
-use crate::registry_cli::config::{Config, DEFAULT_PORT};
-use crate::registry_cli::error::WithExit as _;
-use crate::registry_cli::instance::Instance;
+use crate::registry_cli::config::Config;
+use crate::registry_cli::error::words;
+use crate::registry_cli::instance::{Announced, Instance};
+use crate::registry_cli::listen;
 use crate::registry_cli::notify::notify;
 use crate::registry_cli::secure::{self, Mode};
 
@@ -23,7 +23,8 @@ const UPKEEP: Duration = Duration::from_mins(1);
 /// Serves until SIGTERM or SIGINT, then lets requests under way finish.
 pub async fn run(config: &Config) -> Result<()> {
     let mode = secure::checked(config)?;
-    let (addresses, port) = addresses(config)?;
+    let (addresses, port) = listen::addresses(config)?;
+    secure::warn_of_downgrade(config, mode);
     let storage = config.storage();
     std::fs::create_dir_all(&storage)
         .with_context(|| format!("cannot create the storage directory {}", storage.display()))?;
@@ -38,7 +39,13 @@ pub async fn run(config: &Config) -> Result<()> {
     };
     let listeners = match activated()? {
         Some(listeners) => listeners,
-        None => bind(&addresses).await?,
+        None => {
+            // It may be meant for a proxy, whose clients use another URL.
+            if let Err(error) = listen::check_port(config, port) {
+                eprintln!("warning: {error}");
+            }
+            bind(&addresses).await?
+        }
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -50,9 +57,16 @@ pub async fn run(config: &Config) -> Result<()> {
     };
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
+    let mut announced = Announced {
+        mode: mode.word().to_owned(),
+        settings: secure::settings(config, mode),
+        ..Announced::default()
+    };
     for listener in listeners {
         let scheme = if mode.is_secure() { "https" } else { "http" };
-        eprintln!("listening on {scheme}://{}", listener.local_addr()?);
+        let address = listener.local_addr()?;
+        eprintln!("listening on {scheme}://{address}");
+        announced.addresses.push(address);
         let mut stopped = stopped.clone();
         servers.spawn(vdkr_registry::serve(
             listener,
@@ -64,7 +78,7 @@ pub async fn run(config: &Config) -> Result<()> {
         ));
     }
     if let Some(lock) = &mut lock {
-        lock.announce(mode.word())?;
+        lock.announce(&announced)?;
     }
     let upkeep = tokio::spawn(upkeep(config.clone(), registry, mode, hangup));
     let supervisor = std::env::var_os("NOTIFY_SOCKET");
@@ -124,7 +138,7 @@ async fn upkeep(config: Config, registry: Registry, mode: Mode, mut hangup: Opti
         // A trouble that lasts is told once.
         let trouble = match kept.await {
             Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(format!("{error:#}")),
+            Ok(Err(error)) => Some(words(&error)),
             Err(error) => Some(error.to_string()),
         };
         if trouble != told
@@ -134,32 +148,6 @@ async fn upkeep(config: Config, registry: Registry, mode: Mode, mut hangup: Opti
         }
         told = trouble;
     }
-}
-
-/// Addresses to listen on, and the port. Loopback unless `listen` says otherwise.
-pub fn addresses(config: &Config) -> Result<(Vec<SocketAddr>, u16)> {
-    let registry = config.registry()?;
-    let mut port = registry.host().port().unwrap_or(DEFAULT_PORT);
-    let Some((listen, origin)) = config.get("listen") else {
-        let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-        return Ok((vec![SocketAddr::from(([127, 0, 0, 1], port)), v6], port));
-    };
-    let mut addresses = Vec::new();
-    for word in listen.split([' ', ',']).filter(|w| !w.is_empty()) {
-        let address = if let Ok(address) = word.parse::<SocketAddr>() {
-            port = address.port();
-            address
-        } else if let Ok(ip) = word.trim_matches(['[', ']']).parse::<IpAddr>() {
-            SocketAddr::from((ip, port))
-        } else {
-            return Err(anyhow::anyhow!(
-                "listen = {word:?} ({origin}): expected an address such as 0.0.0.0, [::] or 127.0.0.1:5000"
-            ))
-            .exit(Exit::Usage);
-        };
-        addresses.push(address);
-    }
-    Ok((addresses, port))
 }
 
 async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
@@ -203,40 +191,4 @@ fn activated() -> Result<Option<Vec<TcpListener>>> {
         listeners.push(TcpListener::from_std(listener)?);
     }
     Ok((!listeners.is_empty()).then_some(listeners))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(pairs: &'static [(&'static str, &'static str)]) -> Config {
-        let env = |name: &str| {
-            let base = ("CONTAINER_REGISTRY_STORAGE", "/nonexistent");
-            pairs
-                .iter()
-                .chain([&base])
-                .find(|(n, _)| *n == name)
-                .map(|(_, value)| (*value).to_owned())
-        };
-        Config::resolve(&vec![], &env).unwrap()
-    }
-
-    #[test]
-    fn loopback_unless_told_otherwise() {
-        let (addresses, port) = addresses(&config(&[])).unwrap();
-        assert!(addresses.iter().all(|a| a.ip().is_loopback()));
-        assert_eq!(port, 5000);
-    }
-
-    #[test]
-    fn listen_takes_addresses_with_and_without_port() {
-        let all = config(&[("CONTAINER_REGISTRY_LISTEN", "0.0.0.0")]);
-        assert_eq!(
-            addresses(&all).unwrap(),
-            (vec!["0.0.0.0:5000".parse().unwrap()], 5000)
-        );
-        let port = config(&[("CONTAINER_REGISTRY_LISTEN", "127.0.0.1:7")]);
-        assert_eq!(addresses(&port).unwrap().1, 7);
-        assert!(addresses(&config(&[("CONTAINER_REGISTRY_LISTEN", "everywhere")])).is_err());
-    }
 }

@@ -8,16 +8,18 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use super::serve;
-use super::status::probe;
 use crate::exit::Exit;
 use crate::inherited;
 use crate::out;
 use crate::registry_cli::config::{Config, Origin};
 use crate::registry_cli::error::exit_of;
 use crate::registry_cli::instance::Instance;
+use crate::registry_cli::listen;
 use crate::registry_cli::notify::Listener;
+use crate::registry_cli::remote::Remote;
 use crate::registry_cli::secure::{self, Mode};
 
 /// A server that is not up by then has something to say in its log.
@@ -26,16 +28,63 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SETTLING: Duration = Duration::from_secs(5);
 /// How much of a failed server's log is shown, in bytes.
 const LOG_TAIL: usize = 4096;
+/// Where a new server's warnings are looked for, in bytes.
+const LOG_HEAD: usize = 64 * 1024;
 
 /// Starts `serve` in a session of its own and waits for its word that it listens.
 pub async fn run(config: &Config) -> Result<()> {
     let mode = secure::checked(config)?;
-    let (_, port) = serve::addresses(config)?;
+    let (addresses, port) = listen::addresses(config)?;
     let storage = config.storage();
     let instance = Instance::new(&storage, port);
+    if runs_already(config, mode, &instance).await? {
+        return Ok(());
+    }
+    // A server that its own URL does not reach would be of no use, and is not begun.
+    listen::check_url(config, &addresses, port).await?;
+    std::fs::create_dir_all(&storage)
+        .with_context(|| format!("cannot create the storage directory {}", storage.display()))?;
+    let prepared = match instance.prepare() {
+        Ok(()) => instance.turn(PATIENCE + SETTLING).await,
+        Err(error) => Err(error),
+    };
+    let _turn = match prepared {
+        // Nothing can be noted there, and several servers do no harm.
+        Err(error) if error.is_read_only() => None,
+        turn => match turn? {
+            Some(turn) => Some(turn),
+            None => bail!(
+                "another start of this registry has been under way for a long time; see {}",
+                instance.log_file().display()
+            ),
+        },
+    };
+    // Another start may have done it meanwhile; a `serve` may come between at any time.
+    let pid = loop {
+        if runs_already(config, mode, &instance).await? {
+            return Ok(());
+        }
+        if let Some(pid) = launch(config, &instance).await? {
+            break pid;
+        }
+    };
+    out!("Registry started (PID: {pid})");
+    let registry = config.registry()?;
+    eprintln!("URL: {}", secure::url(&registry, mode));
+    eprintln!("Storage: {}", storage.display());
+    eprintln!("Log: {}", instance.log_file().display());
+    if mode.is_secure() {
+        introduce(config, mode, port)?;
+    }
+    Ok(())
+}
+
+/// Whether a server runs and answers, which is told. One that is silent is an error, as is one in another
+/// mode than the configuration asks for.
+async fn runs_already(config: &Config, mode: Mode, instance: &Instance) -> Result<bool> {
     let settled = Instant::now() + SETTLING;
     while let Some(live) = instance.live()? {
-        if let Some(other) = live.mode.as_deref().filter(|word| *word != mode.word())
+        if let Some(other) = live.mode().filter(|word| *word != mode.word())
             && (config.is_given("secure") || config.is_given("auth"))
         {
             bail!(
@@ -44,7 +93,7 @@ pub async fn run(config: &Config) -> Result<()> {
                 mode.word()
             );
         }
-        match probe(config).await {
+        match Remote::probe(config).await {
             // Another one's start is under way, or it was killed and is not gone yet.
             Err(error) if exit_of(&error) == Exit::Unreachable => {
                 if Instant::now() > settled {
@@ -57,16 +106,22 @@ pub async fn run(config: &Config) -> Result<()> {
             }
             _ => {
                 out!("Registry already running (PID: {})", live.pid);
-                return Ok(());
+                let unused = secure::unused_settings(config, &live)?;
+                if !unused.is_empty() {
+                    eprintln!(
+                        "warning: it was started with another {}; to apply what is set now: container-registry stop, then start",
+                        unused.join(", ")
+                    );
+                }
+                return Ok(true);
             }
         }
     }
-    std::fs::create_dir_all(&storage)
-        .with_context(|| format!("cannot create the storage directory {}", storage.display()))?;
-    match instance.prepare() {
-        Err(error) if error.is_read_only() => {}
-        prepared => prepared?,
-    }
+    Ok(false)
+}
+
+/// Starts the server's process and gives its id once it answers. `None`: it found another one running.
+async fn launch(config: &Config, instance: &Instance) -> Result<Option<u32>> {
     let log_path = instance.log_file();
     let open = |path: &Path| {
         OpenOptions::new()
@@ -116,30 +171,50 @@ pub async fn run(config: &Config) -> Result<()> {
         ready = listener.ready() => ready?,
         ended = child.wait() => {
             let status = ended?;
+            if instance.live()?.is_some() {
+                return Ok(None);
+            }
             let text = std::fs::read(&log_path).unwrap_or_default();
             let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..]);
             let tail = tail.trim_end();
-            let words = tail.strip_prefix("error: ").unwrap_or(tail);
+            // Warnings may stand before it.
+            let words = match tail.find("\nerror: ") {
+                Some(at) => &tail[at + "\nerror: ".len()..],
+                None => tail.strip_prefix("error: ").unwrap_or(tail),
+            };
             if words.is_empty() {
                 bail!("the server ended at once ({status}); its log {} is empty", log_path.display());
             }
             bail!("{words}");
         }
         () = tokio::time::sleep(PATIENCE) => {
-            let _ = child.start_kill();
+            end(&mut child).await;
             bail!("the server was not ready after {PATIENCE:?}; see {}", log_path.display());
         }
     }
-    probe(config).await?;
-    out!("Registry started (PID: {pid})");
-    let registry = config.registry()?;
-    eprintln!("URL: {}", secure::url(&registry, mode));
-    eprintln!("Storage: {}", storage.display());
-    eprintln!("Log: {}", log_path.display());
-    if mode.is_secure() {
-        introduce(config, mode, port)?;
+    if let Err(error) = Remote::probe(config).await {
+        end(&mut child).await;
+        return Err(error
+            .context("the server came up, but does not answer at its URL; it was stopped again"));
     }
-    Ok(())
+    // Nobody else sees them.
+    let said = std::fs::read(&log_path).unwrap_or_default();
+    for warning in String::from_utf8_lossy(&said[..said.len().min(LOG_HEAD)]).lines() {
+        if warning.starts_with("warning: ") {
+            eprintln!("{warning}");
+        }
+    }
+    Ok(Some(pid))
+}
+
+/// Nothing that this command started stays when it fails.
+async fn end(child: &mut tokio::process::Child) {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    if tokio::time::timeout(SETTLING, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
 }
 
 /// How clients come to trust a registry in secure mode.

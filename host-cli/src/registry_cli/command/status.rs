@@ -3,23 +3,29 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::serve;
 use crate::exit::Exit;
 use crate::out;
 use crate::registry_cli::config::Config;
+use crate::registry_cli::error::words;
 use crate::registry_cli::instance::Instance;
+use crate::registry_cli::listen;
 use crate::registry_cli::remote::Remote;
 use crate::registry_cli::secure::{self, Mode};
 
 /// Prints the state of the server of this storage and port. Not running is status 3, running
 /// without answering properly is status 1.
 pub async fn run(config: &Config, as_json: bool) -> Result<Exit> {
-    let (_, port) = serve::addresses(config)?;
-    let pid = Instance::new(&config.storage(), port).running()?;
-    let mode = Mode::in_use(config)?;
+    let (_, port) = listen::addresses(config)?;
+    let live = Instance::new(&config.storage(), port).live()?;
+    let pid = live.as_ref().map(|live| live.pid);
+    // What runs counts, whatever the configuration wants.
+    let mode = match live.and_then(|live| Mode::from_word(live.mode()?)) {
+        Some(mode) => mode,
+        None => Mode::in_use(config)?,
+    };
     let url = secure::url(&config.registry()?, mode);
     let answer = match pid {
-        Some(_) => probe(config).await,
+        Some(_) => Remote::probe(config).await,
         None => Ok(()),
     };
     if as_json {
@@ -39,7 +45,7 @@ pub async fn run(config: &Config, as_json: bool) -> Result<Exit> {
         out!("URL: {url}");
         match &answer {
             Ok(()) => out!("Status: healthy"),
-            Err(error) => out!("Status: not healthy: {error:#}"),
+            Err(error) => out!("Status: not healthy: {}", words(error)),
         }
         if mode.is_secure() {
             out!("Mode: secure ({})", mode.label());
@@ -53,10 +59,4 @@ pub async fn run(config: &Config, as_json: bool) -> Result<Exit> {
         (Some(_), Ok(())) => Exit::Done,
         (Some(_), Err(_)) => Exit::Failed,
     })
-}
-
-/// One request that only a working registry answers as it should: one that lets its own user in.
-pub async fn probe(config: &Config) -> Result<()> {
-    let remote = Remote::new(config, secure::stored_for_registry(config)?)?;
-    Ok(remote.client.ping(remote.host()).await?)
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use nix::sys::signal::{Signal, kill};
 
-use super::serve;
 use crate::out;
 use crate::registry_cli::config::Config;
 use crate::registry_cli::instance::Instance;
+use crate::registry_cli::listen;
 
 /// Time for requests under way, before the server is killed.
 const GRACE: Duration = Duration::from_secs(20);
@@ -16,7 +16,7 @@ const KILL_GRACE: Duration = Duration::from_secs(5);
 
 /// Stops the server of this storage and port; a server that does not run is success.
 pub async fn run(config: &Config) -> Result<()> {
-    let (_, port) = serve::addresses(config)?;
+    let (_, port) = listen::addresses(config)?;
     let instance = Instance::new(&config.storage(), port);
     let Some(pid) = instance.running()? else {
         out!("Registry not running");

@@ -1,7 +1,8 @@
 //! `tags`: the tags of one image.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use serde_json::json;
+use vdkr_transfer::TransferError;
 
 use crate::exit::Exit;
 use crate::out;
@@ -17,10 +18,14 @@ pub async fn run(config: &Config, args: &TagsArgs) -> Result<()> {
     let image = in_registry(&args.image, &config.registry()?)?;
     let remote = Remote::connect(config, auth::configured(config)?).await?;
     let repository = remote.repository(image.repository())?;
-    let tags = remote.client.tags(&repository).await?;
+    let tags = match remote.client.tags(&repository).await {
+        Err(TransferError::NotFound { .. }) => {
+            return Err(anyhow!("image not found: {repository}")).exit(Exit::NotFound);
+        }
+        other => other?,
+    };
     if tags.is_empty() {
-        return Err(anyhow::anyhow!("image not found: {repository} has no tags"))
-            .exit(Exit::NotFound);
+        return Err(anyhow!("image not found: {repository} has no tags")).exit(Exit::NotFound);
     }
     if args.json {
         out!("{}", json!({ "name": image.repository(), "tags": tags }));

@@ -97,6 +97,14 @@ fn one_machine_directory_beats_a_weaker_parent() {
     let env = [base, build, ("DEPLOY_DIR_IMAGE", "/m")];
     let config = Config::resolve(&vec![], &env_of(&env)).unwrap();
     assert_eq!(config.deploy_roots(), DeployRoots::Machine("/m".into()));
+    // Of two that are given alike, the one machine is meant.
+    let env = [
+        base,
+        ("DEPLOY_DIR_IMAGES", "/all"),
+        ("DEPLOY_DIR_IMAGE", "/m"),
+    ];
+    let config = Config::resolve(&vec![], &env_of(&env)).unwrap();
+    assert_eq!(config.deploy_roots(), DeployRoots::Machine("/m".into()));
     let env = [base, build];
     let config = Config::resolve(&vec![], &env_of(&env)).unwrap();
     assert_eq!(

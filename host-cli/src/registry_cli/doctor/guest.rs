@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use super::Check;
-use crate::registry_cli::command::serve;
 use crate::registry_cli::config::Config;
+use crate::registry_cli::listen;
 use crate::vdkr::args::Global;
 use crate::vdkr::settings::{Settings, Surroundings};
 use crate::vm::accel::{Circumstances, Verdicts, kvm_usable};
@@ -79,7 +79,7 @@ fn gateway(config: &Config) -> Result<Check> {
         let found = format!("reaches {host} through this machine's network");
         return Ok(Check::ok("guest", found));
     }
-    let (addresses, port) = serve::addresses(config)?;
+    let (addresses, port) = listen::addresses(config)?;
     let reachable = addresses
         .iter()
         .any(|address| address.ip().is_loopback() || address.ip().is_unspecified());

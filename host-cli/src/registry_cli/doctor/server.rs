@@ -1,5 +1,6 @@
 //! The registry itself: its storage, its port, its answer, and the machine below it.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -12,20 +13,23 @@ use vdkr_transfer::TransferError;
 use super::{Check, Verdict};
 use crate::progress::bytes;
 use crate::registry_cli::auth;
-use crate::registry_cli::command::serve;
 use crate::registry_cli::config::Config;
-use crate::registry_cli::instance::Instance;
+use crate::registry_cli::error::words;
+use crate::registry_cli::instance::{Instance, InstanceError};
+use crate::registry_cli::listen;
 use crate::registry_cli::remote::Remote;
 
 /// Free space below which pushes are about to fail, in bytes.
 const SCARCE: u64 = 256 * 1024 * 1024;
 /// Free space below which a build's images may not fit, in bytes.
 const LITTLE: u64 = 4 * 1024 * 1024 * 1024;
+/// How long the registry may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long another program on the port may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(1);
 
 pub(super) async fn checks(config: &Config) -> Result<Vec<Check>> {
-    let (addresses, port) = serve::addresses(config)?;
+    let (addresses, port) = listen::addresses(config)?;
     let local = config.registry()?.host().is_loopback();
     let running = Instance::new(&config.storage(), port).running();
     let mut checks = vec![storage(&config.storage(), local)];
@@ -48,11 +52,15 @@ pub(super) async fn checks(config: &Config) -> Result<Vec<Check>> {
             }
         }
         Ok(None) => {}
-        Err(error) => checks.push(Check::fail(
-            "server",
-            error.to_string(),
-            "remove what stands there, or choose another storage",
-        )),
+        Err(error) => {
+            let forbidden = matches!(error, InstanceError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied);
+            let advice = if forbidden {
+                "the storage is another user's: ask as that user, or choose another storage"
+            } else {
+                "remove what stands there, or choose another storage"
+            };
+            checks.push(Check::fail("server", error.to_string(), advice));
+        }
     }
     checks.push(answer(config, matches!(running, Ok(Some(_)))).await?);
     Ok(checks)
@@ -162,13 +170,13 @@ async fn answer(config: &Config, running: bool) -> Result<Check> {
         Err(error) => {
             return Ok(Check::fail(
                 "credentials",
-                format!("{error:#}"),
+                words(&error),
                 "container-registry auth explain shows where they are looked for",
             ));
         }
     };
     let remote = Remote::new(config, credentials)?;
-    let found = match remote.client.ping(&host).await {
+    let found = match remote.ping(PATIENCE).await {
         Ok(()) => {
             return Ok(Check::ok(
                 "registry",

@@ -6,16 +6,17 @@ mod users;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use vdkr_core::candidates::RegistryPrefix;
+use vdkr_core::candidates::{RegistryPrefix, Scheme};
 use vdkr_core::certificate::AltName;
 use vdkr_core::credentials::Credential;
+use vdkr_core::digest::Digest;
 use vdkr_core::reference::Host;
 use vdkr_registry::{ServerConfig, TlsFiles};
 use vdkr_transfer::{CredentialSource, Roots};
 
-use super::command::serve;
 use super::config::{Config, ConfigError};
-use super::instance::Instance;
+use super::instance::{Instance, Live};
+use super::listen;
 use crate::pki::{Pki, Standing, Wanted, files, names};
 
 /// Longest life of a server certificate and of a CA, in days.
@@ -46,18 +47,11 @@ impl Mode {
     /// runs, has announced. So `CONTAINER_REGISTRY_SECURE` may be given to `start` alone.
     pub fn in_use(config: &Config) -> Result<Self> {
         let configured = Self::configured(config)?;
-        // Only this machine's own server is known by its storage.
-        if config.is_given("secure")
-            || config.is_given("auth")
-            || !config.registry()?.host().is_loopback()
-        {
+        if is_told(config) {
             return Ok(configured);
         }
-        let (_, port) = serve::addresses(config)?;
-        // A storage that we cannot look into is not ours.
-        let live = Instance::new(&config.storage(), port).live().ok().flatten();
-        Ok(live
-            .and_then(|live| Self::from_word(&live.mode?))
+        Ok(live(config)?
+            .and_then(|live| Self::from_word(live.mode()?))
             .unwrap_or(configured))
     }
 
@@ -92,9 +86,38 @@ impl Mode {
     }
 }
 
+/// Whether the configuration itself says which mode it wants.
+fn is_told(config: &Config) -> bool {
+    config.is_given("secure") || config.is_given("auth")
+}
+
+/// The running server that the configured registry is. Only this machine's own server is known by its
+/// storage.
+pub fn live(config: &Config) -> Result<Option<Live>> {
+    if !config.registry()?.host().is_loopback() {
+        return Ok(None);
+    }
+    let (_, port) = listen::addresses(config)?;
+    // A storage that we cannot look into is not ours.
+    Ok(Instance::new(&config.storage(), port).live().ok().flatten())
+}
+
 /// The mode that is configured; what it needs of the configuration is there and legal.
 pub fn checked(config: &Config) -> Result<Mode> {
     let mode = Mode::configured(config)?;
+    let registry = config.registry()?;
+    // Elsewhere a proxy may speak TLS for us.
+    if mode == Mode::Plain
+        && registry.scheme() == Some(Scheme::Https)
+        && registry.host().is_loopback()
+    {
+        return Err(config
+            .bad_value(
+                "url",
+                "it says https, which is spoken in secure mode alone: set CONTAINER_REGISTRY_SECURE=1, or leave https:// out",
+            )
+            .into());
+    }
     if mode.is_secure() {
         wanted(config)?;
     }
@@ -103,6 +126,72 @@ pub fn checked(config: &Config) -> Result<Mode> {
         users::given(config)?;
     }
     Ok(mode)
+}
+
+/// Warns when a storage that was served in secure mode is served in plain HTTP, and nobody said that this
+/// is meant.
+pub fn warn_of_downgrade(config: &Config, mode: Mode) {
+    let ca = pki(config).ca_certificate();
+    if mode == Mode::Plain && !is_told(config) && ca.exists() {
+        eprintln!(
+            "warning: {} is there for secure mode, but this server speaks plain HTTP; set CONTAINER_REGISTRY_SECURE=1 (or 0, if it is meant)",
+            ca.display()
+        );
+    }
+}
+
+/// Marks of the settings that a server in this mode takes up at its start alone: a change of one can be
+/// seen, its value cannot. The password is not among them: it has a file of its own.
+pub fn settings(config: &Config, mode: Mode) -> Vec<String> {
+    if !mode.is_secure() {
+        return Vec::new();
+    }
+    let names: &[&str] = match mode {
+        Mode::TlsAuth => &["cert_san", "username"],
+        _ => &["cert_san"],
+    };
+    let mark = |name: &&str| {
+        let value = config.value(name).unwrap_or_default();
+        format!("{name}={}", Digest::sha256(value.as_bytes()).short())
+    };
+    names.iter().map(mark).collect()
+}
+
+/// Environment variables whose values the running server does not use, though they are given now.
+pub fn unused_settings(config: &Config, live: &Live) -> Result<Vec<&'static str>> {
+    let mut unused = Vec::new();
+    let Some(announced) = &live.announced else {
+        return Ok(unused);
+    };
+    let (mut wanted, _) = listen::addresses(config)?;
+    let mut there = announced.addresses.clone();
+    wanted.sort_unstable();
+    there.sort_unstable();
+    if config.is_given("listen") && !there.is_empty() && wanted != there {
+        unused.push("CONTAINER_REGISTRY_LISTEN");
+    }
+    let Some(mode) = Mode::from_word(&announced.mode) else {
+        return Ok(unused);
+    };
+    let now = settings(config, mode);
+    let other = |name: &str| {
+        let of = |marks: &[String]| marks.iter().find(|mark| mark.starts_with(name)).cloned();
+        config.is_given(name)
+            && of(&announced.settings).is_some_and(|there| of(&now) != Some(there))
+    };
+    if other("cert_san") {
+        unused.push("CONTAINER_REGISTRY_CERT_SAN");
+    }
+    if other("username") {
+        unused.push("CONTAINER_REGISTRY_USERNAME");
+    }
+    if mode == Mode::TlsAuth
+        && let Some(given) = users::given(config)?
+        && users::stored(&config.storage())?.as_ref() != Some(&given)
+    {
+        unused.push("CONTAINER_REGISTRY_PASSWORD");
+    }
+    Ok(unused)
 }
 
 /// The registry's URL, as users type it.
@@ -257,6 +346,8 @@ fn authorities(config: &Config) -> Result<Option<Roots>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry_cli::instance::Announced;
+    use vdkr_core::credentials::Secret;
 
     fn config(storage: &std::path::Path, pairs: &[(&str, &str)]) -> Config {
         let env = |name: &str| {
@@ -282,7 +373,11 @@ mod tests {
     fn a_running_server_tells_its_mode_unless_the_configuration_does() {
         let dir = tempfile::tempdir().unwrap();
         let mut lock = Instance::new(dir.path(), 5000).lock().unwrap();
-        lock.announce(Mode::TlsAuth.word()).unwrap();
+        let announced = Announced {
+            mode: Mode::TlsAuth.word().to_owned(),
+            ..Announced::default()
+        };
+        lock.announce(&announced).unwrap();
         for (pairs, mode) in [
             (&[][..], Mode::TlsAuth),
             (&[("CONTAINER_REGISTRY_SECURE", "0")], Mode::Plain),
@@ -306,6 +401,55 @@ mod tests {
         }
         drop(lock);
         assert_eq!(Mode::in_use(&config(dir.path(), &[])).unwrap(), Mode::Plain);
+    }
+
+    #[test]
+    fn settings_that_take_a_restart_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let secure = ("CONTAINER_REGISTRY_SECURE", "1");
+        let began = config(
+            dir.path(),
+            &[secure, ("CONTAINER_REGISTRY_CERT_SAN", "DNS:lab")],
+        );
+        let live = Live {
+            pid: nix::unistd::Pid::this(),
+            announced: Some(Announced {
+                mode: Mode::TlsAuth.word().to_owned(),
+                addresses: listen::addresses(&began).unwrap().0,
+                settings: settings(&began, Mode::TlsAuth),
+            }),
+        };
+        users::ensure(dir.path(), "yocto", Some(&Secret::new("hunter2"))).unwrap();
+        for (variable, same, other) in [
+            ("CONTAINER_REGISTRY_CERT_SAN", "DNS:lab", "DNS:lab,DNS:den"),
+            ("CONTAINER_REGISTRY_USERNAME", "yocto", "ci"),
+            ("CONTAINER_REGISTRY_PASSWORD", "hunter2", "hunter3"),
+            ("CONTAINER_REGISTRY_LISTEN", "[::1],127.0.0.1", "0.0.0.0"),
+        ] {
+            let unused = |value| {
+                unused_settings(&config(dir.path(), &[secure, (variable, value)]), &live).unwrap()
+            };
+            assert!(unused(same).is_empty(), "{variable}");
+            assert_eq!(unused(other), [variable]);
+        }
+        // Who says nothing wants nothing else.
+        assert!(
+            unused_settings(&config(dir.path(), &[]), &live)
+                .unwrap()
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn https_is_not_served_without_secure_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = ("CONTAINER_REGISTRY_URL", "https://localhost:5000");
+        let error = checked(&config(dir.path(), &[url]))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("CONTAINER_REGISTRY_SECURE=1"), "{error}");
+        let secure = config(dir.path(), &[url, ("CONTAINER_REGISTRY_SECURE", "1")]);
+        assert_eq!(checked(&secure).unwrap(), Mode::TlsAuth);
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use vdkr_core::credentials::Secret;
-use vdkr_core::credentials::htpasswd::{MAX_PASSWORD, check_user, parse_htpasswd, with_user};
+use vdkr_core::credentials::htpasswd::{
+    MAX_PASSWORD, check_user, parse_htpasswd, with_user, without_user,
+};
 use vdkr_registry::{hash_password, password_matches};
 
 use crate::pki::files::{self, PRIVATE};
@@ -68,7 +70,8 @@ pub(crate) fn stored(storage: &Path) -> Result<Option<Secret>> {
 }
 
 /// Makes sure that the server's user has a password, and that both files agree: the given one, else
-/// the stored one, else a new one. Other users of the file stay. Gives the htpasswd file. Blocks.
+/// the stored one, else a new one. Other users of the file stay, but not the one that was made here under an
+/// earlier name. Gives the htpasswd file. Blocks.
 pub(crate) fn ensure(storage: &Path, user: &str, given: Option<&Secret>) -> Result<PathBuf> {
     let directory = storage.join("auth");
     files::make_directory(&directory, 0o700)?;
@@ -97,9 +100,34 @@ pub(crate) fn ensure(storage: &Path, user: &str, given: Option<&Secret>) -> Resu
     let right = entries
         .iter()
         .any(|entry| entry.user == user && password_matches(&password, &entry.hash));
+    let mut new = text.clone();
     if !right {
-        let text = with_user(&text, user, &hash_password(&password)?)?;
-        files::write(&htpasswd, PRIVATE, text.as_bytes())?;
+        new = with_user(&new, user, &hash_password(&password)?)?;
+    }
+    // The user that was made here before has another name now: the old one may not stay valid.
+    let owned = directory.join("user");
+    let before = files::read(&owned)?.and_then(|content| String::from_utf8(content.bytes).ok());
+    let before = before.as_deref().map(|name| name.trim_end_matches('\n'));
+    if let Some(before) = before.filter(|before| *before != user)
+        && let Some(entry) = entries.iter().find(|entry| entry.user == before)
+    {
+        if stored
+            .as_ref()
+            .is_some_and(|stored| password_matches(stored, &entry.hash))
+        {
+            new = without_user(&new, before);
+        } else {
+            eprintln!(
+                "warning: {before} is no longer the name of the registry's user, but has another password in {} and stays valid; remove the line if that is not meant",
+                htpasswd.display()
+            );
+        }
+    }
+    if new != text {
+        files::write(&htpasswd, PRIVATE, new.as_bytes())?;
+    }
+    if before != Some(user) {
+        files::write(&owned, PRIVATE, format!("{user}\n").as_bytes())?;
     }
     if stored.as_ref() != Some(&password) {
         let line = Secret::from(format!("{}\n", password.expose()));
@@ -168,6 +196,27 @@ mod tests {
         ensure(storage, "yocto", None).unwrap();
         let entries = parse_htpasswd(text(storage, "htpasswd").as_bytes()).unwrap();
         assert!(password_matches(&given, &entries[0].hash));
+    }
+
+    #[test]
+    fn a_renamed_user_leaves_no_login_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = dir.path();
+        ensure(storage, "yocto", None).unwrap();
+        let other = text(storage, "htpasswd").replace("yocto:", "ci:");
+        let both = format!("{other}{}", text(storage, "htpasswd"));
+        std::fs::write(storage.join("auth/htpasswd"), both).unwrap();
+        ensure(storage, "build", None).unwrap();
+        let now = text(storage, "htpasswd");
+        assert!(now.starts_with(&other) && !now.contains("yocto:"), "{now}");
+        assert!(now.contains("build:"), "{now}");
+        // A line that somebody gave another password is theirs.
+        let hash = hash_password(&Secret::new("own")).unwrap();
+        let changed = with_user(&now, "build", &hash).unwrap();
+        std::fs::write(storage.join("auth/htpasswd"), changed).unwrap();
+        ensure(storage, "yocto", None).unwrap();
+        let now = text(storage, "htpasswd");
+        assert!(now.contains("build:") && now.contains("yocto:"), "{now}");
     }
 
     #[test]
