@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    net::Ipv4Addr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -22,10 +23,11 @@ use vdkr_core::channel::{
     frame::{Credit, Resize, signal_from_payload},
     message::{
         ContainerReply, ContainerRequest, ContainerRow, ContainerState, Done, Event, Failure,
-        FailureCode, GuestHello, ImageRow, Info, Message as _, Phase, Pulled, Removed, Reply,
-        Request, RunRequest, Until, VolumeAction, VolumeRow,
+        FailureCode, GuestHello, ImageRow, Info, Message as _, Phase, Publication, Pulled, Removed,
+        Reply, Request, RunRequest, Until, VolumeAction, VolumeRow,
     },
 };
+use vdkr_core::container::ports::{Protocol, Published};
 
 /// An agent and what it was asked.
 #[derive(Clone, Default)]
@@ -162,6 +164,18 @@ impl FakeAgent {
                 Err(Failure::new(FailureCode::Cancelled, "cancelled"))
             }
             Request::MountShare { .. } => mount(&mut stream).await,
+            Request::Published => Ok(Reply::Published {
+                publications: vec![Publication {
+                    container: vec!["web".into(), "a".repeat(64)],
+                    address: Ipv4Addr::new(10, 0, 2, 128),
+                    ports: vec![Published {
+                        address: Ipv4Addr::LOCALHOST,
+                        host: 8080,
+                        container: 80,
+                        protocol: Protocol::Tcp,
+                    }],
+                }],
+            }),
             Request::Release { .. } => Ok(Reply::Released),
             Request::KeepShare { share } => Ok(Reply::Shared { share }),
             // As if a monitor stood before it.

@@ -1,7 +1,7 @@
 //! `vdkr port`: which ports of this computer lead to a container.
 
 use vdkr_core::{
-    channel::message::{Publication, Reply, Request},
+    channel::message::{ContainerReply, ContainerRequest, Publication, Reply, Request},
     container::ports::{Protocol, Published, parse_exposed},
 };
 
@@ -25,16 +25,27 @@ pub async fn run(settings: &Settings, args: &PortArgs) -> Result<u8> {
     }
     let wanted = args.port.as_deref().map(one_port).transpose()?;
     let mut publications = Vec::new();
+    let mut container = args.container.clone();
     if let StatePlace::Directory(dir) = &settings.state
         && let Some(connection) = kept::connect(dir).await?
     {
+        let list = Request::Container(ContainerRequest::List);
+        container = match connection.ask(&list).await? {
+            Ok(Reply::Container(ContainerReply::List { containers })) => {
+                super::container::named(&containers, &args.container)?
+                    .id
+                    .clone()
+            }
+            Ok(other) => return Err(wrong_reply(&other)),
+            Err(failure) => return Err(failure.into()),
+        };
         publications = match connection.ask(&Request::Published).await? {
             Ok(Reply::Published { publications }) => publications,
             Ok(other) => return Err(wrong_reply(&other)),
             Err(failure) => return Err(failure.into()),
         };
     }
-    let ports = of_container(&publications, &args.container);
+    let ports = of_container(&publications, &container);
     let lines = lines(&ports, wanted);
     if lines.is_empty() {
         let what = match &args.port {
