@@ -204,6 +204,11 @@ async fn clean(settings: &Settings, args: &VstorageCleanArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// Stops the machine of a directory and removes its state; layers stay on this computer.
+pub(super) async fn clean_state(settings: &Settings, dir: &Path) -> Result<()> {
+    remove(&layers::cache(settings)?, dir).await
+}
+
 /// Stops the machine of a directory and removes the directory.
 async fn remove(cache: &Cache, dir: &Path) -> Result<()> {
     if !dir.exists() {
