@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use vdkr_core::channel::message::{ContainerReply, ContainerRow, Reply};
+use vdkr_core::channel::message::{
+    ContainerReply, ContainerRow, MountSource, MountSpec, Network, Reply, RowMount,
+};
 
 use super::Agent;
 use crate::{container::record::Record, request::run, run::process};
@@ -35,6 +37,31 @@ fn row(record: &Record) -> ContainerRow {
         tty: record.request.tty,
         stdin: record.request.stdin,
         resumes: record.resumes(),
+        mounts: record.request.mounts.iter().map(mount).collect(),
+        network: network(&record.request.sandbox.network).to_owned(),
+    }
+}
+
+fn mount(spec: &MountSpec) -> RowMount {
+    let (source, volume) = match &spec.source {
+        MountSource::Share { path, .. } => (path.clone(), false),
+        MountSource::Volume { name, .. } => (name.clone().unwrap_or_default(), true),
+        _ => (String::new(), false),
+    };
+    RowMount {
+        source,
+        target: spec.target.clone(),
+        volume,
+    }
+}
+
+/// As docker calls it; that of another container has no name there.
+fn network(network: &Network) -> &'static str {
+    match network {
+        Network::Default | Network::Bridge => "bridge",
+        Network::Host => "host",
+        Network::None => "none",
+        Network::Container(_) => "",
     }
 }
 
