@@ -457,6 +457,9 @@ pub enum VolumeCommand {
         /// Names
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
+        /// Form of the output: json, or a template
+        #[arg(short, long, value_name = "FORMAT")]
+        format: Option<String>,
     },
     /// Remove volumes and what is in them
     #[command(visible_alias = "remove")]
@@ -487,16 +490,26 @@ pub struct VolumeCreateArgs {
     /// Label (repeatable)
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub label: Vec<String>,
+    /// What keeps it; there is local alone
+    #[arg(short, long, value_name = "DRIVER", default_value = "local", value_parser = ["local"])]
+    pub driver: String,
 }
 
 /// Arguments of `volume ls`.
 #[derive(Debug, Args)]
 pub struct VolumeListArgs {
+    /// Only those that fit: dangling=true|false, driver=local, name=PART or label=NAME[=VALUE]
+    /// (repeatable)
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Form of the output: table, json (a line for each), or a template such as {{.Name}}
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
     /// Print names only
     #[arg(short, long)]
     pub quiet: bool,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["format", "quiet"])]
     pub json: bool,
 }
 
