@@ -516,20 +516,13 @@ fn stops(idle_timeout: u64, state: Option<&MachineState>) -> String {
 }
 
 async fn list(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
-    let mut dirs = Vec::new();
-    match fs::read_dir(&settings.state_root) {
-        Ok(entries) => {
-            for entry in entries {
-                let name = entry?.file_name().to_string_lossy().into_owned();
-                if let Some((arch, instance)) = state::parse_directory_name(&name) {
-                    let instance = instance.unwrap_or("-").to_owned();
-                    dirs.push((arch.to_string(), instance, settings.state_root.join(&name)));
-                }
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
-    }
+    let places = vstorage::known_places(settings)?.into_iter();
+    let mut dirs: Vec<_> = places
+        .map(|place| {
+            let instance = place.instance.unwrap_or_else(|| "-".to_owned());
+            (place.arch.to_string(), instance, place.dir)
+        })
+        .collect();
     dirs.sort();
     let mut rows = vec![
         ["ARCH", "INSTANCE", "STATUS", "MACHINE", "UP", "DIRECTORY"]
