@@ -221,6 +221,13 @@ fn ports_of_a_container_and_of_none() {
     status(&output, 0);
     assert!(stderr(&output).contains("no port of this computer leads to container old"));
     status(&user.run(&["port", "old", "80"]), 1);
+    let output = User::new().run(&["port", "web"]);
+    status(&output, 0);
+    assert!(
+        stderr(&output).contains("no machine runs"),
+        "{}",
+        stderr(&output)
+    );
     for words in [&["port", "nosuch"][..], &["port", "nosuch", "80"]] {
         let output = user.run(words);
         status(&output, 5);

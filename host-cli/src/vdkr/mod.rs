@@ -20,6 +20,7 @@ pub mod logins;
 pub mod nearest;
 pub mod news;
 pub mod old;
+pub mod old_config;
 pub mod platform;
 pub mod publish;
 pub mod registry;
@@ -105,6 +106,9 @@ async fn dispatch(mut cli: Cli) -> Result<u8> {
     let outside = Surroundings::real();
     let config_dir = settings::config_dir(&cli.global, &outside);
     let settings = Settings::resolve(cli.global, &outside);
+    if let Ok(Some(notice)) = settings.as_ref().map(|settings| settings.config.notice()) {
+        say(&notice);
+    }
     match command {
         Command::Run { words }
         | Command::Container {

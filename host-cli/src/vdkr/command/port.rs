@@ -26,9 +26,11 @@ pub async fn run(settings: &Settings, args: &PortArgs) -> Result<u8> {
     let wanted = args.port.as_deref().map(one_port).transpose()?;
     let mut publications = Vec::new();
     let mut container = args.container.clone();
+    let mut runs = false;
     if let StatePlace::Directory(dir) = &settings.state
         && let Some(connection) = kept::connect(dir).await?
     {
+        runs = true;
         let list = Request::Container(ContainerRequest::List);
         container = match connection.ask(&list).await? {
             Ok(Reply::Container(ContainerReply::List { containers })) => {
@@ -52,7 +54,12 @@ pub async fn run(settings: &Settings, args: &PortArgs) -> Result<u8> {
             Some(port) => format!("port {port} of container {}", args.container),
             None => format!("container {}", args.container),
         };
-        say(&format!("no port of this computer leads to {what}"));
+        let why = if runs {
+            ""
+        } else {
+            "no machine runs, so that "
+        };
+        say(&format!("{why}no port of this computer leads to {what}"));
         // As docker: nothing published is no failure, but asking for a port that is not, is one.
         return Ok(if wanted.is_some() {
             Exit::Failed.code()
