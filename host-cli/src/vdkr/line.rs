@@ -127,7 +127,9 @@ pub fn stands_before(option: &str) -> String {
 mod tests {
     use super::*;
     use crate::vdkr::{
-        args::Command as Verb, container_args::ContainerCommand, image_args::ImageCommand,
+        args::Command as Verb,
+        container_args::{ContainerCommand, ContainerGroup},
+        image_args::ImageCommand,
     };
 
     fn read(words: &[&str]) -> Result<Cli, Error> {
@@ -240,12 +242,14 @@ mod tests {
             &["help", "container", "run"],
             &["container", "help", "create"],
         ] {
-            let (Some(Verb::Run { words: given } | Verb::Create { words: given })
-            | Some(Verb::Container {
-                command:
-                    crate::vdkr::container_args::ContainerGroup::Run { words: given }
-                    | crate::vdkr::container_args::ContainerGroup::Create { words: given },
-            })) = read(words).unwrap().command
+            let Some(
+                Verb::Run { words: given }
+                | Verb::Create { words: given }
+                | Verb::Container {
+                    command:
+                        ContainerGroup::Run { words: given } | ContainerGroup::Create { words: given },
+                },
+            ) = read(words).unwrap().command
             else {
                 panic!("{words:?}")
             };

@@ -143,12 +143,14 @@ mod tests {
         ] {
             for command in [&["run"][..], &["vrun"], &["create"], &["container", "run"]] {
                 let cli = read(&[before, command, &["img", "-x"]].concat()).unwrap();
-                let (Some(
-                    Command::Run { words } | Command::Create { words } | Command::Vrun { words },
-                )
-                | Some(Command::Container {
-                    command: ContainerGroup::Run { words },
-                })) = cli.command
+                let Some(
+                    Command::Run { words }
+                    | Command::Create { words }
+                    | Command::Vrun { words }
+                    | Command::Container {
+                        command: ContainerGroup::Run { words },
+                    },
+                ) = cli.command
                 else {
                     panic!("{command:?}")
                 };

@@ -20,8 +20,11 @@ const KEYS: [&str; 6] = [
     "verbose",
 ];
 
+/// Keys and their values.
+pub type Values = Vec<(&'static str, String)>;
+
 /// Reads the file in a directory: where it is, and what it sets. `None` when there is none.
-pub fn read(dir: &Path) -> io::Result<Option<(PathBuf, Vec<(&'static str, String)>)>> {
+pub fn read(dir: &Path) -> io::Result<Option<(PathBuf, Values)>> {
     let path = dir.join(FILE);
     let file = match fs::File::open(&path) {
         Ok(file) => file,
@@ -39,8 +42,8 @@ pub fn read(dir: &Path) -> io::Result<Option<(PathBuf, Vec<(&'static str, String
 
 /// The keys that are known, each with its last value; as before, values lose their blanks, and lines
 /// that set nothing are passed over.
-fn parse(text: &str) -> Vec<(&'static str, String)> {
-    let mut found: Vec<(&'static str, String)> = Vec::new();
+fn parse(text: &str) -> Values {
+    let mut found = Values::new();
     for line in text.lines() {
         let Some((name, value)) = line.split_once('=') else {
             continue;

@@ -81,3 +81,48 @@ pub(super) fn labels(record: &Record) -> BTreeMap<String, String> {
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_and_networks_in_short() {
+        let shown = |source: MountSource| {
+            let target = "/x".to_owned();
+            let read_only = false;
+            let row = mount(&MountSpec {
+                target,
+                source,
+                read_only,
+            });
+            assert_eq!(row.target, "/x");
+            (row.source, row.volume)
+        };
+        let share = MountSource::Share {
+            share: "0123".into(),
+            path: "/home/me".into(),
+        };
+        assert_eq!(shown(share), ("/home/me".to_owned(), false));
+        let volume = |name: Option<&str>| MountSource::Volume {
+            name: name.map(str::to_owned),
+            no_copy: false,
+        };
+        assert_eq!(shown(volume(Some("data"))), ("data".to_owned(), true));
+        assert_eq!(shown(volume(None)), (String::new(), true));
+        let tmpfs = MountSource::Tmpfs {
+            size: None,
+            mode: None,
+        };
+        assert_eq!(shown(tmpfs), (String::new(), false));
+        for (wanted, name) in [
+            (Network::Default, "bridge"),
+            (Network::Bridge, "bridge"),
+            (Network::Host, "host"),
+            (Network::None, "none"),
+            (Network::Container("web".into()), ""),
+        ] {
+            assert_eq!(network(&wanted), name);
+        }
+    }
+}
