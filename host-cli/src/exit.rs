@@ -33,6 +33,15 @@ impl Exit {
         self as u8
     }
 
+    /// The outcome of a removal that was to be forced: what was not there is gone, as docker has it.
+    #[must_use]
+    pub fn of_removal(self, force: bool) -> Self {
+        match self {
+            Self::NotFound if force => Self::Done,
+            other => other,
+        }
+    }
+
     /// The status of a command that did several things with these outcomes: the common one when
     /// they agree, [`Exit::Partial`] when some were done and some were not, [`Exit::Failed`] when
     /// all failed for different reasons.
@@ -94,6 +103,13 @@ impl From<&TransferError> for Exit {
 #[cfg(test)]
 mod tests {
     use super::Exit;
+
+    #[test]
+    fn what_is_gone_already_is_removed_by_force_alone() {
+        assert_eq!(Exit::NotFound.of_removal(true), Exit::Done);
+        assert_eq!(Exit::NotFound.of_removal(false), Exit::NotFound);
+        assert_eq!(Exit::Failed.of_removal(true), Exit::Failed);
+    }
 
     #[test]
     fn several_outcomes_give_one_status() {

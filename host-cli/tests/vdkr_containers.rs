@@ -105,7 +105,11 @@ fn several_are_done_one_after_the_other() {
         signal: Some(1),
     };
     assert_eq!(asked(&user), expected);
-    status(&user.run(&["rm", "-f", "missing"]), 5);
+    status(&user.run(&["rm", "missing"]), 5);
+    let output = user.run(&["rm", "-f", "missing", "web"]);
+    status(&output, 0);
+    assert_eq!(stdout(&output), "web\n");
+    assert!(stderr(&output).contains("no such container: missing"));
     let output = user.run(&["wait", "web", "old"]);
     assert_eq!(stdout(&output), "3\n3\n");
     status(&user.run(&["kill", "-s", "RTMIN+1", "web"]), 0);
@@ -203,4 +207,34 @@ fn what_cannot_stay_is_not_detached() {
         "{}",
         stderr(&output)
     );
+}
+
+#[test]
+fn ports_of_a_container_and_of_none() {
+    let user = User::with_agent();
+    for name in ["web", "aaaa"] {
+        let output = user.run(&["port", name]);
+        status(&output, 0);
+        assert_eq!(stdout(&output), "80/tcp -> 127.0.0.1:8080\n");
+    }
+    let output = user.run(&["port", "old"]);
+    status(&output, 0);
+    assert!(stderr(&output).contains("no port of this computer leads to container old"));
+    status(&user.run(&["port", "old", "80"]), 1);
+    let output = User::new().run(&["port", "web"]);
+    status(&output, 0);
+    assert!(
+        stderr(&output).contains("no machine runs"),
+        "{}",
+        stderr(&output)
+    );
+    for words in [&["port", "nosuch"][..], &["port", "nosuch", "80"]] {
+        let output = user.run(words);
+        status(&output, 5);
+        assert!(
+            stderr(&output).contains("no such container: nosuch"),
+            "{}",
+            stderr(&output)
+        );
+    }
 }

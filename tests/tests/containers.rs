@@ -97,7 +97,9 @@ fn lives(user: &User) {
     user.run(["run", "-d", "--name", "web", "box", "true"])
         .expect(125);
     user.run(["rm", "web"]).expect(1);
-    user.run(["rmi", "-f", "nothing"]).expect(5);
+    user.run(["rmi", "nothing"]).expect(5);
+    let gone = user.run(["rmi", "-f", "nothing"]).expect(0);
+    assert!(gone.stderr.contains("nothing"), "{}", gone.stderr);
 
     // More processes in it.
     assert_eq!(

@@ -380,7 +380,8 @@ fn networks_and_ports() {
     wait_until("the port is closed", PATIENCE, || {
         TcpListener::bind((Ipv4Addr::LOCALHOST, web)).is_ok()
     });
-    assert_eq!(user.run(["port", "two"]).expect(0).text(), "");
+    let gone = user.run(["port", "two"]).expect(5);
+    assert!(gone.stderr.contains("no such container"), "{}", gone.stderr);
 
     // The machine's own network.
     let publish = format!("{web}:80");

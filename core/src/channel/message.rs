@@ -21,7 +21,7 @@ mod volume;
 
 pub use container::{
     ContainerReply, ContainerRequest, ContainerRow, ContainerState, ExecRequest, Life, LogsRequest,
-    PathFacts, PathKind, Sample, Until,
+    PathFacts, PathKind, RowMount, Sample, Until,
 };
 pub use layers::{AdmitRequest, KeptLayer, LayerDisk, NeededLayers};
 pub use ports::{Publication, PublishRequest};

@@ -32,6 +32,8 @@ pub fn info(agent: &Agent) -> Done {
         state_available,
         images,
         containers: agent.book().running(),
+        all_containers: Some(agent.book().all().len() as u64),
+        cpus: std::thread::available_parallelism().map_or(0, |cpus| cpus.get() as u64),
         disks: crate::boot::disks::serials(),
     }))
 }

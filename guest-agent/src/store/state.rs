@@ -155,6 +155,8 @@ impl State {
                 name: text.to_owned(),
                 matches,
             }),
+            // Names win, so that only what names nothing may be the start of an id.
+            LocalMatch::None if is_start_of_id(text) => self.find_id(text).map(Target::Id),
             LocalMatch::None => Err(ImageError::NoImage(text.to_owned())),
         }
     }
@@ -306,6 +308,14 @@ impl State {
         self.names
             .retain(|_, record| self.images.contains_key(&record.image));
     }
+}
+
+/// Whether the text may be the start of an id: lower-case hexadecimal digits, perhaps behind
+/// `sha256:`.
+fn is_start_of_id(text: &str) -> bool {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    (1..=64).contains(&hex.len()) && hex.bytes().all(is_hex)
 }
 
 /// The same registry as the other side of the machine's network calls it: what is pulled from

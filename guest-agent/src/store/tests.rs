@@ -78,6 +78,51 @@ fn an_image_is_there_after_reopening() {
 }
 
 #[test]
+fn the_start_of_an_id_means_its_image_unless_it_is_a_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    // More images than there are digits: two ids begin alike.
+    let ids: Vec<Digest> = (0..17)
+        .map(|at| {
+            add(
+                &store,
+                &format!("image{at}"),
+                &[layer("f", &at.to_string())],
+            )
+        })
+        .collect();
+    let alike = |start: &str| ids.iter().filter(|id| id.hex().starts_with(start)).count();
+    let (mut single, mut several) = (0, 0);
+    for id in &ids {
+        for length in (1..=64).filter(|length| *length < 14 || *length == 64) {
+            let start = &id.hex()[..length];
+            for text in [start.to_owned(), format!("sha256:{start}")] {
+                let found = store.resolve(&text, &any());
+                if alike(start) == 1 {
+                    assert_eq!(found.unwrap().id, *id, "{text}");
+                    single += 1;
+                } else {
+                    assert_eq!(found.unwrap_err().code(), FailureCode::Usage, "{text}");
+                    several += 1;
+                }
+            }
+        }
+    }
+    assert!(single > 17 && several > 2, "{single} {several}");
+    let none = ["dead", "0123"].into_iter().find(|start| alike(start) == 0);
+    for text in [none.unwrap(), "image", "sha256:", "DEAD"] {
+        assert!(store.resolve(text, &any()).is_err(), "{text}");
+    }
+    // A name wins, whatever ids begin with it.
+    let id = &ids[0];
+    let named = add(&store, &id.hex()[..3], &[layer("f", "named")]);
+    assert_eq!(store.resolve(&id.hex()[..3], &any()).unwrap().id, named);
+    assert_eq!(store.resolve(&id.hex()[..11], &any()).unwrap().id, *id);
+    remove(&store, &id.hex()[..11], false).unwrap();
+    assert!(store.resolve(id.hex(), &any()).is_err());
+}
+
+#[test]
 fn a_loopback_host_means_the_gateway() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());

@@ -11,6 +11,7 @@ use super::image_args::{
     VimportArgs,
 };
 use super::nearest::nearest;
+use super::{line, old::OldOptions};
 use crate::progress::Mode;
 use vdkr_core::credentials::Secret;
 
@@ -46,7 +47,7 @@ pub struct Cli {
 impl Cli {
     /// Reads a command line, the program's name first.
     pub fn read(line: &[OsString]) -> Result<Self, clap::Error> {
-        let mut cli = Self::try_parse_from(line)?;
+        let mut cli = line::parse(line)?;
         // The parser takes a `--` right behind `run` for its own; it belongs to the words.
         if let Some(
             Command::Run { words }
@@ -157,6 +158,9 @@ pub struct Global {
     /// How progress is shown on stderr
     #[arg(long, value_enum, default_value_t)]
     pub progress: Mode,
+    /// What the earlier shell program had.
+    #[command(flatten)]
+    pub old: OldOptions,
 }
 
 /// The commands.
@@ -253,7 +257,11 @@ pub enum Command {
     Vimport(VimportArgs),
     /// Show or change the configuration
     Vconfig(VconfigArgs),
+    /// `vstorage clean`, as it was called before
+    #[command(hide = true)]
+    Clean(VstorageCleanArgs),
     /// Keep a machine running, so that commands need not start one
+    #[command(alias = "vmemres")]
     Memres {
         /// What to do.
         #[command(subcommand)]
@@ -326,13 +334,16 @@ pub enum MemresCommand {
     /// Start a machine that stays; returns when its agent has answered
     Start(MemresStartArgs),
     /// Stop it cleanly
-    Stop,
+    Stop(MemresStopArgs),
     /// Say whether it runs; status 3 when it does not
     Status(MemresStatusArgs),
     /// Stop it when it runs, and start it again
-    Restart(MemresStartArgs),
+    Restart(MemresRestartArgs),
     /// List the machines of all architectures and instances
     List(MemresStatusArgs),
+    /// Not there; says what to use instead
+    #[command(hide = true)]
+    CleanPorts,
     /// Keep the machine (started by `start`)
     #[command(hide = true)]
     Monitor(MemresStartArgs),
@@ -394,6 +405,28 @@ pub struct MemresStartArgs {
     /// Seconds without a command after which the machine stops; 0 for never
     #[arg(long, value_name = "SECONDS")]
     pub idle_timeout: Option<String>,
+    /// Not there; says what to use instead.
+    #[arg(short, long, hide = true)]
+    pub publish: Vec<String>,
+}
+
+/// Arguments of `memres restart`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct MemresRestartArgs {
+    /// Remove its images, containers and volumes in between
+    #[arg(long)]
+    pub clean: bool,
+    /// As for a start.
+    #[command(flatten)]
+    pub start: MemresStartArgs,
+}
+
+/// Arguments of `memres stop`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct MemresStopArgs {
+    /// Without effect: one that does not stop is ended by force anyway.
+    #[arg(short, long, hide = true)]
+    pub force: bool,
 }
 
 /// Arguments of `memres status` and `list`.
@@ -424,6 +457,9 @@ pub enum VolumeCommand {
         /// Names
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
+        /// Form of the output: json, or a template
+        #[arg(short, long, value_name = "FORMAT")]
+        format: Option<String>,
     },
     /// Remove volumes and what is in them
     #[command(visible_alias = "remove")]
@@ -454,16 +490,26 @@ pub struct VolumeCreateArgs {
     /// Label (repeatable)
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub label: Vec<String>,
+    /// What keeps it; there is local alone
+    #[arg(short, long, value_name = "DRIVER", default_value = "local", value_parser = ["local"])]
+    pub driver: String,
 }
 
 /// Arguments of `volume ls`.
 #[derive(Debug, Args)]
 pub struct VolumeListArgs {
+    /// Only those that fit: dangling=true|false, driver=local, name=PART or label=NAME[=VALUE]
+    /// (repeatable)
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Form of the output: table, json (a line for each), or a template such as {{.Name}}
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
     /// Print names only
     #[arg(short, long)]
     pub quiet: bool,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["format", "quiet"])]
     pub json: bool,
 }
 
@@ -508,7 +554,29 @@ pub fn missing_command(name: &str) -> String {
     const BUILD: &str =
         "build with BitBake, buildah or docker, then: container-registry push, or vdkr vimport";
     const SWARM: &str = "a machine stands alone";
-    if let Some((_, instead)) = OF_DOCKER.iter().find(|(known, _)| *known == name) {
+    /// Commands of the earlier shell program that are not there.
+    const OLD: &[(&str, &str)] = &[
+        (
+            "bundle",
+            "it was for Xen; put images into an image with container-registry bake",
+        ),
+        (
+            "ssh",
+            "it was for Xen; get into a container with: vdkr exec -it CONTAINER sh",
+        ),
+        (
+            "vexpose",
+            "publish ports with: vdkr run -d -p 8080:80 IMAGE",
+        ),
+        (
+            "vshell",
+            "the machine has no shell of its own; look into it with: vdkr run --rm -it \
+             --privileged --network host IMAGE sh",
+        ),
+    ];
+    if let Some((_, instead)) = OLD.iter().find(|(known, _)| *known == name) {
+        format!("vdkr has no command {name:?} any more; {instead}")
+    } else if let Some((_, instead)) = OF_DOCKER.iter().find(|(known, _)| *known == name) {
         format!("vdkr does not have docker's command {name:?}; {instead}")
     } else {
         let command = <Cli as clap::CommandFactory>::command();

@@ -11,6 +11,7 @@ use std::{
 use toml::{Table, Value};
 use vdkr_core::{candidates::RegistryPrefix, target::TargetAddress};
 
+use super::old_config;
 use super::value::{
     absolute, check_insecure, check_mirror, list, parse_bool, parse_memory, parse_seconds,
 };
@@ -280,6 +281,8 @@ impl Key {
 pub struct Config {
     path: PathBuf,
     values: Table,
+    /// The earlier program's file, when the values are from there.
+    old: Option<PathBuf>,
 }
 
 impl Config {
@@ -303,7 +306,7 @@ impl Config {
                         source,
                     })?;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::read_old(dir),
             Err(source) => return Err(ConfigError::Io { path, source }),
         }
         let values: Table = text
@@ -312,7 +315,44 @@ impl Config {
                 path: path.clone(),
                 reason: error.to_string(),
             })?;
-        Ok(Self { path, values })
+        Ok(Self {
+            path,
+            values,
+            old: None,
+        })
+    }
+
+    /// What the file of the earlier program sets; it is written into the new one, never back.
+    fn read_old(dir: &Path) -> Result<Self, ConfigError> {
+        let mut config = Self {
+            path: dir.join(FILE),
+            ..Self::default()
+        };
+        let found = old_config::read(dir).map_err(|source| ConfigError::Io {
+            path: dir.to_owned(),
+            source,
+        })?;
+        if let Some((path, values)) = found {
+            for (name, value) in values {
+                let set = config.set(key(name)?, &value);
+                set.map_err(|error| ConfigError::Syntax {
+                    path: path.clone(),
+                    reason: error.to_string(),
+                })?;
+            }
+            config.old = Some(path);
+        }
+        Ok(config)
+    }
+
+    /// What to say when the values are those of the earlier program.
+    pub fn notice(&self) -> Option<String> {
+        let old = self.old.as_ref()?.display();
+        let new = self.path.display();
+        Some(format!(
+            "the configuration is that of an earlier vdkr, {old}; any setting by vdkr vconfig \
+             takes it over into {new}"
+        ))
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -540,6 +580,41 @@ mod tests {
             "{text}"
         );
         assert_eq!(fs::read_dir(&place).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_earlier_programs_file_counts_until_there_is_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(
+            dir.path().join("config"),
+            "registry=localhost:5000/yocto\nverbose=true\n",
+        )
+        .unwrap();
+        let mut config = Config::load(dir.path()).unwrap();
+        let value = |config: &Config, name| config.get(key(name).unwrap()).unwrap();
+        assert_eq!(
+            value(&config, "registry").as_deref(),
+            Some("localhost:5000/yocto")
+        );
+        assert!(config.notice().unwrap().contains("config.toml"));
+        config.set(key("idle-timeout").unwrap(), "60").unwrap();
+        config.save().unwrap();
+        let config = Config::load(dir.path()).unwrap();
+        assert_eq!(config.notice(), None);
+        for (name, expected) in [
+            ("registry", "localhost:5000/yocto"),
+            ("verbose", "true"),
+            ("idle-timeout", "60"),
+        ] {
+            assert_eq!(value(&config, name).as_deref(), Some(expected), "{name}");
+        }
+        fs::remove_file(dir.path().join(FILE)).unwrap();
+        fs::write(dir.path().join("config"), "arch=mips\n").unwrap();
+        let error = Config::load(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("mips") && error.contains("/config: "),
+            "{error}"
+        );
     }
 
     #[test]

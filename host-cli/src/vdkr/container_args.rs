@@ -321,7 +321,7 @@ Examples:
   vdkr ps -aq --filter status=exited
   vdkr ps --format '{{.Names}}: {{.Status}}'
 
-Filters: ancestor, before, exited, id, label, name, since, status.")]
+Filters: ancestor, before, exited, id, label, name, network, since, status, volume.")]
 pub struct PsArgs {
     /// Also those that do not run
     #[arg(short, long)]

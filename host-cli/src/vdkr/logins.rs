@@ -41,7 +41,12 @@ pub struct Given {
 pub fn given(settings: &Settings) -> Result<Given> {
     let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let named = settings.global.config.clone();
-    let file = match named.or_else(|| variable("VDKR_CONFIG").map(PathBuf::from)) {
+    let by_variable = || {
+        // The second is of the sister program for podman.
+        let named = variable("VDKR_CONFIG").or_else(|| variable("VPDMN_CONFIG"));
+        named.map(PathBuf::from)
+    };
+    let file = match named.or_else(by_variable) {
         Some(path) => Some((path.clone(), read_file(&path)?)),
         None => None,
     };

@@ -15,9 +15,13 @@ pub mod human;
 pub mod image_args;
 pub mod labels;
 pub mod layers;
+pub mod line;
 pub mod logins;
 pub mod nearest;
 pub mod news;
+pub mod old;
+pub mod old_config;
+pub mod platform;
 pub mod publish;
 pub mod registry;
 pub mod roots;
@@ -35,7 +39,7 @@ pub mod volumes;
 use clap::CommandFactory as _;
 
 use self::{
-    args::{Cli, Command, missing_command},
+    args::{Cli, Command, VstorageCommand, missing_command},
     container_args::ContainerGroup,
     error::{Error, Result},
     image_args::{ImageCommand, SystemCommand},
@@ -86,7 +90,8 @@ fn execute(cli: Cli) -> u8 {
     status
 }
 
-async fn dispatch(cli: Cli) -> Result<u8> {
+async fn dispatch(mut cli: Cli) -> Result<u8> {
+    old::apply(&mut cli)?;
     let Some(command) = cli.command else {
         crate::output::write(format_args!("{}", Cli::command().render_help()));
         return Ok(Exit::Done.code());
@@ -101,6 +106,9 @@ async fn dispatch(cli: Cli) -> Result<u8> {
     let outside = Surroundings::real();
     let config_dir = settings::config_dir(&cli.global, &outside);
     let settings = Settings::resolve(cli.global, &outside);
+    if let Ok(Some(notice)) = settings.as_ref().map(|settings| settings.config.notice()) {
+        say(&notice);
+    }
     match command {
         Command::Run { words }
         | Command::Container {
@@ -151,6 +159,10 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Vstorage { command } => command::vstorage::run(&settings, &command).await,
         Command::Version(args) => command::version::run(&settings, &args).await,
         Command::Volume { command } => command::volume::run(&settings, command).await,
+        Command::Clean(args) => {
+            say("clean is called vstorage clean now");
+            command::vstorage::run(&settings, &VstorageCommand::Clean(args)).await
+        }
         Command::Containers(command) => command::container::run(&settings, command).await,
         Command::Container { command } => container(&settings, command).await,
         Command::Run { .. } | Command::Create { .. } | Command::Vrun { .. } | Command::Other(_) => {

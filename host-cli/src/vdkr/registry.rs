@@ -18,7 +18,7 @@ use super::{
     config::NO_REGISTRY,
     error::{Error, Result},
     logins, roots,
-    session::say,
+    session::{Session, say},
     settings::{Origin, Settings},
     value::{check_insecure, list, parse_bool},
 };
@@ -206,6 +206,29 @@ pub fn translate_name(name: &str) -> String {
     match translate_reference(&reference, DEFAULT_GATEWAY) {
         Ok(translated) => translated.to_string(),
         Err(_) => name.to_owned(),
+    }
+}
+
+/// A name or pattern as the machine of a session stores it: a host of this computer is its gateway
+/// there, unless the machine is a target that has another way here, or none.
+pub fn as_stored(session: &Session, name: &str) -> String {
+    let gateway = session.connection.hello().gateway.as_deref();
+    match session.is_target() && gateway != Some(DEFAULT_GATEWAY) {
+        true => name.to_owned(),
+        false => translate_pattern(name),
+    }
+}
+
+/// As [`translate_name`], of what may be a pattern behind its host.
+fn translate_pattern(text: &str) -> String {
+    let Some((first, rest)) = text.split_once('/') else {
+        return text.to_owned();
+    };
+    match Host::parse(first) {
+        Ok(host) if host.is_loopback() => {
+            format!("{}/{rest}", translate_host(&host, DEFAULT_GATEWAY))
+        }
+        _ => text.to_owned(),
     }
 }
 
@@ -403,6 +426,23 @@ mod tests {
         );
         assert_eq!(asked(None, &["localhost/x"]), ["localhost "]);
         assert_eq!(asked(None, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn patterns_on_this_computer() {
+        for (text, expected) in [
+            ("localhost:5000/yocto/x", "10.0.2.2:5000/yocto/x"),
+            ("127.0.0.1:5000/*/x:1.?", "10.0.2.2:5000/*/x:1.?"),
+            ("localhost/x", "10.0.2.2/x"),
+            ("[::1]:5000/x", "10.0.2.2:5000/x"),
+            ("localhost.example.com/x", "localhost.example.com/x"),
+            ("yocto/x", "yocto/x"),
+            ("localhost", "localhost"),
+            ("*/x", "*/x"),
+            ("", ""),
+        ] {
+            assert_eq!(translate_pattern(text), expected);
+        }
     }
 
     #[test]

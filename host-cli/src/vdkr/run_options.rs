@@ -17,7 +17,7 @@ use vdkr_core::{
 
 use super::{
     docker_options::{Form, Meaning, OPTIONS, Opt},
-    labels,
+    labels, line,
     sandbox_options::SandboxOptions,
 };
 
@@ -42,14 +42,23 @@ impl Verb {
         }
     }
 
+    /// The command's own name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Create => "create",
+            Self::Vrun => "vrun",
+        }
+    }
+
     /// What `--help` prints.
     pub fn help(self) -> String {
-        let (first, word) = match self {
-            Self::Run => (RUN, "run"),
-            Self::Create => (CREATE, "create"),
-            Self::Vrun => (VRUN, "vrun"),
+        let first = match self {
+            Self::Run => RUN,
+            Self::Create => CREATE,
+            Self::Vrun => VRUN,
         };
-        format!("{first}\n{}", HELP.replace("{verb}", word))
+        format!("{first}\n{}", HELP.replace("{verb}", self.word()))
     }
 }
 
@@ -100,6 +109,8 @@ pub struct RunOptions {
     pub mounts: Vec<MountOption>,
     /// `--name`.
     pub name: Option<String>,
+    /// `--platform`.
+    pub platform: Option<String>,
     /// `--pull`.
     pub pull: PullPolicy,
     /// `-q`: no words about the pull.
@@ -149,6 +160,9 @@ pub enum OptionError {
     /// No option of docker's.
     #[error("unknown option {0}; see vdkr run --help")]
     Unknown(String),
+    /// An option of all commands, behind this one.
+    #[error("{}", line::stands_before(.0))]
+    Misplaced(String),
     /// An option of docker's that cannot be honoured.
     #[error("option {0} is one of docker's that vdkr does not support yet")]
     Unsupported(String),
@@ -191,8 +205,8 @@ pub enum OptionError {
         source: VolumeError,
     },
     /// The image is missing.
-    #[error("run needs the name of an image; see vdkr run --help")]
-    NoImage,
+    #[error("{0} needs the name of an image; see vdkr {0} --help")]
+    NoImage(&'static str),
     /// A word cannot travel to the container.
     #[error("argument {0:?} is not valid UTF-8 text and cannot be passed on")]
     NotText(OsString),
@@ -215,6 +229,7 @@ pub fn parse(verb: Verb, words: Vec<OsString>) -> Result<Parsed, OptionError> {
         labels: BTreeMap::new(),
         mounts: Vec::new(),
         name: None,
+        platform: None,
         pull: PullPolicy::Missing,
         quiet: false,
         read_only: false,
@@ -233,9 +248,9 @@ pub fn parse(verb: Verb, words: Vec<OsString>) -> Result<Parsed, OptionError> {
         warnings: Vec::new(),
     };
     let image = loop {
-        let word = words.next().ok_or(OptionError::NoImage)??;
+        let word = words.next().ok_or(OptionError::NoImage(verb.word()))??;
         if word == "--" {
-            break words.next().ok_or(OptionError::NoImage)??;
+            break words.next().ok_or(OptionError::NoImage(verb.word()))??;
         }
         let help = if let Some(long) = word.strip_prefix("--") {
             long_option(&mut options, long, &mut words)?
@@ -249,7 +264,7 @@ pub fn parse(verb: Verb, words: Vec<OsString>) -> Result<Parsed, OptionError> {
         }
     };
     if image.is_empty() {
-        return Err(OptionError::NoImage);
+        return Err(OptionError::NoImage(verb.word()));
     }
     options.image = image;
     options.args = words.collect::<Result<_, _>>()?;
@@ -284,7 +299,7 @@ fn long_option(
     };
     let shown = format!("--{name}");
     let Some(option) = OPTIONS.iter().find(|option| option.long == name) else {
-        return Err(OptionError::Unknown(shown));
+        return Err(unknown(shown));
     };
     let value = match (option.form, attached) {
         (_, Some(value)) => value,
@@ -306,7 +321,7 @@ fn short_options(
     while let Some(letter) = rest.next() {
         let shown = format!("-{letter}");
         let Some(option) = OPTIONS.iter().find(|option| option.short == Some(letter)) else {
-            return Err(OptionError::Unknown(shown));
+            return Err(unknown(shown));
         };
         let tail = rest.as_str();
         let value = match (tail.strip_prefix('='), option.form) {
@@ -323,6 +338,13 @@ fn short_options(
         return apply(options, option, &shown, value);
     }
     Ok(false)
+}
+
+fn unknown(option: String) -> OptionError {
+    match line::global_option(&option) {
+        Some(option) => OptionError::Misplaced(option),
+        None => OptionError::Unknown(option),
+    }
 }
 
 fn apply(
@@ -418,6 +440,7 @@ fn apply(
         Meaning::Hostname => options.hostname = Some(value),
         Meaning::Mount => options.mounts.push(parse_mount(&value).map_err(volume)?),
         Meaning::Name => options.name = Some(value),
+        Meaning::Platform => options.platform = Some(value),
         Meaning::User => options.user = Some(value),
         Meaning::Volume => options.mounts.push(parse_volume(&value).map_err(volume)?),
         Meaning::Workdir => options.workdir = Some(value),
@@ -443,6 +466,7 @@ Options (the same as docker's; what follows IMAGE is passed on exactly as given)
       --label-file FILE      Read labels from a file, one a line
       --mount TYPE=...       Mount a host directory (type=bind), a volume or a tmpfs
       --name NAME            Name of the container
+      --platform OS/ARCH     What the image has to be for; only the machine's own can be had
       --pull POLICY          When to pull first: always, missing, never [default: missing]
   -q, --quiet                Say nothing about the pull
       --read-only            Mount the container's root file system read-only

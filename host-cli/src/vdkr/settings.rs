@@ -314,6 +314,7 @@ fn option(global: &Global, key: &str) -> Result<Option<(&'static str, String)>> 
         "ca-cert" => path("--ca-cert", &global.ca_cert)?,
         "verbose" if global.verbose => Some(("--verbose", "true".into())),
         "pull-in" => text("--pull-in", &global.pull_in),
+        "auto-daemon" if global.old.no_daemon => Some(("--no-daemon", "false".into())),
         "accel" if global.no_kvm => Some(("--no-kvm", "tcg".into())),
         "accel" => text("--accel", &global.accel),
         "machine" => text("--machine", &global.machine),
@@ -491,6 +492,18 @@ pub(super) mod tests {
             ..named()
         };
         assert_eq!(place(stateless, &[], ""), StatePlace::Nowhere);
+    }
+
+    #[test]
+    fn no_daemon_keeps_no_machine() {
+        let file = "auto-daemon = true";
+        let mut global = Global::default();
+        assert!(settings(global.clone(), &[], file).unwrap().auto_daemon);
+        global.old.no_daemon = true;
+        for variables in [&[][..], &[("VDKR_AUTO_DAEMON", "1")]] {
+            let settings = settings(global.clone(), variables, file).unwrap();
+            assert!(!settings.auto_daemon);
+        }
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::vm::arch::Arch;
 const LOCK: &str = "lock";
 /// File that names the architecture of the directory's disk.
 const ARCH: &str = "arch";
+/// Longest name of one, in bytes.
+const MAX_ARCH: u64 = 64;
 /// How often a busy lock is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -86,6 +88,14 @@ pub fn parse_directory_name(name: &str) -> Option<(Arch, Option<&str>)> {
             "" => Some((arch, None)),
             rest => Some((arch, Some(rest.strip_prefix('-')?))),
         })
+}
+
+/// The architecture of the disk in a directory, where that is known.
+pub fn architecture(dir: &Path) -> Option<Arch> {
+    let mut text = String::new();
+    let file = fs::File::open(dir.join(ARCH)).ok()?;
+    file.take(MAX_ARCH).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 /// Makes the directory when it is not there, and checks that its disk is of this architecture.

@@ -56,6 +56,15 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Reads the value of a switch, in the words that docker takes.
+pub fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("it is neither true nor false".to_owned()),
+    }
+}
+
 /// Reads an amount of memory (`512`, `512M`, `2G`) and gives MiB.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
     let wrong = || format!("{text:?} is not an amount of memory such as 512M or 2G");

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    net::Ipv4Addr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -22,10 +23,11 @@ use vdkr_core::channel::{
     frame::{Credit, Resize, signal_from_payload},
     message::{
         ContainerReply, ContainerRequest, ContainerRow, ContainerState, Done, Event, Failure,
-        FailureCode, GuestHello, ImageRow, Info, Message as _, Phase, Pulled, Removed, Reply,
-        Request, RunRequest, Until, VolumeAction, VolumeRow,
+        FailureCode, GuestHello, ImageRow, Info, Message as _, Phase, Publication, Pulled, Removed,
+        Reply, Request, RowMount, RunRequest, Until, VolumeAction, VolumeRow,
     },
 };
+use vdkr_core::container::ports::{Protocol, Published};
 
 /// An agent and what it was asked.
 #[derive(Clone, Default)]
@@ -155,6 +157,8 @@ impl FakeAgent {
                 software: "fake 1".into(),
                 arch: "amd64".into(),
                 containers: self.running.load(Ordering::SeqCst),
+                all_containers: Some(2),
+                cpus: 3,
                 ..Info::default()
             })),
             Request::MountShare { .. } if self.mounts_nothing.load(Ordering::SeqCst) => {
@@ -162,6 +166,18 @@ impl FakeAgent {
                 Err(Failure::new(FailureCode::Cancelled, "cancelled"))
             }
             Request::MountShare { .. } => mount(&mut stream).await,
+            Request::Published => Ok(Reply::Published {
+                publications: vec![Publication {
+                    container: vec!["web".into(), "a".repeat(64)],
+                    address: Ipv4Addr::new(10, 0, 2, 128),
+                    ports: vec![Published {
+                        address: Ipv4Addr::LOCALHOST,
+                        host: 8080,
+                        container: 80,
+                        protocol: Protocol::Tcp,
+                    }],
+                }],
+            }),
             Request::Release { .. } => Ok(Reply::Released),
             Request::KeepShare { share } => Ok(Reply::Shared { share }),
             // As if a monitor stood before it.
@@ -232,6 +248,9 @@ fn volume(action: VolumeAction) -> Done {
                 volumes: names.iter().map(|name| row(name)).collect(),
             }),
         },
+        VolumeAction::Remove { names, .. } if names.iter().any(|name| name == "missing") => Err(
+            Failure::new(FailureCode::NotFound, "no such volume: missing"),
+        ),
         VolumeAction::Remove { names, .. } => Ok(Reply::VolumesRemoved { names, freed: 0 }),
         VolumeAction::Prune { .. } => Ok(Reply::VolumesRemoved {
             names: vec!["0123abcd".into()],
@@ -254,12 +273,22 @@ fn containers(request: &ContainerRequest) -> Done {
         command: vec!["sh".into()],
         state,
         exit_code: 3,
+        network: "bridge".into(),
         ..ContainerRow::default()
     };
     match request {
         ContainerRequest::List => Ok(Reply::Container(ContainerReply::List {
             containers: vec![
-                row("a", "web", ContainerState::Running),
+                ContainerRow {
+                    image: "10.0.2.2:5000/site".into(),
+                    mounts: vec![RowMount {
+                        source: "data".into(),
+                        target: "/srv".into(),
+                        volume: true,
+                    }],
+                    network: "host".into(),
+                    ..row("a", "web", ContainerState::Running)
+                },
                 row("b", "old", ContainerState::Exited),
             ],
         })),

@@ -242,15 +242,8 @@ impl ImageError {
                 "remove the container first (vdkr ps -a lists them), or use --force".to_owned(),
             ),
             Self::Pull {
-                registry: Some(registry),
-                ..
-            } => Some(format!(
-                "{registry} is the configured registry; bypass it with --no-registry, or forget \
-                 it with `vconfig registry --reset`"
-            )),
-            Self::Pull { source, .. } if matches!(**source, TransferError::Tls { .. }) => {
-                Some("give the certificate of the registry's CA, or name the host insecure".into())
-            }
+                source, registry, ..
+            } => pull_hint(source, registry.as_deref()),
             Self::NoLayer(_) => Some("try again; another command removed it meanwhile".to_owned()),
             Self::NoArchive { .. } => Some(
                 "remove the image, pull it again with --pull-in guest, and save or push it then"
@@ -264,6 +257,31 @@ impl ImageError {
             Self::Damaged { .. } => Some("remove the image by force and pull it again".to_owned()),
             _ => None,
         }
+    }
+}
+
+/// What to do about a pull that failed: first what mends it, the way around the registry last.
+fn pull_hint(source: &TransferError, registry: Option<&str>) -> Option<String> {
+    let mend = match source {
+        TransferError::Tls { .. } => Some(
+            "give the certificate of the registry's CA with --ca-cert FILE, or for good with \
+             `vconfig ca-cert FILE`, or name the host with --insecure-registry",
+        ),
+        TransferError::Denied { .. } => Some(match registry {
+            Some(_) => "log in with `vdkr login`, or give --registry-user or --config FILE",
+            None => "log in with `vdkr login HOST`, or give --config FILE",
+        }),
+        _ => None,
+    };
+    let around = registry.map(|registry| {
+        format!(
+            "{registry} is the configured registry; bypass it with --no-registry, or forget it \
+             with `vconfig registry --reset`"
+        )
+    });
+    match (mend, around) {
+        (Some(mend), Some(around)) => Some(format!("{mend}; {around}")),
+        (mend, around) => mend.map(str::to_owned).or(around),
     }
 }
 
@@ -287,5 +305,41 @@ impl From<ImageError> for Failure {
             Some(hint) => failure.with_hint(hint),
             None => failure,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_name_what_mends_it_first() {
+        let tls = TransferError::Tls {
+            url: "https://localhost:5000/v2/".into(),
+            reason: "UnknownIssuer".into(),
+        };
+        let hint = pull_hint(&tls, Some("localhost:5000/yocto")).unwrap();
+        let at = |word: &str| hint.find(word).unwrap_or_else(|| panic!("{word}: {hint}"));
+        assert!(
+            at("--ca-cert") < at("vconfig ca-cert") && at("vconfig ca-cert") < at("--no-registry")
+        );
+        let alone = pull_hint(&tls, None).unwrap();
+        assert!(alone.contains("--ca-cert") && !alone.contains("--no-registry"));
+        let denied = TransferError::Denied {
+            url: "https://localhost:5000/v2/".into(),
+            answer: Box::default(),
+            hint: None,
+        };
+        let hint = pull_hint(&denied, Some("localhost:5000/yocto")).unwrap();
+        let at = |word: &str| hint.find(word).unwrap_or_else(|| panic!("{word}: {hint}"));
+        assert!(at("vdkr login") < at("--no-registry"));
+        assert!(
+            pull_hint(&denied, None)
+                .unwrap()
+                .contains("vdkr login HOST")
+        );
+        assert_eq!(pull_hint(&TransferError::Cancelled, None), None);
+        let down = pull_hint(&TransferError::Cancelled, Some("r:1")).unwrap();
+        assert!(down.starts_with("r:1 is the configured registry"));
     }
 }

@@ -380,6 +380,24 @@ pub struct ContainerRow {
     pub stdin: bool,
     /// Whether [`ContainerRequest::Resume`] starts it.
     pub resumes: bool,
+    /// What is mounted in it beside its image.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<RowMount>,
+    /// Its network: `bridge`, `host` or `none`; empty for that of another container.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub network: String,
+}
+
+/// A mount, as lists of containers show it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RowMount {
+    /// The volume's name, or the host's path; empty for memory.
+    pub source: String,
+    /// Where it is in the container.
+    pub target: String,
+    /// It is a volume.
+    pub volume: bool,
 }
 
 /// Facts about a path of a container.

@@ -262,6 +262,11 @@ pub struct Info {
     pub images: u64,
     /// Containers that run.
     pub containers: u64,
+    /// Containers in all; absent from an agent that does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub all_containers: Option<u64>,
+    /// Processors; 0 from an agent that does not say.
+    pub cpus: u64,
     /// Serial numbers of the disks that the host gave the machine.
     pub disks: Vec<String>,
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use vdkr_core::channel::message::{ContainerReply, ContainerRow, Reply};
+use vdkr_core::channel::message::{
+    ContainerReply, ContainerRow, MountSource, MountSpec, Network, Reply, RowMount,
+};
 
 use super::Agent;
 use crate::{container::record::Record, request::run, run::process};
@@ -35,6 +37,31 @@ fn row(record: &Record) -> ContainerRow {
         tty: record.request.tty,
         stdin: record.request.stdin,
         resumes: record.resumes(),
+        mounts: record.request.mounts.iter().map(mount).collect(),
+        network: network(&record.request.sandbox.network).to_owned(),
+    }
+}
+
+fn mount(spec: &MountSpec) -> RowMount {
+    let (source, volume) = match &spec.source {
+        MountSource::Share { path, .. } => (path.clone(), false),
+        MountSource::Volume { name, .. } => (name.clone().unwrap_or_default(), true),
+        _ => (String::new(), false),
+    };
+    RowMount {
+        source,
+        target: spec.target.clone(),
+        volume,
+    }
+}
+
+/// As docker calls it; that of another container has no name there.
+fn network(network: &Network) -> &'static str {
+    match network {
+        Network::Default | Network::Bridge => "bridge",
+        Network::Host => "host",
+        Network::None => "none",
+        Network::Container(_) => "",
     }
 }
 
@@ -53,4 +80,49 @@ pub(super) fn labels(record: &Record) -> BTreeMap<String, String> {
         .chain(own)
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_and_networks_in_short() {
+        let shown = |source: MountSource| {
+            let target = "/x".to_owned();
+            let read_only = false;
+            let row = mount(&MountSpec {
+                target,
+                source,
+                read_only,
+            });
+            assert_eq!(row.target, "/x");
+            (row.source, row.volume)
+        };
+        let share = MountSource::Share {
+            share: "0123".into(),
+            path: "/home/me".into(),
+        };
+        assert_eq!(shown(share), ("/home/me".to_owned(), false));
+        let volume = |name: Option<&str>| MountSource::Volume {
+            name: name.map(str::to_owned),
+            no_copy: false,
+        };
+        assert_eq!(shown(volume(Some("data"))), ("data".to_owned(), true));
+        assert_eq!(shown(volume(None)), (String::new(), true));
+        let tmpfs = MountSource::Tmpfs {
+            size: None,
+            mode: None,
+        };
+        assert_eq!(shown(tmpfs), (String::new(), false));
+        for (wanted, name) in [
+            (Network::Default, "bridge"),
+            (Network::Bridge, "bridge"),
+            (Network::Host, "host"),
+            (Network::None, "none"),
+            (Network::Container("web".into()), ""),
+        ] {
+            assert_eq!(network(&wanted), name);
+        }
+    }
 }

@@ -16,6 +16,7 @@ use crate::{
         format::Format,
         human,
         image_args::ImagesArgs,
+        registry,
         session::{Session, with_session},
         settings::Settings,
         value::parse_bool,
@@ -29,13 +30,21 @@ const SHORT_ID: usize = 12;
 pub async fn run(settings: &Settings, args: &ImagesArgs) -> Result<u8> {
     let format = Format::read(args.format.as_deref())?;
     let filters = args.filter.iter().map(|text| Filter::read(text));
-    let filters = filters.collect::<Result<Vec<_>>>()?;
-    let all = with_session(settings, "vdkr images", async |session| rows(session).await).await?;
+    let mut filters = filters.collect::<Result<Vec<_>>>()?;
+    let (all, name) = with_session(settings, "vdkr images", async |session| {
+        let stored = |name: &str| registry::as_stored(session, name);
+        for filter in &mut filters {
+            filter.translate(&stored);
+        }
+        let name = args.name.as_deref().map(stored);
+        Ok((rows(session).await?, name))
+    })
+    .await?;
     let mut rows = Vec::new();
     let times = filters.iter().map(|filter| filter.time(&all));
     let times = times.collect::<Result<Vec<_>>>()?;
     for row in &all {
-        let named = args.name.as_deref().is_none_or(|name| matches(row, name));
+        let named = name.as_deref().is_none_or(|name| matches(row, name));
         let fits = filters
             .iter()
             .zip(&times)
@@ -158,6 +167,13 @@ impl Filter {
                 ));
             }
         })
+    }
+
+    /// Names images as the machine stores them.
+    pub fn translate(&mut self, stored: &impl Fn(&str) -> String) {
+        if let Self::Reference(name) | Self::Before(name) | Self::Since(name) = self {
+            *name = stored(name);
+        }
     }
 
     /// The time of the image that the filter compares with.

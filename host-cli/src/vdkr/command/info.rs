@@ -39,12 +39,18 @@ pub async fn run(settings: &Settings, args: &InfoArgs) -> Result<u8> {
     out!("Client:");
     out!(" Version:        {}", text("ClientVersion"));
     out!("Server:");
-    out!(" Containers:     {} running", info.containers);
+    match info.all_containers {
+        Some(all) => out!(" Containers:     {all} ({} running)", info.containers),
+        None => out!(" Containers:     {} running", info.containers),
+    }
     out!(" Images:         {}", info.images);
-    out!(" Server Version: {}", text("ServerVersion"));
+    out!(" Server Version: {}", text("Server"));
     out!(" Engine:         {}", info.engine);
     out!(" Kernel Version: {}", info.kernel);
     out!(" Architecture:   {}", info.arch);
+    if info.cpus > 0 {
+        out!(" CPUs:           {}", info.cpus);
+    }
     let available = human::size(info.memory_available);
     out!(
         " Total Memory:   {} ({available} free)",
@@ -78,6 +84,11 @@ pub async fn run(settings: &Settings, args: &InfoArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// The version in a program's name and version, `vdkr-agent 0.1.0`.
+pub fn bare_version(software: &str) -> &str {
+    software.rsplit(' ').next().unwrap_or(software)
+}
+
 fn document(settings: &Settings, info: &Info) -> Result<Value> {
     let registry = registry::configured(settings)?;
     let mirrors: Vec<String> = settings
@@ -90,9 +101,12 @@ fn document(settings: &Settings, info: &Info) -> Result<Value> {
     let insecure = crate::vdkr::value::list(settings.value("insecure-registry").0);
     Ok(json!({
         "ClientVersion": env!("CARGO_PKG_VERSION"),
-        "ServerVersion": info.software,
-        "Containers": info.containers,
+        "ServerVersion": bare_version(&info.software),
+        "Server": info.software,
+        "Containers": info.all_containers.unwrap_or(info.containers),
         "ContainersRunning": info.containers,
+        "ContainersStopped": info.all_containers.map(|all| all.saturating_sub(info.containers)),
+        "NCPU": info.cpus,
         "Images": info.images,
         "Driver": "overlay2",
         "Engine": info.engine,

@@ -25,13 +25,14 @@ use tokio::{
 };
 use vdkr_core::channel::message::{ContainerReply, ContainerRequest, MachineState, Reply, Request};
 
+use super::vstorage;
 use crate::{
     exit::Exit,
     inherited, out,
     vdkr::{
         args::{MemresCommand, MemresStartArgs, MemresStatusArgs},
         error::{Error, Result},
-        granted, human, layers,
+        granted, human, layers, old,
         session::{LOCK_PATIENCE, Session, interruptible, no_machine, say},
         settings::{Settings, StatePlace},
         state::{self, Wait},
@@ -73,13 +74,19 @@ pub async fn run(settings: &Settings, command: &MemresCommand) -> Result<u8> {
     no_machine(settings, "memres")?;
     match command {
         MemresCommand::Start(args) => begin(settings, args).await,
-        MemresCommand::Stop => stop(settings).await,
+        MemresCommand::Stop(_) => stop(settings).await,
         MemresCommand::Status(args) => status(settings, args).await,
         MemresCommand::List(args) => list(settings, args).await,
         MemresCommand::Restart(args) => {
-            stop(settings).await?;
-            begin(settings, args).await
+            idle_timeout(settings, &args.start)?;
+            if args.clean {
+                vstorage::clean_state(settings, directory(settings)?).await?;
+            } else {
+                stop(settings).await?;
+            }
+            begin(settings, &args.start).await
         }
+        MemresCommand::CleanPorts => Err(old::no_ports_to_clean()),
         MemresCommand::Monitor(args) => Ok(keep(settings, args).await),
     }
 }
@@ -95,6 +102,9 @@ fn directory(settings: &Settings) -> Result<&Path> {
 }
 
 fn idle_timeout(settings: &Settings, args: &MemresStartArgs) -> Result<u64> {
+    if !args.publish.is_empty() {
+        return Err(old::no_ports_of_machine());
+    }
     match &args.idle_timeout {
         Some(text) => value::parse_seconds(text).map_err(Error::usage),
         None => Ok(settings.idle_timeout),
@@ -107,6 +117,12 @@ async fn begin(settings: &Settings, args: &MemresStartArgs) -> Result<u8> {
     if let Some(connection) = kept::connect(dir).await? {
         let agent = &connection.hello().software;
         say(&format!("already running ({agent}) in {}", dir.display()));
+        let runs_with = Description::read(dir).map(|running| running.idle_timeout);
+        if args.idle_timeout.is_some() && runs_with != Some(idle) {
+            say(
+                "--idle-timeout has no effect on the machine that is running; set it with: vdkr memres restart --idle-timeout SECONDS",
+            );
+        }
         return Ok(0);
     }
     state::prepare(dir, settings.arch)?;
@@ -500,20 +516,13 @@ fn stops(idle_timeout: u64, state: Option<&MachineState>) -> String {
 }
 
 async fn list(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
-    let mut dirs = Vec::new();
-    match fs::read_dir(&settings.state_root) {
-        Ok(entries) => {
-            for entry in entries {
-                let name = entry?.file_name().to_string_lossy().into_owned();
-                if let Some((arch, instance)) = state::parse_directory_name(&name) {
-                    let instance = instance.unwrap_or("-").to_owned();
-                    dirs.push((arch.to_string(), instance, settings.state_root.join(&name)));
-                }
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
-    }
+    let places = vstorage::known_places(settings)?.into_iter();
+    let mut dirs: Vec<_> = places
+        .map(|place| {
+            let instance = place.instance.unwrap_or_else(|| "-".to_owned());
+            (place.arch.to_string(), instance, place.dir)
+        })
+        .collect();
     dirs.sort();
     let mut rows = vec![
         ["ARCH", "INSTANCE", "STATUS", "MACHINE", "UP", "DIRECTORY"]

@@ -1,7 +1,7 @@
 //! `vdkr port`: which ports of this computer lead to a container.
 
 use vdkr_core::{
-    channel::message::{Publication, Reply, Request},
+    channel::message::{ContainerReply, ContainerRequest, Publication, Reply, Request},
     container::ports::{Protocol, Published, parse_exposed},
 };
 
@@ -25,23 +25,41 @@ pub async fn run(settings: &Settings, args: &PortArgs) -> Result<u8> {
     }
     let wanted = args.port.as_deref().map(one_port).transpose()?;
     let mut publications = Vec::new();
+    let mut container = args.container.clone();
+    let mut runs = false;
     if let StatePlace::Directory(dir) = &settings.state
         && let Some(connection) = kept::connect(dir).await?
     {
+        runs = true;
+        let list = Request::Container(ContainerRequest::List);
+        container = match connection.ask(&list).await? {
+            Ok(Reply::Container(ContainerReply::List { containers })) => {
+                super::container::named(&containers, &args.container)?
+                    .id
+                    .clone()
+            }
+            Ok(other) => return Err(wrong_reply(&other)),
+            Err(failure) => return Err(failure.into()),
+        };
         publications = match connection.ask(&Request::Published).await? {
             Ok(Reply::Published { publications }) => publications,
             Ok(other) => return Err(wrong_reply(&other)),
             Err(failure) => return Err(failure.into()),
         };
     }
-    let ports = of_container(&publications, &args.container);
+    let ports = of_container(&publications, &container);
     let lines = lines(&ports, wanted);
     if lines.is_empty() {
         let what = match &args.port {
             Some(port) => format!("port {port} of container {}", args.container),
             None => format!("container {}", args.container),
         };
-        say(&format!("no port of this computer leads to {what}"));
+        let why = if runs {
+            ""
+        } else {
+            "no machine runs, so that "
+        };
+        say(&format!("{why}no port of this computer leads to {what}"));
         // As docker: nothing published is no failure, but asking for a port that is not, is one.
         return Ok(if wanted.is_some() {
             Exit::Failed.code()

@@ -21,7 +21,7 @@ use crate::{
         image_args::PullArgs,
         layers, logins,
         news::News,
-        registry,
+        platform, registry,
         session::{Session, interruptible, say, with_session},
         settings::Settings,
     },
@@ -45,6 +45,12 @@ pub async fn run(settings: &Settings, args: &PullArgs) -> Result<u8> {
             true => Mode::None,
             false => settings.global.progress,
         };
+        if let Some(platform) = &args.platform {
+            let own = platform::architecture(session, settings);
+            if let Some(warning) = platform::warning(platform, own)? {
+                say(&warning);
+            }
+        }
         let mut outcomes = Vec::new();
         for name in &names {
             let request = PullRequest {

@@ -23,7 +23,7 @@ use vdkr_core::{
 };
 use vdkr_transfer::{Client, FileSource, MountOutcome, Repository, UploadOptions};
 
-use super::images::rows;
+use super::images::{matches, rows};
 use crate::{
     exit::Exit,
     out,
@@ -46,9 +46,12 @@ const PIECE: usize = 256 * 1024;
 
 /// Pushes one tag, or all of a repository.
 pub async fn run(settings: &Settings, args: &PushArgs) -> Result<u8> {
+    let no_name = || {
+        Error::usage("an id says nothing about a registry")
+            .with_hint("give the image a name first: vdkr tag ID HOST/NAME:TAG")
+    };
     if is_image_id(&args.name) {
-        return Err(Error::usage("an id says nothing about a registry")
-            .with_hint("give the image a name first: vdkr tag ID HOST/NAME:TAG"));
+        return Err(no_name());
     }
     let reference = Reference::parse(&args.name)
         .map_err(|error| Error::usage(format!("{:?}: {error}", args.name)))?;
@@ -89,6 +92,16 @@ pub async fn run(settings: &Settings, args: &PushArgs) -> Result<u8> {
     }
     with_session(settings, "vdkr push", async |session| {
         interruptible(async {
+            // The start of an id is found as well as a name.
+            let may_be_id = args.name.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if may_be_id
+                && !rows(session)
+                    .await?
+                    .iter()
+                    .any(|row| matches(row, &args.name))
+            {
+                return Err(no_name());
+            }
             let tags = match args.all_tags {
                 true => tags_of(session, &reference, &target).await?,
                 false => vec![(args.name.clone(), target.or_latest())],

@@ -40,7 +40,7 @@ pub async fn run(settings: &Settings, args: &RemoveArgs) -> Result<u8> {
                 }
                 Err(error) => {
                     say(&error.to_string());
-                    outcomes.push(error.exit());
+                    outcomes.push(error.exit().of_removal(args.force));
                 }
             }
         }

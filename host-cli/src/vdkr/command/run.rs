@@ -22,6 +22,7 @@ use crate::{
         granted::Granted,
         layers,
         news::News,
+        platform,
         publish::{Target, publish, wanted},
         registry,
         run_options::{self, Parsed, RunOptions, Verb},
@@ -65,6 +66,9 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
         return Err(Error::usage("the input device is not a TTY"));
     }
     registry::check_name(&options.image)?;
+    if let (Some(wanted), None) = (&options.platform, &settings.target) {
+        platform::check(wanted, settings.arch.oci_name(), verb.word())?;
+    }
     let registry_settings = registry::for_request(settings, &[&options.image])?;
     let mounts = volumes::check(&options.mounts)?;
     let env = environment::assemble(&options.env, &|name| std::env::var(name).ok())?;
@@ -81,6 +85,13 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
         memres::ensure(settings).await?;
     }
     with_session(settings, verb.purpose(), async |session| {
+        if let (Some(wanted), true) = (&options.platform, session.is_target()) {
+            platform::check(
+                wanted,
+                platform::architecture(session, settings),
+                verb.word(),
+            )?;
+        }
         let mounts = volumes::share(session, &mounts).await?;
         let mut request = RunRequest {
             image: registry::translate_name(&options.image),

@@ -25,11 +25,11 @@ pub async fn run(settings: &Settings, args: &TagArgs) -> Result<u8> {
             args.target
         )));
     }
-    let request = Request::Tag {
-        source: args.source.clone(),
-        target: args.target.clone(),
-    };
     let reply = with_session(settings, "vdkr tag", async |session| {
+        let request = Request::Tag {
+            source: args.source.clone(),
+            target: registry::as_stored(session, &args.target),
+        };
         session.ask(&request).await
     })
     .await?;

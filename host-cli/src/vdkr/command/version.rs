@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use vdkr_core::channel::message::{PROTOCOL_VERSION, Reply, Request};
 
+use super::info::bare_version;
 use crate::{
     out,
     vdkr::{
@@ -28,10 +29,12 @@ pub async fn run(settings: &Settings, args: &VersionArgs) -> Result<u8> {
         (None, StatePlace::Nowhere) => None,
     };
     if let Some(connection) = connection {
-        server = json!({ "Version": connection.hello().software });
+        let software = &connection.hello().software;
+        server = json!({ "Name": software, "Version": bare_version(software) });
         if let Ok(Ok(Reply::Info(info))) = connection.ask(&Request::Info).await {
             server = json!({
-                "Version": info.software,
+                "Name": info.software,
+                "Version": bare_version(&info.software),
                 "KernelVersion": info.kernel,
                 "Arch": info.arch,
                 "Engine": info.engine,
@@ -63,7 +66,7 @@ pub async fn run(settings: &Settings, args: &VersionArgs) -> Result<u8> {
     let server = &document["Server"];
     let text = |name: &str| server[name].as_str().unwrap_or("-").to_owned();
     if !server.is_null() {
-        out!("Agent {}", text("Version"));
+        out!("Agent {}", text("Name"));
         out!("  Kernel:            {}", text("KernelVersion"));
         out!("  Architecture:      {}", text("Arch"));
         out!("  Engine:            {}", text("Engine"));

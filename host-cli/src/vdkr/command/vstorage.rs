@@ -37,10 +37,10 @@ pub async fn run(settings: &Settings, command: &VstorageCommand) -> Result<u8> {
 }
 
 /// A state directory.
-struct Place {
-    arch: Arch,
-    instance: Option<String>,
-    dir: PathBuf,
+pub(super) struct Place {
+    pub(super) arch: Arch,
+    pub(super) instance: Option<String>,
+    pub(super) dir: PathBuf,
 }
 
 /// The state directories below the root, in order.
@@ -63,6 +63,22 @@ fn places(settings: &Settings) -> Result<Vec<Place>> {
         Err(error) => return Err(error.into()),
     }
     places.sort_by(|a, b| a.dir.cmp(&b.dir));
+    Ok(places)
+}
+
+/// As [`places`], with the directory that this command was given, which may be elsewhere.
+pub(super) fn known_places(settings: &Settings) -> Result<Vec<Place>> {
+    let mut places = places(settings)?;
+    if let StatePlace::Directory(dir) = &settings.state
+        && dir.is_dir()
+        && places.iter().all(|place| place.dir != *dir)
+    {
+        places.push(Place {
+            arch: state::architecture(dir).unwrap_or(settings.arch),
+            instance: None,
+            dir: dir.clone(),
+        });
+    }
     Ok(places)
 }
 
@@ -92,7 +108,7 @@ fn list(settings: &Settings, args: &VstorageListArgs) -> Result<u8> {
         arch,
         instance,
         dir,
-    } in places(settings)?
+    } in known_places(settings)?
     {
         let bytes = allocated(&dir);
         let holder = state::locked_by(&dir);
@@ -156,7 +172,7 @@ fn df(settings: &Settings, args: &VstorageListArgs) -> Result<u8> {
             human::size(reclaimable),
         ]);
     };
-    let places = places(settings)?;
+    let places = known_places(settings)?;
     let sizes: Vec<(u64, bool)> = places
         .iter()
         .map(|place| {
@@ -202,6 +218,11 @@ async fn clean(settings: &Settings, args: &VstorageCleanArgs) -> Result<u8> {
     let (count, size) = (collected.layers, human::size(collected.bytes));
     say(&format!("removed {count} layers ({size})"));
     Ok(0)
+}
+
+/// Stops the machine of a directory and removes its state; layers stay on this computer.
+pub(super) async fn clean_state(settings: &Settings, dir: &Path) -> Result<()> {
+    remove(&layers::cache(settings)?, dir).await
 }
 
 /// Stops the machine of a directory and removes the directory.

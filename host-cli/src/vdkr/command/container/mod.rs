@@ -82,7 +82,8 @@ pub async fn run(settings: &Settings, command: ContainerCommand) -> Result<u8> {
                 granted::forget_gone(session, settings).await?;
                 Ok(outcomes)
             });
-            Ok(Exit::of_several(outcomes.await?).code())
+            let outcomes = outcomes.await?.into_iter();
+            Ok(Exit::of_several(outcomes.map(|outcome| outcome.of_removal(args.force))).code())
         }
         ContainerCommand::Start(args) => start::run(settings, &args).await,
         ContainerCommand::Stats(args) => stats::run(settings, &args).await,
@@ -177,12 +178,15 @@ async fn list(session: &mut Session) -> Result<Vec<ContainerRow>> {
 
 /// The container that a name or the start of an id means.
 async fn find(session: &mut Session, wanted: &str) -> Result<ContainerRow> {
-    let rows = list(session).await?;
+    Ok(named(&list(session).await?, wanted)?.clone())
+}
+
+/// As [`find`], among containers that are known.
+pub(super) fn named<'a>(rows: &'a [ContainerRow], wanted: &str) -> Result<&'a ContainerRow> {
     let names = rows.iter().map(|row| (row.id.as_str(), row.name.as_str()));
     let id = vdkr_core::container::name::find(wanted, names)
-        .map_err(|error| Error::new(Exit::NotFound, error.to_string()))?
-        .to_owned();
-    rows.into_iter()
+        .map_err(|error| Error::new(Exit::NotFound, error.to_string()))?;
+    rows.iter()
         .find(|row| row.id == id)
         .ok_or_else(|| Error::new(Exit::NotFound, format!("no such container: {wanted}")))
 }

@@ -16,7 +16,7 @@ use crate::{
         container_args::PsArgs,
         error::{Error, Result},
         format::Format,
-        human,
+        human, registry,
         session::with_session,
         settings::Settings,
     },
@@ -36,13 +36,18 @@ const HEADS: &[(&str, &str)] = &[
 
 /// Lists them.
 pub async fn run(settings: &Settings, args: &PsArgs) -> Result<u8> {
-    let filters = args
+    let mut filters = args
         .filter
         .iter()
         .map(|text| Filter::read(text))
         .collect::<Result<Vec<_>>>()?;
     let format = Format::read(args.format.as_deref())?;
     let (rows, publications) = with_session(settings, "vdkr ps", async |session| {
+        for filter in &mut filters {
+            if let Filter::Ancestor(image) = filter {
+                image.alternative = registry::as_stored(session, &image.written);
+            }
+        }
         Ok((list(session).await?, session.published().await))
     })
     .await?;
@@ -69,14 +74,23 @@ pub async fn run(settings: &Settings, args: &PsArgs) -> Result<u8> {
 /// What `--filter` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Filter {
-    Ancestor(String),
+    Ancestor(Ancestor),
     Before(String),
     Exited(i32),
     Id(String),
     Label(String, Option<String>),
     Name(String),
+    Network(String),
     Since(String),
     Status(ContainerState),
+    Volume(String),
+}
+
+/// An image as the user calls it, and as the machine does: a container may say either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ancestor {
+    written: String,
+    alternative: String,
 }
 
 impl Filter {
@@ -87,7 +101,10 @@ impl Filter {
             .ok_or_else(|| wrong("write KEY=VALUE"))?;
         let value = value.to_owned();
         Ok(match key {
-            "ancestor" => Self::Ancestor(value),
+            "ancestor" => Self::Ancestor(Ancestor {
+                alternative: value.clone(),
+                written: value,
+            }),
             "before" => Self::Before(value),
             "exited" => Self::Exited(value.parse().map_err(|_| wrong("the status is a number"))?),
             "id" => Self::Id(value),
@@ -96,7 +113,9 @@ impl Filter {
                 None => Self::Label(value, None),
             },
             "name" => Self::Name(value),
+            "network" => Self::Network(value),
             "since" => Self::Since(value),
+            "volume" => Self::Volume(value),
             "status" => Self::Status(match value.as_str() {
                 "created" => ContainerState::Created,
                 "running" => ContainerState::Running,
@@ -111,7 +130,8 @@ impl Filter {
             }),
             _ => {
                 return Err(wrong(
-                    "the keys are ancestor, before, exited, id, label, name, since and status",
+                    "the keys are ancestor, before, exited, id, label, name, network, since, \
+                     status and volume",
                 ));
             }
         })
@@ -126,10 +146,12 @@ impl Filter {
             Ok::<_, Error>(known.map_or(0, |row| row.created_ms))
         };
         Ok(match self {
-            Self::Ancestor(image) => {
+            Self::Ancestor(ancestor) => {
+                let image = &ancestor.written;
                 let bare = |name: &str| name.strip_suffix(":latest").unwrap_or(name).to_owned();
                 let digest = row.image_id.trim_start_matches("sha256:");
                 bare(&row.image) == bare(image)
+                    || bare(&row.image) == bare(&ancestor.alternative)
                     || (image.len() >= 4 && digest.starts_with(image.trim_start_matches("sha256:")))
             }
             Self::Before(other) => row.created_ms < made(other)?,
@@ -153,6 +175,11 @@ impl Filter {
                     (None, None) => name.contains(rest),
                 }
             }
+            Self::Network(name) => !name.is_empty() && row.network == *name,
+            Self::Volume(wanted) => row.mounts.iter().any(|mount| {
+                let place = wanted.trim_end_matches('/');
+                mount.target == *wanted || mount.target == place || mount.source == *wanted
+            }),
             Self::Since(other) => row.created_ms > made(other)?,
             Self::Status(state) => row.state == *state,
         })
@@ -168,8 +195,8 @@ fn wanted(all: &[ContainerRow], args: &PsArgs, filters: &[Filter]) -> Result<Vec
     let mut kinds: BTreeMap<String, Vec<&Filter>> = BTreeMap::new();
     for filter in filters {
         let kind = match filter {
-            // Labels are wanted together.
-            Filter::Label(key, _) => format!("label {key}"),
+            // Labels are wanted together, be it two values of one.
+            Filter::Label(key, value) => format!("label {key} {value:?}"),
             other => format!("{:?}", std::mem::discriminant(other)),
         };
         kinds.entry(kind).or_default().push(filter);
@@ -220,6 +247,10 @@ fn value(row: &ContainerRow, whole: bool, now: Timestamp, zone: &TimeZone) -> Va
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
+    // As docker: memory is not named, and what is long is shortened.
+    let named = row.mounts.iter().filter(|mount| !mount.source.is_empty());
+    let mounts: Vec<_> = named.map(|mount| shown(&mount.source, whole)).collect();
+    let volumes = row.mounts.iter().filter(|mount| mount.volume).count();
     json!({
         "ID": id(row, whole),
         "Image": row.image,
@@ -231,11 +262,21 @@ fn value(row: &ContainerRow, whole: bool, now: Timestamp, zone: &TimeZone) -> Va
         "Ports": "",
         "Names": row.name,
         "Labels": labels.join(","),
-        "Mounts": "",
-        "Networks": "",
-        "LocalVolumes": "0",
+        "Mounts": mounts.join(","),
+        "Networks": row.network,
+        "LocalVolumes": volumes.to_string(),
         "Size": "",
     })
+}
+
+/// A mount's source, of which the start is shown.
+fn shown(source: &str, whole: bool) -> String {
+    const WIDTH: usize = 15;
+    if whole || source.chars().count() <= WIDTH {
+        return source.to_owned();
+    }
+    let cut: String = source.chars().take(WIDTH - 1).collect();
+    format!("{cut}…")
 }
 
 fn timestamp(milliseconds: u64) -> Timestamp {
@@ -287,6 +328,8 @@ fn status(row: &ContainerRow, now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use vdkr_core::channel::message::RowMount;
+
     use super::*;
 
     fn row(id: char, name: &str, state: ContainerState, created: u64) -> ContainerRow {
@@ -302,13 +345,28 @@ mod tests {
             finished_ms: Some(created * 1000 + 1000),
             exit_code: 7,
             labels: BTreeMap::from([("a".into(), "1".into())]),
+            network: "bridge".into(),
             ..ContainerRow::default()
         }
     }
 
     fn rows() -> Vec<ContainerRow> {
+        let mount = |source: &str, target: &str, volume| RowMount {
+            source: source.into(),
+            target: target.into(),
+            volume,
+        };
+        let web = ContainerRow {
+            mounts: vec![
+                mount("data", "/srv", true),
+                mount("/home/me/site", "/www", false),
+                mount("", "/tmp", false),
+            ],
+            network: "host".into(),
+            ..row('c', "web", ContainerState::Running, 30)
+        };
         vec![
-            row('c', "web", ContainerState::Running, 30),
+            web,
             row('b', "web-old", ContainerState::Exited, 20),
             row('a', "db", ContainerState::Paused, 10),
         ]
@@ -367,6 +425,21 @@ mod tests {
         assert_eq!(names(&all, &["name=^/web$"]), ["web"]);
         assert_eq!(names(&all, &["label=a=1", "name=db"]), ["db"]);
         assert_eq!(names(&all, &["label=a=2"]), Vec::<String>::new());
+        assert_eq!(
+            names(&all, &["label=a=1", "label=a=2"]),
+            Vec::<String>::new()
+        );
+        assert_eq!(names(&all, &["label=a=1", "label=a"]).len(), 3);
+        assert_eq!(names(&all, &["network=host"]), ["web"]);
+        assert_eq!(names(&all, &["network=host", "network=bridge"]).len(), 3);
+        for volume in ["data", "/srv", "/srv/", "/home/me/site"] {
+            assert_eq!(
+                names(&all, &[&format!("volume={volume}")]),
+                ["web"],
+                "{volume}"
+            );
+        }
+        assert_eq!(names(&all, &["volume=dat"]), Vec::<String>::new());
         assert_eq!(names(&all, &["id=bb"]), ["web-old"]);
         assert_eq!(names(&all, &["ancestor=base"]).len(), 3);
         assert_eq!(names(&all, &["ancestor=abab"]).len(), 3);
@@ -398,6 +471,13 @@ mod tests {
             template.rows(&values, HEADS).unwrap(),
             "web:running\nweb-old:exited\ndb:paused\n"
         );
+        let template = Format::read(Some("{{.Mounts}}|{{.LocalVolumes}}|{{.Networks}}"));
+        assert_eq!(
+            template.unwrap().rows(&values[..2], HEADS).unwrap(),
+            "data,/home/me/site|1|host\n|0|bridge\n"
+        );
+        assert_eq!(shown("/home/me/somewhere", false), "/home/me/somew…");
+        assert_eq!(shown("/home/me/somewhere", true), "/home/me/somewhere");
     }
 
     #[test]
