@@ -260,6 +260,7 @@ async fn a_manifest_that_was_asked_for_while_garbage_is_collected_stays_whole() 
                 let body = http_body_util::Empty::<bytes::Bytes>::new();
                 let request = request.body(body).unwrap();
                 let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
                     .build()
                     .unwrap();
                 let answer = runtime.block_on(registry.handle(request));
