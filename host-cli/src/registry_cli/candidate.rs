@@ -54,10 +54,10 @@ impl Candidate {
 }
 
 fn open(found: &FoundImage) -> Result<Vec<Candidate>> {
-    let (layout, kind) = if found.form != Form::Layout {
-        archive::open(&found.path)?
-    } else {
+    let (layout, kind) = if found.form == Form::Layout {
         (OciLayout::open(&found.path)?, Found::Oci)
+    } else {
+        archive::open(&found.path)?
     };
     let mut images = layout.images()?;
     if found.pick != Pick::Only {
@@ -162,10 +162,10 @@ fn one_per_platform(candidate: &Candidate) -> Result<()> {
                 candidate.image.path.display(),
                 name(twin),
                 name(image),
-                if candidate.image.form != Form::Layout {
-                    "oci-archive"
-                } else {
+                if candidate.image.form == Form::Layout {
                     "oci"
+                } else {
+                    "oci-archive"
                 },
                 candidate.image.path.display()
             ));
