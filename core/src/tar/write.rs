@@ -81,8 +81,11 @@ pub fn header(member: &Member<'_>) -> Vec<u8> {
     out
 }
 
+/// Key and value of an extended header.
+pub type Record = (Vec<u8>, Vec<u8>);
+
 /// An extended header with these records, before the member that has them.
-pub fn extended(records: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+pub fn extended(records: &[Record]) -> Vec<u8> {
     let mut body = Vec::new();
     for (key, value) in records {
         pax::push(&mut body, key, value);

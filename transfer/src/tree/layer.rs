@@ -19,7 +19,7 @@ use rustix::{
     },
     io::Errno,
 };
-use vdkr_core::tar::write::{END, Member, Type, extended, header};
+use vdkr_core::tar::write::{END, Member, Record, Type, extended, header};
 
 use super::{TreeError, pack};
 
@@ -262,7 +262,7 @@ impl<'a> Writer<'a> {
 
 /// Extended attributes as records, but for those of overlayfs and those that only the host's own
 /// rules give.
-fn attributes(path: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, TreeError> {
+fn attributes(path: &Path) -> Result<Vec<Record>, TreeError> {
     let list = || {
         let mut names = vec![0; llistxattr_query(path)?];
         let length = llistxattr(path, names.as_mut_slice())?;
