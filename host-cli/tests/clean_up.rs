@@ -508,8 +508,10 @@ async fn a_damaged_image_is_never_pulled_from_the_public_registry_instead() {
     // It says "push it again", and that is enough.
     site.push("app", "mine", &["v1"]);
     assert_eq!(std::fs::read(&data).unwrap(), whole);
-    // Only what this registry does not know is asked for elsewhere.
+    // Only what this registry does not know is asked for elsewhere. Damaged images can be deleted.
+    damage(Some(&whole[1..]));
     site.ok(&["delete", "app:v1"]);
+    site.ok(&["delete", &format!("app@{digest}"), "--yes"]);
     let asked = pull(&site, next);
     let seen = async {
         loop {

@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::OnceCell;
 use vdkr_core::digest::Digest;
 use vdkr_core::extension::GcOptions;
-use vdkr_core::manifest::{ManifestKind, media_type};
+use vdkr_core::manifest::{Descriptor, ManifestKind, media_type};
 use vdkr_core::reference::{Reference, Selector};
 use vdkr_transfer::{Repository, TransferError};
 
@@ -81,10 +81,7 @@ async fn delete(
     let repository = remote.repository(image.repository())?;
     let missing = || anyhow!("not found: {image}");
     // What is not there is said before anything is asked.
-    let found = remote
-        .client
-        .head_manifest_at_origin(&repository, image.selector())
-        .await?;
+    let found = look(remote, &repository, image.selector()).await?;
     let Some(found) = found else {
         return Err(missing()).exit(Exit::NotFound);
     };
@@ -131,6 +128,33 @@ async fn delete(
     Ok(())
 }
 
+/// What a tag or digest is. What the registry says is damaged there has neither type nor size, and can
+/// be deleted all the same; what a damaged tag points to is in its history.
+async fn look(
+    remote: &Remote,
+    repository: &Repository,
+    selector: Selector<'_>,
+) -> Result<Option<Descriptor>> {
+    let head = remote.client.head_manifest_at_origin(repository, selector);
+    let error = match head.await {
+        Err(error) if error.is_damaged() => error,
+        found => return Ok(found?),
+    };
+    let digest = match selector {
+        Selector::Digest(digest) => Some(digest.clone()),
+        Selector::Tag(tag) => {
+            let history = remote.client.history(repository, tag).await.ok().flatten();
+            let entries = history.map(|history| history.entries).unwrap_or_default();
+            let current = entries.into_iter().find(|entry| entry.current);
+            current.map(|entry| entry.digest)
+        }
+    };
+    match digest {
+        Some(digest) => Ok(Some(Descriptor::new("", digest, 0))),
+        None => Err(error.into()),
+    }
+}
+
 /// Registries that know no deletion of tags take the tag for a malformed digest, or the method for
 /// one that is not allowed.
 fn refuses_tags(error: &TransferError) -> bool {
@@ -170,10 +194,7 @@ impl Users {
         let tags = remote.client.tags(repository).await?;
         let heads: Vec<_> = stream::iter(tags)
             .map(|tag| async move {
-                let head = remote
-                    .client
-                    .head_manifest_at_origin(repository, Selector::Tag(&tag))
-                    .await?;
+                let head = look(remote, repository, Selector::Tag(&tag)).await?;
                 anyhow::Ok((tag, head))
             })
             .buffered(PARALLEL)
