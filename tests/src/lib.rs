@@ -10,6 +10,7 @@ pub mod board;
 pub mod fixtures;
 pub mod http;
 pub mod layout;
+pub mod namespaces;
 pub mod newc;
 pub mod peers;
 pub mod process;

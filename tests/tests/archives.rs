@@ -7,6 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vdkr_tests::fixtures::layout;
 use vdkr_tests::layout::digest;
+use vdkr_tests::namespaces::as_root;
 use vdkr_tests::peers::{skopeo, skopeo_copy, skopeo_raw};
 use vdkr_tests::process::{run, run_tool, tool};
 use vdkr_tests::registry::{Registry, container_registry};
@@ -207,11 +208,9 @@ fn an_image_that_podman_keeps_is_copied() {
         dir.path().display()
     );
     std::fs::write(&settings, text).unwrap();
-    // As the root of a user namespace, so that it is the same for an ordinary user.
     let inside = |command: &Command| {
-        let mut inside = tool("unshare");
+        let mut inside = as_root(true);
         inside
-            .args(["--map-root-user", "--mount"])
             .arg(command.get_program())
             .args(command.get_args())
             .envs(

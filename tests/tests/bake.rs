@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 use vdkr_tests::fixtures::{copy_tree, layout};
+use vdkr_tests::namespaces::as_root;
 use vdkr_tests::peers::{skopeo, skopeo_copy};
 use vdkr_tests::process::{Background, free_port, run, tool, wait_until};
 use vdkr_tests::registry::Registry;
@@ -45,14 +46,16 @@ impl Target {
         run(command.args(args)).expect(0);
     }
 
-    /// A command for which the target's `/etc/containers` is the system's: in a mount namespace, as
-    /// the root of a user namespace of its own.
+    /// A command for which the target's `/etc/containers` is the system's: in a mount namespace.
     fn inside(&self, program: &str) -> Command {
         let found = tool(program);
-        let mut command = tool("unshare");
+        let mut command = as_root(true);
         command
-            .args(["--map-root-user", "--mount", "sh", "-c"])
-            .arg("mount --bind \"$1\" /etc/containers && shift && exec \"$@\"")
+            .args(["sh", "-c"])
+            .arg(
+                "mount --bind \"$1\" /etc/containers || exit 1; shift; \"$@\"; status=$?; \
+                 umount /etc/containers; exit $status",
+            )
             .arg("sh")
             .arg(self.root().join("etc/containers"))
             .arg(found.get_program())
@@ -227,8 +230,7 @@ impl Containerd {
         );
         std::fs::write(&config, text).unwrap();
         let program = tool("containerd");
-        let child = tool("unshare")
-            .args(["--map-root-user"])
+        let child = as_root(false)
             .arg(program.get_program())
             .arg("--config")
             .arg(&config)
@@ -249,9 +251,8 @@ impl Containerd {
 
     fn ctr(&self) -> Command {
         let program = tool("ctr");
-        let mut command = tool("unshare");
+        let mut command = as_root(false);
         command
-            .arg("--map-root-user")
             .arg(program.get_program())
             .arg("--address")
             .arg(&self.socket);

@@ -1,0 +1,34 @@
+//! Programs in namespaces of their own, where they may be root.
+
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::process::tool;
+
+/// `unshare` with options, for a program that is to be root and, with `mounts`, to mount what it likes:
+/// in a user namespace, so that it is the same for an ordinary user. The kernel makes none for who has
+/// changed its root directory; there root is what it is already.
+pub fn as_root(mounts: bool) -> Command {
+    let mut command = tool("unshare");
+    match has_user_namespaces() {
+        true => {
+            command.arg("--map-root-user");
+            if mounts {
+                command.arg("--mount");
+            }
+        }
+        // Such a root is no mount, so nothing can be said of where its mounts are seen.
+        false => {
+            command.args(["--mount", "--propagation", "unchanged"]);
+        }
+    }
+    command
+}
+
+fn has_user_namespaces() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let tried = tool("unshare").args(["--map-root-user", "true"]).output();
+        tried.is_ok_and(|output| output.status.success())
+    })
+}
