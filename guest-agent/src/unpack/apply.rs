@@ -88,7 +88,7 @@ impl<'a> Writer<'a> {
             };
             match done {
                 // Replaced by something else since.
-                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(error) => return Err(UnpackError::write(late.path.as_bytes(), error)),
             }
         }

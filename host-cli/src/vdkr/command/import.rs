@@ -90,17 +90,10 @@ pub async fn tarball(path: &Path) -> Result<File> {
     let path: PathBuf = path.to_owned();
     let opened = spawn_blocking(move || {
         let file = open_plain(&path)?;
-        let mut first = [0; 6];
-        let length = std::os::unix::fs::FileExt::read_at(&file, &mut first, 0)?;
-        let kind = match &first[..length] {
-            [0xfd, b'7', b'z', b'X', b'Z', ..] => "xz",
-            [b'B', b'Z', b'h', ..] => "bzip2",
-            [0x04, 0x22, 0x4d, 0x18, ..] => "lz4",
-            [] => return Err(Error::usage(format!("{} is empty", path.display()))),
-            _ => return Ok(file),
-        };
-        let message = format!("{} is compressed with {kind}", path.display());
-        Err(Error::usage(message).with_hint("unpack it first, or compress it with gzip or zstd"))
+        match file.metadata()?.len() {
+            0 => Err(Error::usage(format!("{} is empty", path.display()))),
+            _ => Ok(file),
+        }
     });
     match opened.await {
         Ok(file) => file,
