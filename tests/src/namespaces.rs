@@ -17,9 +17,14 @@ pub fn as_root(mounts: bool) -> Command {
                 command.arg("--mount");
             }
         }
-        // Such a root is no mount, so nothing can be said of where its mounts are seen.
+        // Such a root is no mount, which programs want of theirs that make it private.
         false => {
-            command.args(["--mount", "--propagation", "unchanged"]);
+            command.args(["--mount", "--propagation", "unchanged", "sh", "-c"]);
+            command.arg(
+                "mount --rbind / /mnt && mount --make-rprivate /mnt || exit 1; \
+                 chroot /mnt \"$@\"; status=$?; umount --lazy /mnt; exit $status",
+            );
+            command.arg("sh");
         }
     }
     command
