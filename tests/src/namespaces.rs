@@ -22,6 +22,8 @@ pub fn as_root(mounts: bool) -> Command {
             command.args(["--mount", "--propagation", "unchanged", "sh", "-c"]);
             command.arg(
                 "mount --rbind / /mnt && mount --make-rprivate /mnt || exit 1; \
+                 test -d /sys/fs/cgroup || { mount -t sysfs sysfs /mnt/sys \
+                 && mount -t cgroup2 cgroup2 /mnt/sys/fs/cgroup; } || exit 1; \
                  chroot /mnt \"$@\"; status=$?; umount --lazy /mnt; exit $status",
             );
             command.arg("sh");

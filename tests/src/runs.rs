@@ -154,6 +154,12 @@ impl fmt::Display for Figures {
 }
 
 impl Figures {
+    fn fit(&self) -> bool {
+        let fits =
+            |(name, most): &(&str, u64)| self.after.get(name) <= self.before.get(name) + most;
+        GROWTH.iter().all(fits)
+    }
+
     fn assert_no_growth(&self) {
         for (name, most) in GROWTH {
             let (before, after) = (self.before.get(name), self.after.get(name));
@@ -197,34 +203,41 @@ pub fn runs(count: usize) -> Figures {
     for number in 0..2 * KINDS {
         one(&user, number, &shared);
     }
-    let before = Snapshot::take(&user);
-    let begun = Instant::now();
-    for number in 0..count {
-        one(&user, number, &shared);
-    }
-    let seconds = begun.elapsed().as_secs_f64();
-    // What the dead leave is cleaned up a moment after they are.
-    let mut after = Snapshot::take(&user);
-    for _ in 0..20 {
-        if GROWTH
-            .iter()
-            .all(|(name, most)| after.get(name) <= before.get(name) + most)
-        {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_secs(1));
-        after = Snapshot::take(&user);
+    let mut figures = round(&user, count, &shared);
+    if !figures.fit() {
+        // The agent's heap goes up a step now and then, which is no leak: that would go on.
+        eprintln!("grown, so all of it again:\n{figures}");
+        figures = round(&user, count, &shared);
     }
     let listed = user.run(["ps", "-a", "--format", "{{.Names}}"]);
     assert_eq!(listed.expect(0).text(), "keeper\n");
     user.run(["rm", "-f", "keeper"]).expect(0);
-    let figures = Figures {
+    figures.assert_no_growth();
+    figures
+}
+
+/// So many runs, and what there is before and after them.
+fn round(user: &User, count: usize, shared: &str) -> Figures {
+    let before = Snapshot::take(user);
+    let begun = Instant::now();
+    for number in 0..count {
+        one(user, number, shared);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let mut figures = Figures {
         runs: count,
         seconds,
+        after: Snapshot::take(user),
         before,
-        after,
     };
-    figures.assert_no_growth();
+    // What the dead leave is cleaned up a moment after they are.
+    for _ in 0..20 {
+        if figures.fit() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        figures.after = Snapshot::take(user);
+    }
     figures
 }
 
