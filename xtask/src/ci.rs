@@ -217,8 +217,7 @@ fn with_terminals(command: &Command) -> Command {
 /// Runs the benches; `docs/benchmarks.md` says how to read them.
 pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     fixtures::build(workspace, Scope::Benches)?;
-    let parts = ["vm", "docker"];
-    if arguments.is_empty() || arguments.iter().any(|part| parts.contains(&part.as_str())) {
+    if arguments.iter().any(|part| part == "docker") {
         let agent = agent::build(workspace, Arch::X86_64)?;
         board::build(workspace, &agent, board::Content::Docker)?;
     }

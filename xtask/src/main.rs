@@ -73,7 +73,7 @@ enum Task {
         /// Take this program as the agent instead of building it
         #[arg(long, value_name = "FILE")]
         agent: Option<PathBuf>,
-        /// With Docker's engine, for `bench vm`; otherwise without
+        /// With Docker's engine, for `bench docker`; otherwise without
         #[arg(long)]
         docker: bool,
     },

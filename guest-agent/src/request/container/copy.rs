@@ -1,4 +1,5 @@
-//! `changes`, `commit`, `copy_in`, `copy_out`, `export`, `path`: the files of a container, whether it runs or not.
+//! `changes`, `commit`, `copy_in`, `copy_out`, `export`, `path`: the files of a container, whether it
+//! runs or not.
 
 use std::rc::Rc;
 
