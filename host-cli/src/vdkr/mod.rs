@@ -17,6 +17,7 @@ pub mod labels;
 pub mod layers;
 pub mod line;
 pub mod logins;
+pub mod machine_args;
 pub mod nearest;
 pub mod news;
 pub mod old;
@@ -34,15 +35,17 @@ pub mod since;
 pub mod state;
 pub mod terminal;
 pub mod value;
+pub mod volume_args;
 pub mod volumes;
 
 use clap::CommandFactory as _;
 
 use self::{
-    args::{Cli, Command, VstorageCommand, missing_command},
+    args::{Cli, Command, missing_command},
     container_args::ContainerGroup,
     error::{Error, Result},
     image_args::{ImageCommand, SystemCommand},
+    machine_args::VstorageCommand,
     run_options::Verb,
     session::say,
     settings::{Settings, Surroundings},

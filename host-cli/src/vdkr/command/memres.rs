@@ -30,9 +30,10 @@ use crate::{
     exit::Exit,
     inherited, out,
     vdkr::{
-        args::{MemresCommand, MemresStartArgs, MemresStatusArgs},
         error::{Error, Result},
-        granted, human, layers, old,
+        granted, human, layers,
+        machine_args::{MemresCommand, MemresStartArgs, MemresStatusArgs},
+        old,
         session::{LOCK_PATIENCE, Session, interruptible, no_machine, say},
         settings::{Settings, StatePlace},
         state::{self, Wait},

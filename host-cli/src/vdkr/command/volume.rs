@@ -17,13 +17,13 @@ use crate::{
     exit::Exit,
     out,
     vdkr::{
-        args::{VolumeCommand, VolumeListArgs},
         error::{Error, Result},
         format::Format,
         human,
         session::{say, with_session},
         settings::Settings,
         value::parse_switch,
+        volume_args::{VolumeCommand, VolumeListArgs},
     },
 };
 

@@ -14,10 +14,10 @@ use crate::{
     exit::Exit,
     out,
     vdkr::{
-        args::{VstorageCleanArgs, VstorageCommand, VstorageListArgs, VstoragePathArgs},
         error::{Error, Result},
         human,
         layers::{self, Cache, forget_user, unused},
+        machine_args::{VstorageCleanArgs, VstorageCommand, VstorageListArgs, VstoragePathArgs},
         session::{LOCK_PATIENCE, no_machine, say},
         settings::{Settings, StatePlace},
         state::{self, Wait},
