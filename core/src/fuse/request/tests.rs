@@ -3,6 +3,7 @@ use alloc::{vec, vec::Vec};
 use proptest::prelude::*;
 
 use super::*;
+use crate::fuse::{MAX_NAME, errno};
 
 /// A request as the kernel writes it.
 fn message(opcode: u32, node: u64, body: &[u8]) -> Vec<u8> {
