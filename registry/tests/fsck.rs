@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::atomic::AtomicBool;
 
-use common::{Bench, digest_of, image, index, noise};
+use common::{Bench, digest_of, image, noise};
 use serde_json::json;
 use vdkr_core::digest::Digest;
 use vdkr_core::extension::{FsckOptions, FsckReport, GcOptions};
@@ -136,18 +136,7 @@ async fn a_damaged_manifest_is_no_longer_served() {
 #[tokio::test]
 async fn missing_parts_are_told_for_the_index_above_them() {
     let bench = Bench::new();
-    for content in [&b"{}"[..], b"one", b"two"] {
-        bench.push_blob(APP, content).await;
-    }
-    let (one, two) = (image(&[b"one"]), image(&[b"two"]));
-    for manifest in [&one, &two] {
-        let digest = digest_of(manifest).to_string();
-        bench.put_manifest(APP, &digest, manifest).await.expect(201);
-    }
-    bench
-        .put_manifest(APP, "both", &index(&[&one, &two]))
-        .await
-        .expect(201);
+    let [one, two] = bench.push_index(APP, "both", [b"one", b"two"]).await;
     let lost = Digest::sha256(b"two");
     std::fs::remove_file(bench.blob_file(&lost)).unwrap();
     let report = fsck(&bench, false);

@@ -148,6 +148,22 @@ impl Bench {
         assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
         Digest::sha256(manifest.to_string().as_bytes())
     }
+
+    /// Pushes small images with one layer each, and under a tag the index of them; returns the images.
+    pub async fn push_index(&self, repository: &str, tag: &str, layers: [&[u8]; 2]) -> [Value; 2] {
+        for content in [&b"{}"[..], layers[0], layers[1]] {
+            self.push_blob(repository, content).await;
+        }
+        let images = layers.map(|layer| image(&[layer]));
+        for manifest in &images {
+            let digest = digest_of(manifest).to_string();
+            let answer = self.put_manifest(repository, &digest, manifest).await;
+            answer.expect(201);
+        }
+        let index = index(&[&images[0], &images[1]]);
+        self.put_manifest(repository, tag, &index).await.expect(201);
+        images
+    }
 }
 
 impl Answer {
