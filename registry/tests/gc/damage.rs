@@ -1,19 +1,17 @@
 //! Garbage collection beside damage, and what it tells and keeps in mind.
 
-mod common;
-
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use common::collect::{STRICT, blob, gc, manifest, stored_files};
-use common::{Bench, digest_of, image, index, noise};
 use serde_json::json;
 use vdkr_core::extension::{FsckOptions, GcOptions};
 use vdkr_registry::fs::FaultPlan;
 
-const APP: &str = "yocto/app";
+use crate::APP;
+use crate::common::collect::{STRICT, blob, gc, manifest, stored_files};
+use crate::common::{Bench, digest_of, image, index, noise};
 
 #[tokio::test]
 async fn damage_is_reported_and_stops_nothing_else() {
@@ -94,16 +92,7 @@ async fn a_volume_that_is_not_there_costs_nothing() {
 #[tokio::test]
 async fn a_damaged_image_of_an_index_keeps_its_layers_also_when_it_is_put_aside() {
     let bench = Bench::new();
-    for content in [&b"{}"[..], b"one", b"two"] {
-        bench.push_blob(APP, content).await;
-    }
-    let (one, two) = (image(&[b"one"]), image(&[b"two"]));
-    for manifest in [&one, &two] {
-        let digest = digest_of(manifest).to_string();
-        bench.put_manifest(APP, &digest, manifest).await.expect(201);
-    }
-    let both = index(&[&one, &two]);
-    bench.put_manifest(APP, "both", &both).await.expect(201);
+    let [_, two] = bench.push_index(APP, "both", [b"one", b"two"]).await;
     std::fs::write(bench.blob_file(&digest_of(&two)), "no").unwrap();
     let storage = bench.registry.storage();
     let checked = storage.check(&FsckOptions::default(), &AtomicBool::new(false));
