@@ -1,26 +1,9 @@
 //! What may lie in a storage: torn files, links, the work of others, remains of the dead.
 
-mod common;
-
-use common::Bench;
 use vdkr_core::digest::{Algorithm, Digest};
 
-const UPLOADS: &str = "/v2/yocto/app/blobs/uploads/";
-
-fn blob(digest: &Digest) -> String {
-    format!("/v2/yocto/app/blobs/{digest}")
-}
-
-async fn assert_served(bench: &Bench, digest: &Digest, content: &[u8]) {
-    let answer = bench.get(&blob(digest)).await.expect(200);
-    assert!(answer.body == content, "{digest}");
-    assert_eq!(answer.header("docker-content-digest"), digest.as_str());
-    assert_eq!(answer.header("etag"), format!("\"{digest}\""));
-    let answer = bench.head(&blob(digest)).await.expect(200);
-    assert_eq!(answer.header("content-length"), content.len().to_string());
-    assert_eq!(answer.header("docker-content-digest"), digest.as_str());
-    assert!(answer.body.is_empty());
-}
+use crate::common::Bench;
+use crate::{UPLOADS, assert_served, blob};
 
 #[tokio::test]
 async fn symbolic_links_in_the_storage_are_not_followed() {
