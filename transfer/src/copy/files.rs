@@ -86,19 +86,6 @@ impl ImageDestination for LayoutWriter {
         self.path().display().to_string()
     }
 
-    /// Never: a layout that was left half done has manifests without their content.
-    fn is_complete<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<bool, TransferError>> {
-        Box::pin(async { Ok(false) })
-    }
-
-    fn is_tagged<'a>(
-        &'a self,
-        _: &'a Digest,
-        _: &'a str,
-    ) -> BoxFuture<'a, Result<bool, TransferError>> {
-        Box::pin(async { Ok(false) })
-    }
-
     fn find_blob<'a>(
         &'a self,
         descriptor: &'a Descriptor,
@@ -158,18 +145,6 @@ impl ImageDestination for ArchiveWriter {
         self.path().display().to_string()
     }
 
-    fn is_complete<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<bool, TransferError>> {
-        Box::pin(async { Ok(false) })
-    }
-
-    fn is_tagged<'a>(
-        &'a self,
-        _: &'a Digest,
-        _: &'a str,
-    ) -> BoxFuture<'a, Result<bool, TransferError>> {
-        Box::pin(async { Ok(false) })
-    }
-
     fn announce<'a>(&'a self, blobs: &'a [Descriptor]) -> BoxFuture<'a, Result<(), TransferError>> {
         let (writer, blobs) = (self.clone(), blobs.to_vec());
         Box::pin(blocking(move || ArchiveWriter::announce(&writer, &blobs)))
@@ -226,18 +201,6 @@ impl ImageDestination for ArchiveWriter {
 impl ImageDestination for DirWriter {
     fn place(&self) -> String {
         self.path().display().to_string()
-    }
-
-    fn is_complete<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<bool, TransferError>> {
-        Box::pin(async { Ok(false) })
-    }
-
-    fn is_tagged<'a>(
-        &'a self,
-        _: &'a Digest,
-        _: &'a str,
-    ) -> BoxFuture<'a, Result<bool, TransferError>> {
-        Box::pin(async { Ok(false) })
     }
 
     fn find_blob<'a>(
