@@ -115,26 +115,7 @@ fn config_path(text: &str, emission: &mut Emission) -> Result<Option<String>, Em
         .iter()
         .find(|statement| statement.path() == ["plugins", table, "registry", "config_path"]);
     if let Some(set) = set {
-        let path = value(text, set).and_then(toml::string).unwrap_or_default();
-        if path
-            .split(':')
-            .any(|part| part.trim_end_matches('/') == HOSTS)
-        {
-            return Ok(Some(text.to_owned()));
-        }
-        if !path.is_empty() {
-            emission.note(format!(
-                "config_path in {MAIN} is {path}; containerd looks there and not in {HOSTS}"
-            ));
-            return Ok(None);
-        }
-        let (before, after) = (&text[..set.range.start], &text[set.range.end..]);
-        let Kind::Value { key, .. } = &set.kind else {
-            return Ok(None);
-        };
-        let key: Vec<_> = key.iter().map(|part| bare_or_quoted(part)).collect();
-        let line = format!("{} = {}", key.join("."), quoted(HOSTS));
-        return Ok(Some(format!("{before}{line}{after}")));
+        return Ok(set_already(text, set, emission));
     }
     let header = statements
         .iter()
@@ -175,6 +156,30 @@ fn config_path(text: &str, emission: &mut Emission) -> Result<Option<String>, Em
     let table = format!("\n[plugins.{}.registry]\n{ours}\n", quoted(table));
     whole.push_str(&table);
     Ok(Some(whole))
+}
+
+/// The file with a `config_path` that was there as it shall be, or nothing when it leads elsewhere.
+fn set_already(text: &str, set: &Statement, emission: &mut Emission) -> Option<String> {
+    let path = value(text, set).and_then(toml::string).unwrap_or_default();
+    if path
+        .split(':')
+        .any(|part| part.trim_end_matches('/') == HOSTS)
+    {
+        return Some(text.to_owned());
+    }
+    if !path.is_empty() {
+        emission.note(format!(
+            "config_path in {MAIN} is {path}; containerd looks there and not in {HOSTS}"
+        ));
+        return None;
+    }
+    let (before, after) = (&text[..set.range.start], &text[set.range.end..]);
+    let Kind::Value { key, .. } = &set.kind else {
+        return None;
+    };
+    let key: Vec<_> = key.iter().map(|part| bare_or_quoted(part)).collect();
+    let line = format!("{} = {}", key.join("."), quoted(HOSTS));
+    Some(format!("{before}{line}{after}"))
 }
 
 fn value<'t>(text: &'t str, statement: &Statement) -> Option<&'t str> {
