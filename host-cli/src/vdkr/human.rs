@@ -5,50 +5,41 @@ use std::fmt::Write as _;
 /// A size in decimal units with three digits: `4.26MB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
-    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let decimals = match value {
-        value if value < 10.0 => 2,
-        value if value < 100.0 => 1,
-        _ => 0,
-    };
-    let digits = format!("{value:.decimals$}");
-    let digits = if digits.contains('.') {
-        digits.trim_end_matches('0').trim_end_matches('.')
-    } else {
-        &digits
-    };
-    format!("{digits}{}", UNITS.get(unit).unwrap_or(&"B"))
+    in_units(bytes, 1000.0, UNITS, 3)
 }
 
 /// A size in binary units with four digits, as docker shows memory: `1.5GiB`.
 pub fn binary_size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
+    in_units(bytes, 1024.0, UNITS, 4)
+}
+
+/// Units are `step` times as big as the one before; zeros at the end are left out.
+fn in_units(bytes: u64, step: f64, units: [&str; 7], digits: usize) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "a few digits are shown")]
     let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
+    let mut units = units.into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    while value >= step
+        && let Some(next) = units.next()
+    {
+        value /= step;
+        unit = next;
     }
-    let decimals = match value {
-        value if value < 10.0 => 3,
+    let before_point = match value {
+        value if value < 10.0 => 1,
         value if value < 100.0 => 2,
-        value if value < 1000.0 => 1,
-        _ => 0,
+        value if value < 1000.0 => 3,
+        _ => 4,
     };
+    let decimals = digits.saturating_sub(before_point);
     let digits = format!("{value:.decimals$}");
     let digits = if digits.contains('.') {
         digits.trim_end_matches('0').trim_end_matches('.')
     } else {
         &digits
     };
-    format!("{digits}{}", UNITS.get(unit).unwrap_or(&"B"))
+    format!("{digits}{unit}")
 }
 
 /// How long ago something was: `3 weeks ago`.
