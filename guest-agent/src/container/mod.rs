@@ -1,5 +1,5 @@
 //! Containers with a life of their own: what is known of them ([`record`]), how they live
-//! ([`life`]), what they write ([`log`], [`streams`]).
+//! ([`life`], [`process`]), what they write ([`log`], [`streams`]).
 //!
 //! ```text
 //! containers/<id>/container.json   the record; a directory without one is swept at the start
@@ -37,11 +37,12 @@ mod ending;
 pub mod freeze;
 pub mod life;
 pub mod log;
+pub mod process;
 pub mod record;
 pub mod streams;
 
-use life::Live;
 use log::Log;
+use process::Live;
 use record::{Record, Status};
 use streams::Hub;
 
