@@ -3,25 +3,10 @@
 
 use std::process::{Child, Command, Stdio};
 
-use vdkr_tests::fixtures::layout;
 use vdkr_tests::process::{Ran, wait_until};
-use vdkr_tests::registry::Registry;
 use vdkr_tests::vm::{PATIENCE, User};
 
-/// A user whose VM runs and has the image `box`.
-fn user() -> (Registry, User) {
-    let registry = Registry::start();
-    let image = layout("qemux86-64", "container-base-latest-oci");
-    registry.run(["push", image.to_str().unwrap()]).expect(0);
-    let user = User::new("x86_64");
-    user.run(["vconfig", "accel", "tcg"]).expect(0);
-    user.run(["memres", "start"]).expect(0);
-    let prefix = format!("{}/yocto", registry.host());
-    user.run(["--registry", &prefix, "pull", "container-base"])
-        .expect(0);
-    user.run(["tag", "container-base", "box"]).expect(0);
-    (registry, user)
-}
+use crate::user;
 
 /// `vdkr run --rm OPTIONS box sh -c SCRIPT`.
 fn sh(user: &User, options: &[&str], script: &str) -> Ran {
