@@ -1,7 +1,5 @@
 //! Deleting, garbage collection, retention, history and checks, as users run them.
 
-#[path = "../rig/mod.rs"]
-mod rig;
 mod site;
 
 use std::net::TcpListener;

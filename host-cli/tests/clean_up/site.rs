@@ -7,8 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-
-use crate::rig::write_layout;
+use vdkr_core::digest::Digest;
 
 /// A storage with a server in the foreground, gone with the test.
 pub(crate) struct Site {
@@ -125,6 +124,39 @@ impl Drop for Site {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Writes a layout of one image whose label is its layer, too.
+fn write_layout(layout: &Path, layer: &str) {
+    let blobs = layout.join("blobs/sha256");
+    let _ = std::fs::remove_dir_all(layout);
+    std::fs::create_dir_all(&blobs).unwrap();
+    let put = |media_type: &str, content: &[u8]| {
+        let digest = Digest::sha256(content);
+        std::fs::write(blobs.join(digest.hex()), content).unwrap();
+        json!({ "mediaType": media_type, "digest": digest, "size": content.len() })
+    };
+    let config = json!({
+        "architecture": "amd64", "os": "linux",
+        "config": { "Labels": { "org.example.layer": layer } },
+        "rootfs": { "type": "layers", "diff_ids": [Digest::sha256(layer.as_bytes())] },
+    });
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": put("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes()),
+        "layers": [put("application/vnd.oci.image.layer.v1.tar", layer.as_bytes())],
+    });
+    let entry = put(
+        "application/vnd.oci.image.manifest.v1+json",
+        manifest.to_string().as_bytes(),
+    );
+    let index = json!({ "schemaVersion": 2, "manifests": [entry] });
+    std::fs::write(layout.join("index.json"), index.to_string()).unwrap();
+    std::fs::write(
+        layout.join("oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#,
+    )
+    .unwrap();
 }
 
 pub(crate) fn stored_files(dir: &Path) -> usize {
