@@ -60,7 +60,7 @@ pub const KEYS: &[Key] = &[
         name: "target",
         variable: "VDKR_TARGET",
         default: "",
-        help: "board or full image to talk to: vsock:CID[:PORT], serial:PATH or unix:PATH",
+        help: "board or full image to talk to: vsock:CID[:PORT], vsock:PATH[:PORT], serial:PATH or unix:PATH",
         check: |text| {
             if text == NO_TARGET {
                 return Ok(text.to_owned());
