@@ -18,6 +18,14 @@ pub enum TargetAddress {
         /// The agent's port.
         port: u32,
     },
+    /// `vsock:PATH[:PORT]`: a virtual machine whose monitor has vsock as a socket of this computer
+    /// (Firecracker, Cloud Hypervisor, vhost-device-vsock).
+    Hybrid {
+        /// The socket.
+        path: String,
+        /// The agent's port.
+        port: u32,
+    },
     /// `serial:PATH`: a serial line, or the socket that an emulator has in its place.
     Serial(String),
     /// `unix:PATH`: a socket of the agent itself, or one that leads to it.
@@ -28,7 +36,9 @@ pub enum TargetAddress {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetAddressError {
     /// It has none of the known forms.
-    #[error("target {0:?} is neither vsock:CID[:PORT], serial:PATH nor unix:PATH")]
+    #[error(
+        "target {0:?} is neither vsock:CID[:PORT], vsock:PATH[:PORT], serial:PATH nor unix:PATH"
+    )]
     Form(String),
     /// A part of it is no number.
     #[error("target {text:?}: {part:?} is no number")]
@@ -58,6 +68,18 @@ impl FromStr for TargetAddress {
         let form = || TargetAddressError::Form(text.to_owned());
         let (kind, rest) = text.split_once(':').ok_or_else(form)?;
         match kind {
+            "vsock" if rest.starts_with('/') => {
+                // A path may hold colons; only digits at its end are a port.
+                let (path, port) = match rest.rsplit_once(':') {
+                    Some((path, port)) if is_digits(port) => (path, number(text, port)?),
+                    _ => (rest, VSOCK_PORT),
+                };
+                if path.contains('\0') {
+                    return Err(TargetAddressError::Path(text.to_owned()));
+                }
+                let path = path.to_owned();
+                Ok(Self::Hybrid { path, port })
+            }
             "vsock" => {
                 let (cid, port) = rest
                     .split_once(':')
@@ -86,18 +108,22 @@ impl FromStr for TargetAddress {
 }
 
 fn number(text: &str, part: &str) -> Result<u32, TargetAddressError> {
-    let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    let parsed = part.parse().ok().filter(|_| digits);
+    let parsed = part.parse().ok().filter(|_| is_digits(part));
     parsed.ok_or_else(|| TargetAddressError::Number {
         text: text.to_owned(),
         part: part.to_owned(),
     })
 }
 
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 impl fmt::Display for TargetAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Vsock { cid, port } => write!(f, "vsock:{cid}:{port}"),
+            Self::Hybrid { path, port } => write!(f, "vsock:{path}:{port}"),
             Self::Serial(path) => write!(f, "serial:{path}"),
             Self::Unix(path) => write!(f, "unix:{path}"),
         }
@@ -119,6 +145,13 @@ mod tests {
         assert_eq!("vsock:42:99".parse(), vsock(42, 99));
         // The loopback of vsock serves tests.
         assert_eq!("vsock:1:99".parse(), vsock(1, 99));
+        let hybrid = |path: &str, port| {
+            let path = path.to_owned();
+            Ok(TargetAddress::Hybrid { path, port })
+        };
+        assert_eq!("vsock:/run/vm.vsock".parse(), hybrid("/run/vm.vsock", 1024));
+        assert_eq!("vsock:/run/vm:9".parse(), hybrid("/run/vm", 9));
+        assert_eq!("vsock:/run/a:b".parse(), hybrid("/run/a:b", 1024));
         let serial = TargetAddress::Serial("/dev/ttyS1".to_owned());
         assert_eq!("serial:/dev/ttyS1".parse(), Ok(serial));
         let unix = TargetAddress::Unix("/run/a:b".to_owned());
@@ -132,6 +165,8 @@ mod tests {
             "vsock:3:",
             "vsock:3:1:2",
             "vsock:2",
+            "vsock:/run/a\0",
+            "vsock:/run/a:4294967296",
             "vsock:4294967295",
             "vsock:4294967296",
             "serial:",

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -38,6 +39,7 @@ const CHANNELS: &str =
 #[derive(Debug)]
 pub struct Board {
     _qemu: Background,
+    _vsock: Background,
     dir: TempDir,
     shell: UnixStream,
     asked: u32,
@@ -78,6 +80,15 @@ impl Board {
                 path(&format!("{id}.sock"))
             )
         };
+        let monitor = tool("vhost-device-vsock")
+            .args(["--guest-cid", "3", "--socket", &path("vhost.sock")])
+            .args(["--uds-path", &path("vsock.sock")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let vsock = Background(monitor.expect("vhost-device-vsock starts"));
+        let vhost = dir.path().join("vhost.sock");
+        wait_until("vhost-device-vsock", PATIENCE, || vhost.exists());
         let disk = image.join("disk");
         let mut qemu = tool("qemu-system-x86_64");
         qemu.args(["-M", "q35", "-accel", "tcg", "-cpu", "qemu64", "-m", "768"])
@@ -121,7 +132,13 @@ impl Board {
             .args([
                 "-device",
                 "virtserialport,nr=2,chardev=shell,name=test.shell",
-            ]);
+            ])
+            // Its other end reads the memory of the machine.
+            .args(["-machine", "memory-backend=memory", "-object"])
+            .arg("memory-backend-memfd,id=memory,size=768M,share=on")
+            .arg("-chardev")
+            .arg(format!("socket,id=vsock,path={}", path("vhost.sock")))
+            .args(["-device", "vhost-user-vsock-pci,chardev=vsock"]);
         let child = qemu.spawn().expect("qemu-system-x86_64 starts");
         let qemu = Background(child);
         let shell = dir.path().join("shell.sock");
@@ -130,6 +147,7 @@ impl Board {
         });
         let mut board = Self {
             _qemu: qemu,
+            _vsock: vsock,
             shell: UnixStream::connect(&shell).expect("the shell's socket"),
             dir,
             asked: 0,
@@ -146,6 +164,11 @@ impl Board {
     /// Where QEMU has the socket of the serial line that the agent serves.
     pub fn line(&self) -> PathBuf {
         self.dir.path().join("line.sock")
+    }
+
+    /// Where vhost-device-vsock has the socket that leads to the board's vsock ports.
+    pub fn vsock(&self) -> PathBuf {
+        self.dir.path().join("vsock.sock")
     }
 
     /// Runs a script on the board as root, which has to succeed; gives what it wrote.

@@ -80,6 +80,7 @@ fn a_debian_with_systemd_is_configured_pulls_and_runs_for_its_user_and_its_host(
     let port = format!("serial:{}", board.port().display());
     its_host(&user, &port, &its_name, &secured);
     channels(&user, &board);
+    vsock(&user, &board);
     service(&mut board, &user, &port);
 }
 
@@ -320,6 +321,41 @@ fn channels(user: &User, board: &Board) {
     user.run(["--target", &unix, "images"]).expect(0);
     let ended = held.wait_with_output().unwrap();
     assert!(ended.status.success(), "{ended:?}");
+}
+
+/// The host's way to vsock.
+fn vsock(user: &User, board: &Board) {
+    let target = format!("vsock:{}", board.vsock().display());
+    let every: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+    let run = ["--target", &target, "run", "--rm", "-i", "container-base"];
+    let back = user
+        .run_with_input(run.iter().copied().chain(["cat"]), &every)
+        .expect(0);
+    assert!(back.stdout == every, "{} bytes", back.stdout.len());
+
+    // Unlike a serial line it takes several commands at a time.
+    let mut held = user
+        .command()
+        .args(["--target", &target, "run", "--rm", "-i"])
+        .args(["container-base", "sh", "-c", "echo up; cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut up = [0; 3];
+    std::io::Read::read_exact(held.stdout.as_mut().unwrap(), &mut up).unwrap();
+    user.run(["--target", &target, "run", "--rm", "container-base", "true"])
+        .expect(0);
+    let ended = held.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+
+    let nobody = format!("{target}:9");
+    let refused = user.run(["--target", &nobody, "images"]).expect(1);
+    assert!(
+        refused.stderr.contains("nobody listens on vsock port 9"),
+        "{}",
+        refused.stderr
+    );
 }
 
 /// The processes of the containers below.

@@ -12,21 +12,31 @@ use crate::workspace::{Arch, Workspace};
 /// The suite that has crane; the program needs nothing but a libc that every supported release has.
 const CRANE_SUITE: &str = "sid";
 
+/// The first suite that has vhost-device-vsock; what it needs of the libc is as old.
+const VSOCK_SUITE: &str = "forky";
+
 /// The oldest suite whose dockerd has `--validate`.
 const DOCKER_SUITE: &str = "trixie";
 
 /// The directories with the peers that are unpacked and not installed: `docker-registry`,
-/// `containerd` and `dockerd`, whose packages would start services, and `crane`, which is younger than
-/// the releases.
-pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 4]> {
+/// `containerd` and `dockerd`, whose packages would start services, and `crane` and
+/// `vhost-device-vsock`, which are younger than the releases.
+pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 5]> {
     let release = Apt::open(workspace)?;
     let docker = Apt::open_suite(workspace, DOCKER_SUITE)?;
     let crane = Apt::open_suite(workspace, CRANE_SUITE)?;
+    let vsock = Apt::open_suite(workspace, VSOCK_SUITE)?;
     Ok([
         unpacked(workspace, &release, "docker-registry", &["docker-registry"])?,
         unpacked(workspace, &release, "containerd", &["containerd", "ctr"])?,
         unpacked(workspace, &crane, "crane", &["crane"])?,
         unpacked(workspace, &docker, "docker.io", &["dockerd"])?,
+        unpacked(
+            workspace,
+            &vsock,
+            "vhost-device-vsock",
+            &["vhost-device-vsock"],
+        )?,
     ])
 }
 

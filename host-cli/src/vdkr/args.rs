@@ -83,7 +83,7 @@ pub struct Global {
     #[arg(short, long, value_name = "ARCH")]
     pub arch: Option<String>,
     /// Talk to the agent of a board or a full image instead of a virtual machine of this program:
-    /// vsock:CID[:PORT], serial:PATH or unix:PATH [env: VDKR_TARGET]
+    /// vsock:CID[:PORT], vsock:PATH[:PORT], serial:PATH or unix:PATH [env: VDKR_TARGET]
     #[arg(long, value_name = "TARGET")]
     pub target: Option<String>,
     /// Registry that is asked first for names without a host; none for none [env: VDKR_REGISTRY]

@@ -18,7 +18,7 @@ use rustix::{
     termios::{ControlModes, OptionalActions, isatty, tcgetattr, tcsetattr},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf, unix::AsyncFd},
     net::UnixStream,
     time::{Instant, sleep, timeout},
 };
@@ -35,6 +35,8 @@ use super::{
 const PATIENCE: Duration = Duration::from_secs(40);
 /// After this the user is told what is waited for.
 const TELL_AFTER: Duration = Duration::from_secs(3);
+/// The longest line with which a monitor answers, in bytes.
+const MAX_ANSWER: usize = 32;
 /// How often a line is looked at that another command uses.
 const TURN_PAUSE: Duration = Duration::from_millis(50);
 /// How often a target is greeted again that does not answer. What got lost in another command's
@@ -115,6 +117,12 @@ async fn once(address: &TargetAddress) -> Result<Connection, TargetError> {
             let (reader, writer) = tokio::io::split(stream.await.map_err(failed)?);
             greet(address, reader, writer).await
         }
+        TargetAddress::Hybrid { path, port } => {
+            let mut stream = UnixStream::connect(path).await.map_err(failed)?;
+            ask_for(&mut stream, *port).await.map_err(failed)?;
+            let (reader, writer) = stream.into_split();
+            greet(address, reader, writer).await
+        }
         TargetAddress::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(failed)?;
             let (reader, writer) = stream.into_split();
@@ -133,6 +141,32 @@ async fn once(address: &TargetAddress) -> Result<Connection, TargetError> {
             greet(address, reader, writer).await
         }
     }
+}
+
+/// Asks a virtual machine monitor for a port of its guest, as Firecracker has it: `CONNECT PORT`,
+/// which `OK` and a number answer, each on a line.
+async fn ask_for(stream: &mut UnixStream, port: u32) -> io::Result<()> {
+    let none = || io::Error::other(format!("nobody listens on vsock port {port} there"));
+    stream
+        .write_all(format!("CONNECT {port}\n").as_bytes())
+        .await?;
+    let mut line = [0; MAX_ANSWER];
+    for end in 0..line.len() {
+        // What follows the line is the agent's already.
+        if stream.read(&mut line[end..=end]).await? == 0 {
+            return Err(none());
+        }
+        if line[end] == b'\n' {
+            let number = line[..end].strip_prefix(b"OK ");
+            return match number {
+                Some(number) if number.iter().all(u8::is_ascii_digit) => Ok(()),
+                _ => Err(none()),
+            };
+        }
+    }
+    Err(io::Error::other(
+        "it is no vsock socket of a virtual machine",
+    ))
 }
 
 async fn greet<R, W>(
@@ -263,6 +297,40 @@ mod tests {
         let address = TargetAddress::Unix(path.to_str().unwrap().to_owned());
         let error = connect(&address, &mut |_| {}).await.unwrap_err();
         assert!(error.to_string().contains("8 to 9"), "{error}");
+    }
+
+    /// A monitor that answers `CONNECT` with these bytes and hangs up.
+    async fn monitor(answer: &'static [u8]) -> (String, TargetError) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vsock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let asked = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 13];
+            stream.read_exact(&mut asked).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+            String::from_utf8(asked.to_vec()).unwrap()
+        });
+        let address = format!("vsock:{}", path.display()).parse().unwrap();
+        let error = connect(&address, &mut |_| {}).await.unwrap_err();
+        (asked.await.unwrap(), error)
+    }
+
+    #[tokio::test]
+    async fn a_monitor_is_asked_for_the_port_and_its_refusals_are_told() {
+        for (answer, words) in [
+            (&b""[..], "nobody listens on vsock port 1024"),
+            (b"NO\n", "nobody listens on vsock port 1024"),
+            (b"OK x\n", "nobody listens on vsock port 1024"),
+            (&[b'x'; 64], "no vsock socket of a virtual machine"),
+        ] {
+            let (asked, error) = monitor(answer).await;
+            assert_eq!(asked, "CONNECT 1024\n");
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        // Granted, and then nobody speaks.
+        let (_, error) = monitor(b"OK 1073741824\n").await;
+        assert!(matches!(error, TargetError::Pipe { .. }), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
