@@ -156,7 +156,7 @@ pub const KEYS: &[Key] = &[
         name: "pull-in",
         variable: "VDKR_PULL_IN",
         default: "host",
-        help: "where images are pulled and unpacked: host or guest",
+        help: "where images are pulled, loaded and unpacked: host or guest",
         check: |text| match text {
             "host" | "guest" => Ok(text.to_owned()),
             other => Err(format!("{other:?} is neither host nor guest")),
