@@ -230,14 +230,22 @@ fn loaded_images_are_images_as_any() {
     user.run(["rmi", "again:1"]).expect(0);
 
     // What is made of it.
-    user.run(["run", "--name", "c", "base:1", "sh", "-c", "echo new >/new"])
-        .expect(0);
-    let diff = user.run(["diff", "c"]).expect(0).text();
+    user.run([
+        "run",
+        "--name",
+        "cc",
+        "base:1",
+        "sh",
+        "-c",
+        "echo new >/new",
+    ])
+    .expect(0);
+    let diff = user.run(["diff", "cc"]).expect(0).text();
     assert!(diff.contains("A /new"), "{diff}");
-    user.run(["cp", "c:/etc/passwd", &at("passwd")]).expect(0);
+    user.run(["cp", "cc:/etc/passwd", &at("passwd")]).expect(0);
     assert!(fs::read_to_string(at("passwd")).unwrap().contains("root"));
-    user.run(["commit", "c", "made:1"]).expect(0);
-    user.run(["rm", "c"]).expect(0);
+    user.run(["commit", "cc", "made:1"]).expect(0);
+    user.run(["rm", "cc"]).expect(0);
     let made = |user: &User| {
         let ran = user.run(["run", "--rm", "--pull", "never", "made:1", "cat", "/new"]);
         assert_eq!(ran.expect(0).text(), "new\n");
