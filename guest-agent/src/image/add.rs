@@ -7,7 +7,7 @@ use std::{
 };
 
 use vdkr_core::{
-    channel::message::Reply,
+    channel::message::{KeptLayer, Reply},
     digest::Digest,
     manifest::{self, Descriptor, ImageConfig, ManifestError},
     reference::Reference,
@@ -33,13 +33,14 @@ pub fn add_layer(
     Ok(Reply::LayerAdded { present: false })
 }
 
-/// Puts an image into the store, all of whose layers are there.
+/// Puts an image into the store, all of whose layers are there or among those that the host keeps.
 pub fn add_image(
     store: &Store,
     name: Option<&str>,
     media_type: &str,
     config_raw: &[u8],
     manifest_raw: &[u8],
+    kept: &[KeptLayer],
 ) -> Result<Reply, ImageError> {
     let unusable = |what: &str| {
         let what = format!("the {what} of the image");
@@ -75,11 +76,17 @@ pub fn add_image(
         compressed: compressed.fold(0, u64::saturating_add),
         digests: BTreeSet::new(),
         created: config.created,
-        source: name.as_ref().map(ToString::to_string).unwrap_or_default(),
+        // A registry may have something else by its name.
+        source: String::new(),
         pulled_at: now.map_or(0, |since| since.as_secs()),
     };
     // Until the image has them, nothing else does.
     let _lease = store.keep(record.layers.iter().cloned());
+    for layer in &record.layers {
+        if let Some(kept) = kept.iter().find(|kept| kept.diff_id == layer.as_str()) {
+            store.expect_layer(layer, kept)?;
+        }
+    }
     let image = id.clone();
     let replaced = store.add(NewImage {
         config: config_raw,

@@ -246,7 +246,7 @@ fn an_image_is_brought_by_the_host() {
     let place = Place::new();
     let layers = [layer("base", "12345"), layer("mine", "1")];
     let (config, manifest) = documents(&layers);
-    let add = |name| add_image(&place.store, name, OCI_MANIFEST, &config, &manifest);
+    let add = |name| add_image(&place.store, name, OCI_MANIFEST, &config, &manifest, &[]);
     // Not before all of its layers are there.
     assert_eq!(add(Some("mine")).unwrap_err().code(), FailureCode::NotFound);
     assert_eq!(place.shown().len(), 2);
@@ -277,6 +277,41 @@ fn an_image_is_brought_by_the_host() {
 }
 
 #[test]
+fn an_image_has_layers_that_the_host_keeps() {
+    use vdkr_core::{channel::message::KeptLayer, manifest::media_type::OCI_MANIFEST};
+    let place = Place::new();
+    let layers = [layer("base", "12345"), layer("mine", "1")];
+    let (config, manifest) = documents(&layers);
+    let add = |kept: &[KeptLayer]| {
+        let name = Some("mine");
+        add_image(&place.store, name, OCI_MANIFEST, &config, &manifest, kept)
+    };
+    let kept = |bytes: &[u8]| KeptLayer {
+        diff_id: Digest::sha256(bytes).to_string(),
+        bytes: 1,
+        opaque: false,
+    };
+    // Those that are none of its own, or no digests, do not count.
+    let foreign = [kept(b"other"), KeptLayer::default()];
+    assert_eq!(add(&foreign).unwrap_err().code(), FailureCode::NotFound);
+    assert!(!place.store.has_layer(&Digest::sha256(b"other")));
+    add(&[kept(b"other"), kept(&layers[1]), kept(&layers[0])]).unwrap();
+    assert!(!place.store.has_layer(&Digest::sha256(b"other")));
+    let settings = RegistrySettings::default();
+    let needed = place.store.needed_layers(Some("mine"), &settings).unwrap();
+    // The one below was unpacked here before.
+    let mine = Digest::sha256(&layers[1]).to_string();
+    assert_eq!(
+        (&needed.missing, &needed.kept),
+        (&vec![mine.clone()], &vec![mine])
+    );
+    // It came from nowhere, whatever it is called.
+    assert_eq!(needed.source, "");
+    let image = place.store.resolve("mine", &settings).unwrap();
+    assert!(image.ready().is_err());
+}
+
+#[test]
 fn documents_that_do_not_fit_are_refused() {
     use vdkr_core::manifest::media_type::{OCI_INDEX, OCI_MANIFEST};
     let place = Place::new();
@@ -291,7 +326,7 @@ fn documents_that_do_not_fit_are_refused() {
         (None, OCI_INDEX, &config, &manifest),
         (None, OCI_MANIFEST, &b"{".to_vec(), &manifest),
     ] {
-        let added = add_image(&place.store, name, media_type, config, manifest);
+        let added = add_image(&place.store, name, media_type, config, manifest, &[]);
         assert!(added.is_err(), "{name:?} {media_type}");
     }
     let wrong = add_layer(&place.store, &b"x"[..], &Digest::sha256(b"y"), &|| false);

@@ -84,7 +84,8 @@ pub async fn image(agent: &Agent, request: AddImage, stream: &SharedStream) -> D
     let added = spawn_blocking(move || {
         let (config, manifest) = input.split_at(config_size);
         let name = request.name.as_deref();
-        image::add_image(&store, name, &request.media_type, config, manifest)
+        let kept = &request.kept;
+        image::add_image(&store, name, &request.media_type, config, manifest, kept)
     });
     match added.await {
         Ok(reply) => Ok(reply?),

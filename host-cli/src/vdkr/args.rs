@@ -118,7 +118,7 @@ pub struct Global {
     /// File of logins like docker's config.json, which only its owner may read [env: VDKR_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where images are pulled and unpacked: host or guest [env: VDKR_PULL_IN] [default: host]
+    /// Where images are pulled, loaded and unpacked: host or guest [env: VDKR_PULL_IN] [default: host]
     #[arg(long, value_name = "PLACE")]
     pub pull_in: Option<String>,
     /// Processor's virtualisation or emulation: auto, kvm or tcg [env: VDKR_ACCEL]

@@ -118,7 +118,10 @@ impl From<TargetError> for Error {
 
 impl From<ImageError> for Error {
     fn from(error: ImageError) -> Self {
-        Failure::from(error).into()
+        match error {
+            ImageError::Blob(error) => (*error).into(),
+            error => Failure::from(error).into(),
+        }
     }
 }
 

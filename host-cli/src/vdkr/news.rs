@@ -16,6 +16,8 @@ pub struct News {
     progress: Progress,
     under_way: HashSet<String>,
     verbose: bool,
+    /// What is said of a layer that comes, and of one that came.
+    words: (&'static str, &'static str),
     id_to: Option<File>,
     /// Hears of a new container's id.
     on_id: Option<Hook>,
@@ -38,10 +40,18 @@ impl News {
             progress: Progress::new(mode),
             under_way: HashSet::new(),
             verbose,
+            words: ("pulling", "pulled"),
             id_to: None,
             on_id: None,
             adoption: None,
         }
+    }
+
+    /// Says of layers that they are loaded rather than pulled.
+    #[must_use]
+    pub fn of_load(mut self) -> Self {
+        self.words = ("loading", "loaded");
+        self
     }
 
     /// Writes a new container's id to a file as soon as it is known.
@@ -120,7 +130,8 @@ impl News {
         match phase {
             Phase::Download => {
                 if self.under_way.insert(layer.to_owned()) {
-                    self.progress.started(layer, "pulling", total.unwrap_or(0));
+                    let total = total.unwrap_or(0);
+                    self.progress.started(layer, self.words.0, total);
                 }
                 self.progress.advanced(layer, done);
             }
@@ -130,7 +141,7 @@ impl News {
             }
             Phase::Complete => {
                 self.under_way.remove(layer);
-                self.progress.finished(layer, "pulled");
+                self.progress.finished(layer, self.words.1);
             }
             // Unpacking goes along with the download.
             Phase::Waiting | Phase::Unpack | Phase::Unknown => {}

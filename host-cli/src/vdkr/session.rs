@@ -7,6 +7,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 use vdkr_core::channel::message::{
     DiskRequest, Done, Failure, FailureCode, Publication, PublishRequest, RegistrySettings, Reply,
     Request,
@@ -39,6 +40,8 @@ pub const LOCK_PATIENCE: Duration = Duration::from_mins(1);
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(15);
 /// How long an emulator whose agent has gone may take to end too.
 const ENDING_PATIENCE: Duration = Duration::from_secs(1);
+/// How long work that was told to stop may take to end.
+const CLEANING_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the machine may take to go when nothing is left to be written.
 const POWER_OFF_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -512,6 +515,23 @@ pub async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T
         _ = terminate.recv() => Err(Error::interrupted(SignalKind::terminate())),
         _ = hangup.recv() => Err(Error::interrupted(SignalKind::hangup())),
     }
+}
+
+/// Does something unless a signal asks to end it; then `stop` is cancelled, and the work ends by itself
+/// and cleans up.
+pub async fn stoppable<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::pin!(work);
+    let result = interruptible(work.as_mut()).await;
+    if let Err(error) = &result
+        && error.signalled().is_some()
+    {
+        stop.cancel();
+        let _ = timeout(CLEANING_PATIENCE, work).await;
+    }
+    result
 }
 
 /// Opens a session, does the work of a command on it, and closes it whatever came of that.

@@ -96,7 +96,7 @@ fn sparse(size: u64, map: &str) -> Entry {
 }
 
 /// Zeros that hardly take any room in the registry: a gigabyte and a quarter.
-fn bomb() -> Hostile {
+pub(crate) fn bomb() -> Hostile {
     let header = Entry::file("pwned-bomb", "").size((8 << 30) - 512).encode();
     let mut blob = gzip(&header);
     let zeros = gzip(&vec![0; 64 << 20]);

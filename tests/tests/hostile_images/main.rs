@@ -1,6 +1,6 @@
-//! Images from somebody who means harm, through a real registry into a real machine, pulled by the
-//! machine and by this computer: each is refused with a sentence or unpacked harmlessly, nothing is
-//! left behind, and the next pull and run work.
+//! Images from somebody who means harm, through a real registry or in files into a real machine,
+//! unpacked by the machine and by this computer: each is refused with a sentence or unpacked
+//! harmlessly, nothing is left behind, and the next pull and run work.
 
 mod corpus;
 
@@ -13,7 +13,7 @@ use corpus::{Damage, Expect, Hostile, Layer};
 use serde_json::{Value, json};
 use vdkr_tests::fixtures::layout;
 use vdkr_tests::http::request;
-use vdkr_tests::layout::digest;
+use vdkr_tests::layout::{digest, write_index};
 use vdkr_tests::process::{Ran, run_within, wait_until};
 use vdkr_tests::registry::Registry;
 use vdkr_tests::vm::{PATIENCE, User};
@@ -66,12 +66,13 @@ fn put_blob(registry: &Registry, repository: &str, kind: &str, content: &[u8]) -
     json!({"mediaType": kind, "digest": name, "size": content.len()})
 }
 
-/// Stores an image in the registry, as wrong as it is.
-fn put_image(registry: &Registry, base: &Base, repository: &str, image: &Hostile) {
+/// Puts an image together, as wrong as it is: `put` stores a blob and gives its descriptor. The
+/// manifest.
+fn put_image(base: &Base, image: &Hostile, put: &dyn Fn(&str, &[u8]) -> Value) -> Value {
     let mut diff_ids = vec![base.diff_id.clone()];
-    let mut layers = vec![put_blob(registry, repository, LAYER, &base.blob)];
+    let mut layers = vec![put(LAYER, &base.blob)];
     for Layer { blob, plain } in &image.layers {
-        layers.push(put_blob(registry, repository, LAYER, blob));
+        layers.push(put(LAYER, blob));
         diff_ids.push(digest(plain));
     }
     match image.damage {
@@ -86,30 +87,65 @@ fn put_image(registry: &Registry, base: &Base, repository: &str, image: &Hostile
         "architecture": "amd64", "os": "linux", "config": config,
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     });
-    let config = put_blob(registry, repository, CONFIG, config.to_string().as_bytes());
-    let manifest = json!({
+    let config = put(CONFIG, config.to_string().as_bytes());
+    json!({
         "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers,
     })
-    .to_string();
+}
+
+/// Stores an image in the registry.
+fn put_in_registry(registry: &Registry, base: &Base, repository: &str, image: &Hostile) {
+    let put = |kind: &str, content: &[u8]| put_blob(registry, repository, kind, content);
+    let document = put_image(base, image, &put);
+    let manifest = document.to_string();
     let path = format!("/v2/{repository}/manifests/1");
     let kind = [("Content-Type", MANIFEST)];
     let put = request(registry.port(), "PUT", &path, &kind, manifest.as_bytes()).unwrap();
     assert_eq!(put.status, 201, "{}: {}", image.name, put.text());
     if matches!(image.damage, Damage::Blob) {
-        let name = layers.last().unwrap()["digest"].as_str().unwrap();
-        overwrite(registry, name, |content| content[0] ^= 1);
+        overwrite(&registry_file(registry, last_layer(&document)));
     }
 }
 
-/// Changes what the registry has under a digest, behind its back.
-fn overwrite(registry: &Registry, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+/// Writes an image into a directory, as a layout.
+fn put_in_layout(layout: &Path, base: &Base, image: &Hostile) {
+    fs::create_dir_all(layout).unwrap();
+    fs::write(
+        layout.join("oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#,
+    )
+    .unwrap();
+    let put = |kind: &str, content: &[u8]| {
+        let name = vdkr_tests::layout::put_blob(layout, content);
+        json!({"mediaType": kind, "digest": name, "size": content.len()})
+    };
+    let document = put_image(base, image, &put);
+    let entry = put(MANIFEST, document.to_string().as_bytes());
+    write_index(layout, &json!([entry]));
+    if matches!(image.damage, Damage::Blob) {
+        let hex = last_layer(&document).strip_prefix("sha256:").unwrap();
+        overwrite(&layout.join("blobs/sha256").join(hex));
+    }
+}
+
+fn last_layer(manifest: &Value) -> &str {
+    let layers = manifest["layers"].as_array().unwrap();
+    layers.last().unwrap()["digest"].as_str().unwrap()
+}
+
+/// Where the registry has a blob.
+fn registry_file(registry: &Registry, name: &str) -> PathBuf {
     let hex = name.strip_prefix("sha256:").unwrap();
     let blobs = registry.storage().join("docker/registry/v2/blobs/sha256");
-    let path = blobs.join(&hex[..2]).join(hex).join("data");
-    let mut content = fs::read(&path).unwrap();
-    change(&mut content);
-    fs::remove_file(&path).unwrap();
-    fs::write(&path, content).unwrap();
+    blobs.join(&hex[..2]).join(hex).join("data")
+}
+
+/// Changes a blob behind its owner's back.
+fn overwrite(path: &Path) {
+    let mut content = fs::read(path).unwrap();
+    content[0] ^= 1;
+    fs::remove_file(path).unwrap();
+    fs::write(path, content).unwrap();
 }
 
 /// Files below a directory.
@@ -123,8 +159,18 @@ fn files(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// How images come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// From a registry.
+    Pulled,
+    /// From a directory.
+    Imported,
+}
+
 struct Place {
     user: User,
+    way: Way,
     registry: Registry,
     base: Base,
     /// A directory of this computer that is nobody's business.
@@ -134,19 +180,21 @@ struct Place {
 }
 
 impl Place {
-    fn new(pull_in: &'static str) -> Self {
+    fn new(way: Way, pull_in: &'static str) -> Self {
         let registry = Registry::start();
         let base = Base::read();
         let user = User::new("x86_64");
-        let prefix = format!("{}/ns", registry.host());
-        for setting in [["registry", &*prefix], ["pull-in", pull_in]] {
-            user.run(["vconfig", setting[0], setting[1]]).expect(0);
+        user.run(["vconfig", "pull-in", pull_in]).expect(0);
+        if way == Way::Pulled {
+            let prefix = format!("{}/ns", registry.host());
+            user.run(["vconfig", "registry", &prefix]).expect(0);
         }
         user.run(["--accel", "tcg", "memres", "start"]).expect(0);
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("kept"), "kept").unwrap();
         let mut place = Self {
             user,
+            way,
             registry,
             base,
             outside,
@@ -160,10 +208,26 @@ impl Place {
             damage: Damage::None,
             expect: Expect::Refused(0, ""),
         };
-        put_image(&place.registry, &place.base, "ns/good", &good);
-        place.user.run(["pull", "-q", "good:1"]).expect(0);
+        place.bring("good", &good).expect(0);
         place.disk = place.taken();
         place
+    }
+
+    /// Has an image brought into the machine, under a name with tag 1.
+    fn bring(&self, name: &str, image: &Hostile) -> Ran {
+        let tagged = format!("{name}:1");
+        match self.way {
+            Way::Pulled => {
+                let repository = format!("ns/{name}");
+                put_in_registry(&self.registry, &self.base, &repository, image);
+                self.run(&["pull", &tagged])
+            }
+            Way::Imported => {
+                let place = tempfile::tempdir().unwrap();
+                put_in_layout(place.path(), &self.base, image);
+                self.run(&["vimport", place.path().to_str().unwrap(), &tagged])
+            }
+        }
     }
 
     /// Bytes that this user's home takes.
@@ -191,11 +255,10 @@ impl Place {
     }
 
     fn try_out(&self, number: usize, image: &Hostile) {
-        let what = format!("{}, pulled in the {}", image.name, self.pull_in);
-        let repository = format!("ns/bad{number}");
-        put_image(&self.registry, &self.base, &repository, image);
-        let name = format!("bad{number}:1");
-        let pulled = self.run(&["pull", &name]);
+        let what = format!("{}, {:?} in the {}", image.name, self.way, self.pull_in);
+        let name = format!("bad{number}");
+        let pulled = self.bring(&name, image);
+        let name = format!("{name}:1");
         let said = &pulled.stderr;
         match &image.expect {
             Expect::Refused(status, words) => {
@@ -204,7 +267,12 @@ impl Place {
                     said.contains(words),
                     "{what} does not say {words:?}: {said}"
                 );
-                self.run(&["run", "--rm", &name, "true"]).expect(125);
+                let pull = match self.way {
+                    Way::Pulled => "missing",
+                    Way::Imported => "never",
+                };
+                let ran = self.run(&["run", "--rm", "--pull", pull, &name, "true"]);
+                assert_eq!(ran.code(), 125, "{what}: {}", ran.stderr);
             }
             Expect::Harmless(options, script, output) => {
                 assert_eq!(pulled.code(), 0, "{what}: {said}");
@@ -292,22 +360,27 @@ impl Place {
             damage: Damage::None,
             expect: Expect::Refused(0, ""),
         };
-        put_image(&self.registry, &self.base, "ns/fresh", &fresh);
+        self.bring("fresh", &fresh).expect(0);
         let ran = self.run(&["run", "--rm", "fresh:1", "echo", "fresh"]);
         assert_eq!(ran.text(), "fresh\n", "{}", ran.stderr);
     }
 }
 
-fn every_image(pull_in: &'static str) {
-    let place = Place::new(pull_in);
-    let outside = place.outside.path().to_str().unwrap().to_owned();
+/// The whole corpus.
+fn all(outside: &str) -> Vec<Hostile> {
     let images = [
-        corpus::escapes(&outside),
+        corpus::escapes(outside),
         corpus::rights(),
         corpus::lies(),
         corpus::sizes(),
     ];
-    for (number, image) in images.iter().flatten().enumerate() {
+    images.into_iter().flatten().collect()
+}
+
+fn every_image(way: Way, pull_in: &'static str, corpus: fn(&str) -> Vec<Hostile>) {
+    let place = Place::new(way, pull_in);
+    let outside = place.outside.path().to_str().unwrap().to_owned();
+    for (number, image) in corpus(&outside).iter().enumerate() {
         let begun = std::time::Instant::now();
         place.try_out(number, image);
         eprintln!("{}: {:?}", image.name, begun.elapsed());
@@ -317,10 +390,25 @@ fn every_image(pull_in: &'static str) {
 
 #[test]
 fn hostile_images_pulled_in_the_machine() {
-    every_image("guest");
+    every_image(Way::Pulled, "guest", all);
 }
 
 #[test]
 fn hostile_images_pulled_on_this_computer() {
-    every_image("host");
+    every_image(Way::Pulled, "host", all);
+}
+
+#[test]
+fn hostile_images_imported_on_this_computer() {
+    every_image(Way::Imported, "host", all);
+}
+
+/// What the machine unpacks it unpacks as a pull's; what differs is what is looked at here before.
+#[test]
+fn hostile_images_imported_in_the_machine() {
+    every_image(Way::Imported, "guest", |_| {
+        let mut images = corpus::lies();
+        images.push(corpus::bomb());
+        images
+    });
 }

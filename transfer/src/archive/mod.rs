@@ -12,7 +12,6 @@ mod write;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use vdkr_core::digest::{Algorithm, Digest};
@@ -59,14 +58,6 @@ pub fn open(path: impl Into<PathBuf>) -> Result<(OciLayout, Found), TransferErro
 /// not a bomb. May block.
 pub fn open_plain(path: &Path) -> Result<File, TransferError> {
     spool::open_plain(path)
-}
-
-/// Undoes gzip or zstd, whichever the first bytes show, or neither.
-pub fn inflated<'a>(mut source: impl Read + 'a) -> std::io::Result<Box<dyn Read + 'a>> {
-    let mut first = Vec::with_capacity(4);
-    (&mut source).take(4).read_to_end(&mut first)?;
-    let compressed = spool::Compressed::of(&first);
-    compressed.reader(std::io::Cursor::new(first).chain(source))
 }
 
 /// The header of a member of an archive, for writers that send one as it is made: a regular file of
@@ -142,35 +133,7 @@ fn digest_of(content: &Content, algorithm: Algorithm) -> Result<Digest, Transfer
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
-
-    #[test]
-    fn compression_is_undone_whatever_it_is() {
-        let plain = b"content ".repeat(1000);
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&plain).unwrap();
-        let gzip = gzip.finish().unwrap();
-        let zstd = zstd::stream::encode_all(plain.as_slice(), 1).unwrap();
-        for packed in [&plain, &gzip, &zstd] {
-            let mut out = Vec::new();
-            inflated(packed.as_slice())
-                .unwrap()
-                .read_to_end(&mut out)
-                .unwrap();
-            assert!(out == plain);
-        }
-        // A cut stream is an error, and a short one is what it is.
-        let mut out = Vec::new();
-        let mut cut = inflated(&gzip[..gzip.len() / 2]).unwrap();
-        assert!(cut.read_to_end(&mut out).is_err());
-        for short in [&b""[..], b"a", b"abc"] {
-            let mut out = Vec::new();
-            inflated(short).unwrap().read_to_end(&mut out).unwrap();
-            assert_eq!(out, short);
-        }
-    }
 
     #[test]
     fn a_header_is_read_back() {

@@ -21,6 +21,7 @@ pub mod sparse;
 mod stream;
 
 pub use pool::Pool;
+pub(crate) use stream::Plain;
 pub use stream::{Hash, Measures, Sink, read_layer, read_layer_recorded};
 
 use archive::ArchiveError;

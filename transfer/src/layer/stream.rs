@@ -153,7 +153,7 @@ impl BufRead for Pieces {
 }
 
 /// The plain archive: decompressed, counted, hashed, bounded.
-struct Plain<'a, R: io::Read> {
+pub(crate) struct Plain<'a, R: io::Read> {
     decoder: Decoder<R>,
     hash: Hash,
     length: u64,
@@ -162,7 +162,8 @@ struct Plain<'a, R: io::Read> {
 }
 
 impl<'a, R: io::Read> Plain<'a, R> {
-    fn new(
+    /// Begins to read one; `cancelled` is asked at every piece.
+    pub(crate) fn new(
         source: R,
         algorithm: Algorithm,
         limits: Limits,
@@ -175,6 +176,21 @@ impl<'a, R: io::Read> Plain<'a, R> {
             limits,
             cancelled,
         })
+    }
+
+    /// The digest of what was read so far.
+    pub(crate) fn digest(&self) -> Digest {
+        self.hash.finish()
+    }
+
+    /// What it is read from.
+    pub(crate) fn source_mut(&mut self) -> &mut R {
+        let source = match &mut self.decoder {
+            Decoder::None(source) => source,
+            Decoder::Gzip(gzip) => gzip.get_mut(),
+            Decoder::Zstd(zstd) => zstd.get_mut(),
+        };
+        &mut source.get_mut().get_mut().1.inner
     }
 }
 

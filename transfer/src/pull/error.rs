@@ -102,6 +102,9 @@ pub enum ImageError {
         /// Set when the reference comes from the configured registry: that registry.
         registry: Option<String>,
     },
+    /// A blob in a file of this computer that cannot be had, or is another one.
+    #[error("{0}")]
+    Blob(Box<TransferError>),
     /// The image is for other machines.
     #[error("{reference} has no image for {wanted}; it has {}", list(available))]
     NoPlatform {
@@ -210,7 +213,7 @@ impl ImageError {
             | Self::NoLayer(_)
             | Self::Unknown { .. }
             | Self::NoPlatform { .. } => FailureCode::NotFound,
-            Self::Pull { source, .. } => transfer_code(source),
+            Self::Pull { source, .. } | Self::Blob(source) => transfer_code(source),
             Self::NotAnImage { .. } => FailureCode::Unsupported,
             Self::Cancelled => FailureCode::Cancelled,
             Self::Layer { source, .. } => match **source {

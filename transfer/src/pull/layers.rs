@@ -23,8 +23,11 @@ use vdkr_core::{
     reference::Host,
 };
 
-use super::{ImageError, Remote};
-use crate::client::{Client, Repository};
+use super::{
+    ImageError, LayerSource,
+    from::drain,
+    plain::{LayerError, damaged},
+};
 use crate::error::TransferError;
 use crate::layer::{UnpackError, Unpacked};
 use crate::verify::VerifyingReader;
@@ -46,7 +49,7 @@ pub enum Holding {
     Absent,
     /// The layer itself.
     Present,
-    /// The layer, for whoever may read its blob: its registry is asked.
+    /// The layer, for whoever may read its blob: the source is asked.
     IfOffered,
 }
 
@@ -55,9 +58,9 @@ pub trait LayerStore: Clone + Send + 'static {
     /// Whether a layer is there.
     fn has_layer(&self, diff_id: &Digest) -> bool;
 
-    /// What is there of a layer of a registry's image. A store of several owners says more than
-    /// [`LayerStore::has_layer`]: an image may name any diff_id.
-    fn holding(&self, layer: &Wanted, registry: &Host) -> Holding {
+    /// What is there of a layer of an image in a registry, or in files here when that is absent. A
+    /// store of several owners says more than [`LayerStore::has_layer`]: an image may name any diff_id.
+    fn holding(&self, layer: &Wanted, registry: Option<&Host>) -> Holding {
         let _ = registry;
         if self.has_layer(&layer.diff_id) {
             Holding::Present
@@ -66,8 +69,8 @@ pub trait LayerStore: Clone + Send + 'static {
         }
     }
 
-    /// Takes note that a registry's blob was read to its end, and is this layer.
-    fn verified(&self, layer: &Wanted, registry: &Host) -> Result<(), ImageError> {
+    /// Takes note that a blob of a registry, or of files here, was read to its end and is this layer.
+    fn verified(&self, layer: &Wanted, registry: Option<&Host>) -> Result<(), ImageError> {
         let _ = (layer, registry);
         Ok(())
     }
@@ -88,7 +91,7 @@ pub trait LayerStore: Clone + Send + 'static {
 /// A layer to be there in the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// How the registry has it.
+    /// How its source has it.
     pub blob: Descriptor,
     /// What it is, unpacked.
     pub diff_id: Digest,
@@ -97,20 +100,21 @@ pub struct Wanted {
 /// Brings every layer that is not there into the store. Those finished before an error stay.
 pub async fn fetch<S: LayerStore>(
     store: &S,
-    remote: &Remote,
+    source: &impl LayerSource,
     wanted: Vec<Wanted>,
     events: &dyn Fn(Event),
     stop: &CancellationToken,
 ) -> Result<(), ImageError> {
     let mut waiting = VecDeque::new();
     for layer in wanted {
-        match store.holding(&layer, remote.repository.host()) {
+        let called = source.called(&layer);
+        match store.holding(&layer, source.registry()) {
             Holding::Present => {
                 let size = layer.blob.size;
-                events(progress(&layer.blob, Phase::Present, size));
+                events(progress(called, size, Phase::Present, size));
             }
             held => {
-                events(progress(&layer.blob, Phase::Waiting, 0));
+                events(progress(called, layer.blob.size, Phase::Waiting, 0));
                 waiting.push_back((layer, held));
             }
         }
@@ -119,7 +123,7 @@ pub async fn fetch<S: LayerStore>(
         return Ok(());
     }
     let mut running = JoinSet::new();
-    let result = run(store, remote, waiting, events, stop, &mut running).await;
+    let result = run(store, source, waiting, events, stop, &mut running).await;
     if result.is_err() {
         stop.cancel();
         let drain = async { while running.join_next().await.is_some() {} };
@@ -130,13 +134,13 @@ pub async fn fetch<S: LayerStore>(
     result
 }
 
-async fn run<S: LayerStore>(
+async fn run<S: LayerStore, F: LayerSource>(
     store: &S,
-    remote: &Remote,
+    source: &F,
     mut waiting: VecDeque<(Wanted, Holding)>,
     events: &dyn Fn(Event),
     stop: &CancellationToken,
-    running: &mut JoinSet<Result<(Descriptor, Phase), LayerError>>,
+    running: &mut JoinSet<Result<(Wanted, Phase), LayerError>>,
 ) -> Result<(), ImageError> {
     let mut shown: Vec<Shown> = Vec::new();
     let mut tick = interval(TICK);
@@ -148,15 +152,15 @@ async fn run<S: LayerStore>(
         {
             let meter = Arc::new(AtomicU64::new(0));
             shown.push(Shown {
-                blob: layer.blob.clone(),
+                called: source.called(&layer).clone(),
+                size: layer.blob.size,
                 meter: meter.clone(),
                 last: 0,
             });
             running.spawn(
                 Job {
                     store: store.clone(),
-                    client: remote.client.clone(),
-                    repository: remote.repository.clone(),
+                    source: source.clone(),
                     layer,
                     held,
                     meter,
@@ -169,9 +173,10 @@ async fn run<S: LayerStore>(
             () = stop.cancelled() => return Err(ImageError::Cancelled),
             ended = running.join_next() => {
                 let Some(ended) = ended else { return Ok(()) };
-                let (blob, phase) = joined(ended.map(Ok))?.map_err(|error| error.explain(remote))?;
-                shown.retain(|shown| shown.blob.digest != blob.digest);
-                events(progress(&blob, phase, blob.size));
+                let (layer, phase) = joined(ended.map(Ok))?.map_err(|error| error.explain(source))?;
+                let called = source.called(&layer);
+                shown.retain(|shown| shown.called != *called);
+                events(progress(called, layer.blob.size, phase, layer.blob.size));
                 if saved.elapsed() >= CHECKPOINT && !waiting.is_empty() {
                     checkpoint(store).await?;
                     saved = Instant::now();
@@ -196,18 +201,19 @@ pub fn joined<T>(ended: Result<Result<T, ImageError>, JoinError>) -> Result<T, I
     }
 }
 
-fn progress(blob: &Descriptor, phase: Phase, done: u64) -> Event {
+fn progress(called: &Digest, size: u64, phase: Phase, done: u64) -> Event {
     Event::Progress {
-        layer: blob.digest.to_string(),
+        layer: called.to_string(),
         phase,
         done,
-        total: Some(blob.size),
+        total: Some(size),
     }
 }
 
 /// What the host was told of a layer.
 struct Shown {
-    blob: Descriptor,
+    called: Digest,
+    size: u64,
     meter: Arc<AtomicU64>,
     last: u64,
 }
@@ -220,68 +226,39 @@ impl Shown {
         }
         self.last = done;
         // What comes after the last byte is files.
-        let phase = if done < self.blob.size {
+        let phase = if done < self.size {
             Phase::Download
         } else {
             Phase::Unpack
         };
-        Some(progress(&self.blob, phase, done))
+        Some(progress(&self.called, self.size, phase, done))
     }
 }
 
 /// One layer under way.
-struct Job<S> {
+struct Job<S, F> {
     store: S,
-    client: Client,
-    repository: Repository,
+    source: F,
     layer: Wanted,
     held: Holding,
     meter: Arc<AtomicU64>,
     stop: CancellationToken,
 }
 
-enum LayerError {
-    Transfer(Box<TransferError>),
-    Image(ImageError),
-}
-
-impl LayerError {
-    fn explain(self, remote: &Remote) -> ImageError {
-        match self {
-            Self::Transfer(error) => remote.failed(*error),
-            Self::Image(error) => error,
-        }
-    }
-}
-
-impl From<TransferError> for LayerError {
-    fn from(error: TransferError) -> Self {
-        Self::Transfer(Box::new(error))
-    }
-}
-
-impl From<ImageError> for LayerError {
-    fn from(error: ImageError) -> Self {
-        Self::Image(error)
-    }
-}
-
-impl<S: LayerStore> Job<S> {
-    /// Brings the layer; its blob, and whether it was there or came.
-    async fn run(self) -> Result<(Descriptor, Phase), LayerError> {
+impl<S: LayerStore, F: LayerSource> Job<S, F> {
+    /// Brings the layer, and says whether it was there or came.
+    async fn run(self) -> Result<(Wanted, Phase), LayerError> {
         if self.held == Holding::IfOffered {
-            let blob = &self.layer.blob.digest;
-            let offered = self.client.offers_blob(&self.repository, blob);
+            let offered = self.source.offers(&self.layer.blob, &self.stop);
             let offered = tokio::select! {
                 () = self.stop.cancelled() => return Err(ImageError::Cancelled.into()),
                 offered = offered => offered,
             };
-            // Whatever else it answers, it answers once more when the blob is asked for.
-            if matches!(offered, Ok(true)) {
-                return Ok((self.layer.blob, Phase::Present));
+            if offered {
+                return Ok((self.layer, Phase::Present));
             }
         }
-        let opened = self.client.get_blob(&self.repository, &self.layer.blob);
+        let opened = self.source.open(&self.layer.blob);
         let reader = tokio::select! {
             () = self.stop.cancelled() => return Err(ImageError::Cancelled.into()),
             opened = opened => opened.map_err(LayerError::from)?,
@@ -291,10 +268,7 @@ impl<S: LayerStore> Job<S> {
     }
 
     /// On a thread that may block.
-    fn unpack<R>(self, mut reader: VerifyingReader<R>) -> Result<(Descriptor, Phase), LayerError>
-    where
-        VerifyingReader<R>: Read + Send,
-    {
+    fn unpack(self, mut reader: VerifyingReader<F::Reader>) -> Result<(Wanted, Phase), LayerError> {
         let cancelled = || self.stop.is_cancelled();
         let metered = Metered {
             reader: &mut reader,
@@ -303,54 +277,21 @@ impl<S: LayerStore> Job<S> {
         let unpacked = self
             .store
             .take_layer(metered, &self.layer.diff_id, &cancelled)?;
-        let Err(error) = unpacked else {
-            // At its end it is known that the blob is what was asked for.
-            drain(&mut reader, &cancelled).map_err(TransferError::from)?;
-            if reader.is_verified() {
-                self.store.verified(&self.layer, self.repository.host())?;
-            }
-            return Ok((self.layer.blob, Phase::Complete));
-        };
-        match error {
-            UnpackError::Cancelled => Err(ImageError::Cancelled.into()),
-            UnpackError::Stream(error) if error.get_ref().is_some_and(is_transfer) => {
-                Err(TransferError::from(error).into())
-            }
-            UnpackError::Stream(_) | UnpackError::Archive(_) | UnpackError::DiffId { .. } => {
-                // Damage has a simpler explanation when the rest shows that the blob itself is not
-                // what was asked for.
-                let mut rest = Metered {
-                    reader: &mut reader,
-                    meter: &self.meter,
-                };
-                match drain(&mut rest, &cancelled) {
-                    Ok(()) => Err(self.damaged(error)),
-                    Err(blob) => match TransferError::from(blob) {
-                        blob if blob.is_content() => Err(blob.into()),
-                        _ => Err(self.damaged(error)),
-                    },
-                }
-            }
-            error => Err(self.damaged(error)),
+        if let Err(error) = unpacked {
+            let mut rest = Metered {
+                reader: &mut reader,
+                meter: &self.meter,
+            };
+            let called = self.source.called(&self.layer);
+            return Err(damaged(called, error, &mut rest, &cancelled));
         }
+        // At its end it is known that the blob is what was asked for.
+        drain(&mut reader, &cancelled).map_err(TransferError::from)?;
+        if reader.is_verified() {
+            self.store.verified(&self.layer, self.source.registry())?;
+        }
+        Ok((self.layer, Phase::Complete))
     }
-
-    fn damaged(self, source: UnpackError) -> LayerError {
-        let layer = self.layer.blob.digest;
-        let source = Box::new(source);
-        ImageError::Layer { layer, source }.into()
-    }
-}
-
-fn is_transfer(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
-    error.is::<TransferError>()
-}
-
-/// Reads to the end.
-fn drain(reader: &mut impl Read, cancelled: &dyn Fn() -> bool) -> io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
-    while !cancelled() && reader.read(&mut buffer)? > 0 {}
-    Ok(())
 }
 
 /// Counts what arrives.

@@ -50,7 +50,7 @@ pub struct LayerDisk {
 pub struct NeededLayers {
     /// Digest of the image's configuration; empty when no image was asked about.
     pub id: String,
-    /// The reference that the image was pulled by.
+    /// The reference that the image was pulled by; empty when the host brought it.
     pub source: String,
     /// Digest of its manifest.
     pub manifest: String,

@@ -8,7 +8,7 @@ use alloc::{
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
-    AdmitRequest, ContainerRequest, LayerDisk, Life, MountSpec, PublishRequest, Sandbox,
+    AdmitRequest, ContainerRequest, KeptLayer, LayerDisk, Life, MountSpec, PublishRequest, Sandbox,
     VolumeAction, exposed,
 };
 use crate::{
@@ -89,7 +89,8 @@ pub enum Request {
     },
     /// Describe the agent and its machine: [`Reply::Info`](super::Reply::Info).
     Info,
-    /// Put an image whose layers are there into the store: [`Reply::Added`](super::Reply::Added).
+    /// Put an image whose layers are there, or kept by the host, into the store:
+    /// [`Reply::Added`](super::Reply::Added).
     AddImage(AddImage),
     /// Take a layer from standard input, plain or compressed:
     /// [`Reply::LayerAdded`](super::Reply::LayerAdded), at once when the store has it.
@@ -209,6 +210,9 @@ pub struct AddImage {
     pub config_size: u64,
     /// Bytes of the manifest.
     pub manifest_size: u64,
+    /// The layers that the host keeps; those that the store has itself may be among them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptLayer>,
 }
 
 /// Arguments of [`Request::Prune`].

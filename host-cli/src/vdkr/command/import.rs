@@ -23,7 +23,7 @@ use crate::{
         },
         error::{Error, Result},
         image_args::ImportArgs,
-        session::{interruptible, with_session},
+        session::with_session,
         settings::Settings,
     },
 };
@@ -53,7 +53,7 @@ pub async fn run(settings: &Settings, args: &ImportArgs) -> Result<u8> {
     };
     let archive = tarball(input.path()).await?;
     let made = with_session(settings, "vdkr import", async |session| {
-        interruptible(make_image(session, archive, &making, name)).await
+        make_image(session, settings, archive, &making, name.as_deref()).await
     })
     .await?;
     out!("{}", made.id);

@@ -55,14 +55,11 @@ pub async fn run(settings: &Settings, args: &LoadArgs) -> Result<u8> {
             Some(platform) => platform.clone(),
             None => Platform::linux(&session.connection.hello().arch),
         };
-        interruptible(async {
-            for (entry, names) in entries(&layout) {
-                let chosen = choose_blocking(&layout, entry, &platform).await?;
-                load_named(session, &chosen, names, mode).await?;
-            }
-            Ok(())
-        })
-        .await
+        for (entry, names) in entries(&layout) {
+            let chosen = interruptible(choose_blocking(&layout, entry, &platform)).await?;
+            load_named(session, settings, &chosen, names, mode).await?;
+        }
+        Ok(())
     })
     .await?;
     Ok(0)
@@ -145,18 +142,19 @@ fn name_of(entry: &Descriptor) -> Option<String> {
 
 async fn load_named(
     session: &mut Session,
+    settings: &Settings,
     chosen: &Chosen,
     names: Vec<String>,
     mode: Mode,
 ) -> Result<()> {
     if names.is_empty() {
-        let loaded = load(session, chosen, None, mode).await?;
+        let loaded = load(session, settings, chosen, None, mode).await?;
         out!("Loaded image ID: {}", loaded.id);
         return Ok(());
     }
     for name in names {
         let familiar = Reference::parse(&name)?.familiar();
-        let loaded = load(session, chosen, Some(name), mode).await?;
+        let loaded = load(session, settings, chosen, Some(&name), mode).await?;
         tell_replaced(&familiar, &loaded);
         out!("Loaded image: {familiar}");
     }

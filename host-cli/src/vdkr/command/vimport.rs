@@ -24,7 +24,7 @@ use crate::{
         },
         error::{Error, Result},
         image_args::VimportArgs,
-        session::{Session, interruptible, say, with_session},
+        session::{Session, say, with_session},
         settings::Settings,
     },
 };
@@ -74,7 +74,7 @@ pub async fn run(settings: &Settings, args: &VimportArgs) -> Result<u8> {
         match ready {
             Ready::Image(chosen) => {
                 let progress = settings.global.progress;
-                interruptible(load(session, &chosen, Some(full), progress)).await
+                load(session, settings, &chosen, Some(&full), progress).await
             }
             Ready::Root(archive) => {
                 let making = Making {
@@ -82,7 +82,7 @@ pub async fn run(settings: &Settings, args: &VimportArgs) -> Result<u8> {
                     config,
                     comment: format!("Imported from {}", input.shown),
                 };
-                interruptible(make_image(session, archive, &making, Some(full))).await
+                make_image(session, settings, archive, &making, Some(&full)).await
             }
         }
     })

@@ -2,10 +2,10 @@
 //! images.
 
 use std::{
-    collections::BTreeMap,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, Read, Seek as _},
-    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -18,15 +18,21 @@ use vdkr_core::{
     },
     platform::{Platform, choose},
 };
-use vdkr_transfer::{FetchedManifest, OciLayout, archive::inflated};
+use vdkr_transfer::{
+    FetchedManifest, FileSource, OciLayout,
+    pull::{LocalBlobs, PlainLayer, Wanted},
+};
 
-use super::{add_image, add_layer};
+use super::{Documents, add_image, add_layer};
 use crate::{
     exit::Exit,
     progress::{Mode, Progress},
     vdkr::{
         error::{Error, Result},
-        session::Session,
+        layers,
+        news::News,
+        session::{Session, interruptible},
+        settings::Settings,
     },
 };
 
@@ -44,10 +50,11 @@ pub struct Loaded {
     pub replaced: Option<Digest>,
 }
 
-/// An image of a layout, for one platform.
+/// An image in files of this computer, for one platform.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    layout: OciLayout,
+    /// Where its layers are.
+    pub blobs: LocalBlobs,
     manifest: FetchedManifest,
     /// What its configuration says.
     pub config: ImageConfig,
@@ -55,6 +62,30 @@ pub struct Chosen {
     layers: Vec<Descriptor>,
     /// Whether it was chosen among several platforms.
     pub from_index: bool,
+}
+
+impl Chosen {
+    /// Its layers, each once, lowest first.
+    pub fn wanted(&self) -> Vec<Wanted> {
+        let mut seen = BTreeSet::new();
+        let pairs = self.layers.iter().zip(&self.config.rootfs.diff_ids);
+        let layers = pairs.filter(|(_, diff_id)| seen.insert(*diff_id));
+        layers
+            .map(|(blob, diff_id)| Wanted {
+                blob: blob.clone(),
+                diff_id: diff_id.clone(),
+            })
+            .collect()
+    }
+
+    /// The rest of it.
+    pub fn documents(&self) -> Documents<'_> {
+        Documents {
+            media_type: &self.manifest.media_type,
+            config: &self.raw_config,
+            manifest: &self.manifest.raw,
+        }
+    }
 }
 
 /// Finds the image for a platform behind a manifest or index. May block.
@@ -95,13 +126,15 @@ pub fn choose_image(
         }
         let raw_config = layout.open_blob(&image.config)?.read_verified()?;
         let config = ImageConfig::parse(&raw_config).map_err(|error| wrong(error.to_string()))?;
-        if config.rootfs.diff_ids.len() != image.layers.len() {
-            let reason = "its manifest and its configuration disagree about its layers";
-            return Err(wrong(reason.to_owned()));
+        let (layers, diff_ids) = (image.layers.len(), config.rootfs.diff_ids.len());
+        if layers != diff_ids {
+            return Err(wrong(format!(
+                "its manifest has {layers} layers and its configuration {diff_ids}"
+            )));
         }
         let layers = image.layers.clone();
         return Ok(Chosen {
-            layout: layout.clone(),
+            blobs: LocalBlobs::Layout(layout.clone()),
             manifest,
             config,
             raw_config,
@@ -130,22 +163,34 @@ fn no_platform(layout: &OciLayout, entries: &[Descriptor], wanted: &Platform) ->
     Error::new(Exit::NotFound, message)
 }
 
-/// Sends an image, layers first, and gives it its name.
+/// Puts an image into the machine's store, and gives it its name.
 pub async fn load(
     session: &mut Session,
+    settings: &Settings,
     chosen: &Chosen,
-    name: Option<String>,
+    name: Option<&str>,
     progress: Mode,
 ) -> Result<Loaded> {
-    let display = Arc::new(Progress::new(progress));
-    for (blob, diff_id) in chosen.layers.iter().zip(&chosen.config.rootfs.diff_ids) {
-        let (layout, descriptor) = (chosen.layout.clone(), blob.clone());
-        let open = move || {
-            let blob = layout.open_blob(&descriptor).map_err(io::Error::other)?;
-            // A decoder ends where its input ends, so the blob's digest is looked at.
-            inflated(blob)
-        };
-        let shown = diff_id.to_string();
+    if layers::unpacks_here(session, settings) {
+        let mut news = News::new(progress, settings.verbose).of_load();
+        let news = RefCell::new(&mut news);
+        if let Some((id, replaced)) = layers::load(session, settings, chosen, name, &news).await? {
+            return Ok(Loaded { id, replaced });
+        }
+    }
+    interruptible(send(session, chosen, name, progress)).await
+}
+
+/// Sends an image, layers first, and gives it its name.
+async fn send(
+    session: &mut Session,
+    chosen: &Chosen,
+    name: Option<&str>,
+    progress: Mode,
+) -> Result<Loaded> {
+    let display = Progress::new(progress);
+    for layer in chosen.wanted() {
+        let shown = layer.diff_id.to_string();
         let mut begun = 0;
         let mut moved = |bytes: usize| {
             if begun == 0 {
@@ -154,13 +199,17 @@ pub async fn load(
             begun += bytes as u64;
             display.advanced(&shown, begun);
         };
-        let sent = add_layer(session, diff_id, open, &mut moved).await?;
+        let (blobs, diff_id) = (chosen.blobs.clone(), layer.diff_id.clone());
+        let open = move || {
+            let blob = blobs.open_blob(&layer.blob)?;
+            PlainLayer::new(blobs, layer, blob).map_err(io::Error::other)
+        };
+        let sent = add_layer(session, &diff_id, open, &mut moved).await?;
         let word = if sent { "loaded" } else { "already present" };
         display.finished(&shown, word);
     }
-    let media_type = &chosen.manifest.media_type;
-    let (config, manifest) = (&chosen.raw_config, &chosen.manifest.raw);
-    let (id, replaced) = add_image(session, name, media_type, config, manifest).await?;
+    let added = add_image(session, name, &chosen.documents(), Vec::new()).await?;
+    let (id, replaced) = added?;
     Ok(Loaded { id, replaced })
 }
 
@@ -178,9 +227,10 @@ pub struct Making {
 /// Makes an image with one layer of a plain archive.
 pub async fn make_image(
     session: &mut Session,
-    mut archive: File,
+    settings: &Settings,
+    archive: File,
     making: &Making,
-    name: Option<String>,
+    name: Option<&str>,
 ) -> Result<Loaded> {
     let mut copy = archive.try_clone()?;
     let hashed = spawn_blocking(move || -> io::Result<(Digest, u64)> {
@@ -198,19 +248,28 @@ pub async fn make_image(
             }
         }
     });
-    let (diff_id, size) = match hashed.await {
+    let (diff_id, size) = match interruptible(async { Ok(hashed.await) }).await? {
         Ok(hashed) => hashed?,
         Err(error) => return Err(Error::new(Exit::Failed, error.to_string())),
     };
-    let open = move || {
-        archive.rewind()?;
-        Ok(archive)
-    };
-    add_layer(session, &diff_id, open, &mut |_| {}).await?;
     let platform = match &making.platform {
         Some(platform) => platform.clone(),
         None => Platform::linux(&session.connection.hello().arch),
     };
+    let blobs = LocalBlobs::File(FileSource::new(archive, "the root file system's archive"));
+    let image = made(blobs, diff_id, size, making, platform)?;
+    // One layer, of which nothing is said.
+    load(session, settings, &image, name, Mode::None).await
+}
+
+/// The image of an archive with this digest and length.
+fn made(
+    blobs: LocalBlobs,
+    diff_id: Digest,
+    size: u64,
+    making: &Making,
+    platform: Platform,
+) -> Result<Chosen> {
     let created = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let config = ImageConfig {
         created: Some(created.clone()),
@@ -230,16 +289,27 @@ pub async fn make_image(
         ..ImageConfig::default()
     };
     let failed = |error: &dyn ToString| Error::new(Exit::Failed, error.to_string());
-    let config = serde_json::to_vec(&config).map_err(|error| failed(&error))?;
-    let id = Digest::sha256(&config);
+    let raw_config = serde_json::to_vec(&config).map_err(|error| failed(&error))?;
+    let id = Digest::sha256(&raw_config);
+    let layers = vec![Descriptor::new(OCI_LAYER, diff_id, size)];
     let manifest = ImageManifest {
         artifact_type: None,
-        config: Descriptor::new(OCI_CONFIG, id, config.len() as u64),
-        layers: vec![Descriptor::new(OCI_LAYER, diff_id, size)],
+        config: Descriptor::new(OCI_CONFIG, id, raw_config.len() as u64),
+        layers: layers.clone(),
         subject: None,
         annotations: BTreeMap::new(),
     };
     let manifest = manifest.to_json().map_err(|error| failed(&error))?;
-    let (id, replaced) = add_image(session, name, OCI_MANIFEST, &config, &manifest).await?;
-    Ok(Loaded { id, replaced })
+    Ok(Chosen {
+        blobs,
+        manifest: FetchedManifest {
+            digest: Digest::sha256(&manifest),
+            raw: manifest.into(),
+            media_type: OCI_MANIFEST.to_owned(),
+        },
+        config,
+        raw_config,
+        layers,
+        from_index: false,
+    })
 }

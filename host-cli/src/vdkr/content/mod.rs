@@ -13,12 +13,12 @@ use tokio::{
 use vdkr_core::{
     channel::{
         MAX_PAYLOAD, Pipe,
-        message::{AddImage, ExportedImage, ExportedLayer, Reply, Request},
+        message::{AddImage, ExportedImage, ExportedLayer, Failure, KeptLayer, Reply, Request},
     },
     digest::Digest,
     manifest::{Descriptor, MAX_CONFIG, MAX_MANIFEST},
 };
-use vdkr_transfer::VerifyingReader;
+use vdkr_transfer::{VerifyingReader, pull::ImageError};
 
 use super::{
     error::{Error, Result},
@@ -70,7 +70,7 @@ pub fn plain_size(layer: &ExportedLayer, kept: &Archives) -> Result<u64> {
     layer.plain.or(here).ok_or_else(|| {
         let message = format!("how layer {} was archived is not known", layer.diff_id);
         Error::new(Exit::Failed, message)
-            .with_hint("remove the image and pull it again, then save or push it")
+            .with_hint("remove the image and pull or load it again, then save or push it")
     })
 }
 
@@ -172,6 +172,10 @@ pub async fn read_part<T: Send + 'static>(
 
 /// An error of a reader or writer, with what is within it.
 fn explain(error: io::Error) -> Error {
+    let error = match error.downcast::<ImageError>() {
+        Ok(error) => return error.into(),
+        Err(error) => error,
+    };
     let is_transfer = error
         .get_ref()
         .is_some_and(<dyn std::error::Error + Send + Sync>::is::<vdkr_transfer::TransferError>);
@@ -296,23 +300,35 @@ pub async fn add_layer<R: Read>(
     }
 }
 
-/// Puts an image whose layers are there into the store: its id, and the image that had the name.
+/// What makes an image of its layers.
+#[derive(Clone, Copy, Debug)]
+pub struct Documents<'a> {
+    /// Media type of the manifest.
+    pub media_type: &'a str,
+    /// The configuration.
+    pub config: &'a [u8],
+    /// The manifest.
+    pub manifest: &'a [u8],
+}
+
+/// Puts an image whose layers are there, or kept here, into the store: its id, and the image that had
+/// the name.
 pub async fn add_image(
     session: &mut Session,
-    name: Option<String>,
-    media_type: &str,
-    config: &[u8],
-    manifest: &[u8],
-) -> Result<(Digest, Option<Digest>)> {
+    name: Option<&str>,
+    documents: &Documents<'_>,
+    kept: Vec<KeptLayer>,
+) -> Result<Result<(Digest, Option<Digest>), Failure>> {
     let request = Request::AddImage(AddImage {
-        name,
-        media_type: media_type.to_owned(),
-        config_size: config.len() as u64,
-        manifest_size: manifest.len() as u64,
+        name: name.map(str::to_owned),
+        media_type: documents.media_type.to_owned(),
+        config_size: documents.config.len() as u64,
+        manifest_size: documents.manifest.len() as u64,
+        kept,
     });
     let mut call = session.connection.call(&request).await?;
     let sender = call.sender();
-    for document in [config, manifest] {
+    for document in [documents.config, documents.manifest] {
         if !sender.stdin(document).await? {
             break;
         }
@@ -320,14 +336,15 @@ pub async fn add_image(
     sender.end_stdin().await?;
     let done = loop {
         match call.next().await {
-            Ok(Incoming::Done(done)) => break Ok(done),
+            Ok(Incoming::Done(done)) => break done,
             Ok(_) => {}
-            Err(error) => break Err(error),
+            Err(error) => return Err(session.explain(error).await),
         }
     };
-    match session.answer(done).await? {
-        Reply::Added { id, replaced } => Ok((id, replaced)),
-        other => Err(wrong_reply(&other)),
+    match done {
+        Ok(Reply::Added { id, replaced }) => Ok(Ok((id, replaced))),
+        Ok(other) => Err(wrong_reply(&other)),
+        Err(failure) => Ok(Err(failure)),
     }
 }
 

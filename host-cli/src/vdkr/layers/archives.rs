@@ -145,14 +145,14 @@ async fn pull_again(
 
 /// The cache, for which a layer without its recipe is none.
 #[derive(Clone)]
-struct WithRecipe(Cache);
+pub(super) struct WithRecipe(pub(super) Cache);
 
 impl LayerStore for WithRecipe {
     fn has_layer(&self, diff_id: &Digest) -> bool {
         self.0.archive(diff_id).is_some()
     }
 
-    fn holding(&self, layer: &Wanted, registry: &Host) -> Holding {
+    fn holding(&self, layer: &Wanted, registry: Option<&Host>) -> Holding {
         if self.has_layer(&layer.diff_id) {
             self.0.holding(layer, registry)
         } else {
@@ -160,7 +160,11 @@ impl LayerStore for WithRecipe {
         }
     }
 
-    fn verified(&self, layer: &Wanted, registry: &Host) -> std::result::Result<(), ImageError> {
+    fn verified(
+        &self,
+        layer: &Wanted,
+        registry: Option<&Host>,
+    ) -> std::result::Result<(), ImageError> {
         self.0.verified(layer, registry)
     }
 

@@ -346,23 +346,24 @@ impl LayerStore for Cache {
         self.find(diff_id).is_some()
     }
 
-    fn holding(&self, layer: &Wanted, registry: &Host) -> Holding {
+    fn holding(&self, layer: &Wanted, registry: Option<&Host>) -> Holding {
         let origins = origins::read(&self.origins_path(&layer.diff_id));
         let origin = Origin::new(registry, &layer.blob.digest);
-        let is_layer = origins.iter().any(|known| known.blob == origin.blob);
+        let is_plain = origin.blob == layer.diff_id;
+        let is_layer = is_plain || origins.iter().any(|known| known.blob == origin.blob);
         if !is_layer || !self.has_layer(&layer.diff_id) {
             Holding::Absent
         } else if self.given.contains(&layer.diff_id) {
             Holding::Present
-        } else if origins.contains(&origin) {
+        } else if registry.is_none() || origins.contains(&origin) {
             Holding::IfOffered
         } else {
-            // Any registry can say that it offers a blob.
+            // Any registry can say that it offers a blob; a file has to show it.
             Holding::Absent
         }
     }
 
-    fn verified(&self, layer: &Wanted, registry: &Host) -> Result<(), ImageError> {
+    fn verified(&self, layer: &Wanted, registry: Option<&Host>) -> Result<(), ImageError> {
         let path = self.origins_path(&layer.diff_id);
         let origin = Origin::new(registry, &layer.blob.digest);
         origins::add(&path, &self.new_directory(), &origin).map_err(ImageError::io("write", path))
@@ -463,6 +464,7 @@ mod tests {
             ["localhost:5000", "evil.example"].map(|host| Host::parse(host).unwrap());
         let plain = archive("secret", 100);
         let (private, other) = (wanted(b"blob", &plain), wanted(b"other blob", &plain));
+        let (home, evil) = (Some(&home), Some(&evil));
         let own = cache
             .for_pull(BTreeSet::from([private.diff_id.clone()]))
             .unwrap();
@@ -471,25 +473,37 @@ mod tests {
         taken.unwrap().unwrap();
         // Nobody has seen a blob that is this layer.
         for cache in [&own, &others] {
-            assert_eq!(cache.holding(&private, &home), Holding::Absent);
+            assert_eq!(cache.holding(&private, home), Holding::Absent);
         }
-        own.verified(&private, &home).unwrap();
-        assert_eq!(own.holding(&private, &home), Holding::Present);
-        assert_eq!(others.holding(&private, &home), Holding::IfOffered);
+        own.verified(&private, home).unwrap();
+        assert_eq!(own.holding(&private, home), Holding::Present);
+        assert_eq!(others.holding(&private, home), Holding::IfOffered);
         // An image with a blob of its own that says it were this layer.
         for cache in [&own, &others] {
-            assert_eq!(cache.holding(&other, &home), Holding::Absent);
+            assert_eq!(cache.holding(&other, home), Holding::Absent);
         }
         // A registry that may say anything about a blob it never served.
-        assert_eq!(others.holding(&private, &evil), Holding::Absent);
-        assert_eq!(own.holding(&private, &evil), Holding::Present);
+        assert_eq!(others.holding(&private, evil), Holding::Absent);
+        assert_eq!(own.holding(&private, evil), Holding::Present);
         // Another compression of the same layer, once it was unpacked.
-        others.verified(&other, &evil).unwrap();
-        assert_eq!(others.holding(&other, &evil), Holding::IfOffered);
-        assert_eq!(others.holding(&private, &home), Holding::IfOffered);
+        others.verified(&other, evil).unwrap();
+        assert_eq!(others.holding(&other, evil), Holding::IfOffered);
+        assert_eq!(others.holding(&private, home), Holding::IfOffered);
+        // In a file it has to be shown; plain, its name says all.
+        assert_eq!(own.holding(&private, None), Holding::Present);
+        assert_eq!(others.holding(&private, None), Holding::IfOffered);
+        let itself = wanted(&plain, &plain);
+        assert_eq!(others.holding(&itself, None), Holding::IfOffered);
+        assert_eq!(others.holding(&itself, home), Holding::Absent);
+        let lying = wanted(b"a third blob", &plain);
+        assert_eq!(own.holding(&lying, None), Holding::Absent);
+        // What a file showed no registry may offer.
+        own.verified(&lying, None).unwrap();
+        assert_eq!(others.holding(&lying, evil), Holding::Absent);
+        assert_eq!(others.holding(&lying, None), Holding::IfOffered);
         // The list goes with the layer, and says nothing without it.
         fs::remove_file(cache.path(&private.diff_id)).unwrap();
-        assert_eq!(own.holding(&private, &home), Holding::Absent);
+        assert_eq!(own.holding(&private, home), Holding::Absent);
         let taken = own.take_layer(&plain[..], &private.diff_id, &|| false);
         taken.unwrap().unwrap();
         super::super::collect(&cache, 0).unwrap();

@@ -225,6 +225,9 @@ async fn give(
     let is_there = |layer| given.contains(layer) && cache.has_layer(layer);
     let must_fetch = !layers.iter().all(is_there);
     if must_fetch {
+        if needed.source.is_empty() {
+            return Err(gone(needed));
+        }
         let source = Reference::parse(&needed.source).map_err(|error| odd(&error))?;
         let manifest = Digest::parse(&needed.manifest).map_err(|error| odd(&error))?;
         let request = PullRequest {
@@ -287,6 +290,19 @@ async fn mount(session: &mut Session, layers: &BTreeSet<Digest>) -> Result<()> {
 
 fn serial(layer: &Digest) -> String {
     format!("{SERIAL}{}", &layer.hex()[..DIGITS])
+}
+
+/// Layers of an image that no registry is known to have.
+fn gone(needed: &NeededLayers) -> Error {
+    let id = needed.id.rsplit(':').next().unwrap_or_default();
+    let message = format!(
+        "image {} was loaded or made here, and this computer no longer has all of its layers",
+        id.get(..12).unwrap_or(id)
+    );
+    let failure = Failure::new(FailureCode::NotFound, message);
+    failure
+        .with_hint("load, import or commit it once more")
+        .into()
 }
 
 fn odd(reason: &dyn ToString) -> Error {

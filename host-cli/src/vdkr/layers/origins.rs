@@ -2,8 +2,8 @@
 //!
 //! The cache serves all state directories of a user, and an image may name any diff ID in its
 //! configuration. So a layer is given to an image only when the image's own blob is known to be that
-//! layer, and when whoever asks may read the blob: the state directory was given the layer before, or a
-//! registry that has served the blob offers it now. The list beside a layer says the first for certain:
+//! layer, and when whoever asks may read the blob: the state directory was given the layer before, a
+//! registry that has served the blob offers it now, or it is in a file of this computer. The list beside a layer says the first for certain:
 //! what a blob unpacks to never changes.
 
 use std::{
@@ -23,16 +23,16 @@ const MAX_LIST: u64 = 64 << 10;
 /// A blob that was read to its end and is the layer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Origin {
-    /// The registry that served it.
+    /// The registry that served it; empty when it was in a file.
     pub(super) registry: String,
     /// Its digest.
     pub(super) blob: Digest,
 }
 
 impl Origin {
-    pub(super) fn new(registry: &Host, blob: &Digest) -> Self {
+    pub(super) fn new(registry: Option<&Host>, blob: &Digest) -> Self {
         Self {
-            registry: registry.to_string(),
+            registry: registry.map(ToString::to_string).unwrap_or_default(),
             blob: blob.clone(),
         }
     }
@@ -71,7 +71,7 @@ mod tests {
 
     fn origin(n: usize) -> Origin {
         let registry = Host::parse("localhost:5000").unwrap();
-        Origin::new(&registry, &Digest::sha256(&n.to_le_bytes()))
+        Origin::new(Some(&registry), &Digest::sha256(&n.to_le_bytes()))
     }
 
     #[test]

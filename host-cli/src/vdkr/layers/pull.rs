@@ -10,6 +10,7 @@ use vdkr_core::{
     },
     digest::Digest,
     loopback::{LOCAL_HOST, from_gateway, reference_from_gateway},
+    manifest::ImageConfig,
     reference::Reference,
 };
 use vdkr_transfer::{
@@ -22,7 +23,7 @@ use crate::vdkr::{
     command::wrong_reply,
     error::{Error, Result},
     news::News,
-    session::{Session, interruptible},
+    session::{Session, stoppable},
     settings::{Settings, StatePlace},
     value::parse_memory,
 };
@@ -39,6 +40,19 @@ pub async fn pull(
     request: &PullRequest,
     news: &RefCell<&mut News>,
 ) -> Result<Option<Pulled>> {
+    with_cache(session, settings, async |session, cache| {
+        pull_into(cache, session, settings, request, news).await
+    })
+    .await
+}
+
+/// Does something with the cache, in which nothing is removed meanwhile, for the machine of a session.
+/// `None` when its agent is older than this program.
+pub(super) async fn with_cache<T>(
+    session: &mut Session,
+    settings: &Settings,
+    work: impl AsyncFnOnce(&mut Session, &Cache) -> Result<Option<T>>,
+) -> Result<Option<T>> {
     let here = Request::Layers {
         image: None,
         of_container: false,
@@ -54,11 +68,11 @@ pub async fn pull(
     let limit = limit(settings)?;
     let hold = cache.hold()?;
     let cache = for_pull(&cache, settings, &kept)?;
-    let pulled = pull_into(&cache, session, settings, request, news).await;
+    let done = work(session, &cache).await;
     drop(hold);
     // Who is in the way collects later. What a pull that failed has brought, nobody uses.
     let _ = collect(&cache, limit);
-    pulled
+    done
 }
 
 /// Bytes that the cache may grow to.
@@ -88,25 +102,15 @@ async fn pull_into(
     news: &RefCell<&mut News>,
 ) -> Result<Option<Pulled>> {
     let architecture = settings.arch.oci_name();
-    let (remote, image) = interruptible(find_and_fetch(cache, request, architecture, news)).await?;
+    let (remote, image) = find_and_fetch(cache, request, architecture, news).await?;
     session.mark("pull");
-    let reason = match too_much(&image) {
-        Some(reason) => Some(reason),
-        None => match attach(session, cache, &diff_ids(&image)).await {
-            Ok(()) => None,
-            Err(error) if error.is_unsupported() => Some(error.to_string()),
-            Err(error) => return Err(error),
-        },
-    };
-    if let Some(reason) = reason {
+    let layers = diff_ids(&image.config);
+    if let Some(reason) = hand_in(session, settings, cache, &layers).await? {
         news.borrow_mut().show(&Event::Log {
             level: LogLevel::Info,
             message: format!("pulling in the machine: {reason}"),
         });
         return Ok(None);
-    }
-    if let StatePlace::Directory(dir) = &settings.state {
-        note_use(cache, dir, &diff_ids(&image))?;
     }
     let admit = Request::Admit(admission(cache, &remote, &image)?);
     match session.ask(&admit).await? {
@@ -123,9 +127,10 @@ pub(super) async fn fetch_again(
     architecture: &str,
     news: &RefCell<&mut News>,
 ) -> Result<BTreeSet<Digest>> {
-    let (_, image) = interruptible(find_and_fetch(store, request, architecture, news)).await?;
-    match too_much(&image) {
-        None => Ok(diff_ids(&image)),
+    let (_, image) = find_and_fetch(store, request, architecture, news).await?;
+    let layers = diff_ids(&image.config);
+    match too_many(&layers) {
+        None => Ok(layers),
         // None of them was looked at.
         Some(reason) => {
             let message = format!("cannot hand over {}: {reason}", request.reference);
@@ -141,7 +146,6 @@ async fn find_and_fetch(
     news: &RefCell<&mut News>,
 ) -> Result<(Remote, Image)> {
     let stop = CancellationToken::new();
-    let _stop_when_dropped = stop.clone().drop_guard();
     let client = client(&request.settings)?;
     let gateway = request.settings.gateway.clone();
     let reach = |reference: &Reference| reference_from_gateway(reference, &gateway);
@@ -153,24 +157,64 @@ async fn find_and_fetch(
         settings: &request.settings,
         reach: &reach,
     };
-    let asked = question.ask(&client, &events, &stop).await;
-    let (remote, image) = asked?;
-    let layers = image.layers()?;
-    if too_much(&image).is_none() {
-        let fetched = fetch(store, &remote, layers, &events, &stop).await;
-        fetched?;
-    }
-    Ok((remote, image))
+    let found = async {
+        let (remote, image) = question.ask(&client, &events, &stop).await?;
+        let layers = image.layers()?;
+        if too_many(&diff_ids(&image.config)).is_none() {
+            fetch(store, &remote, layers, &events, &stop).await?;
+        }
+        Ok((remote, image))
+    };
+    stoppable(&stop, found).await
 }
 
-/// Why an image cannot be handed over, when it cannot.
-fn too_much(image: &Image) -> Option<String> {
-    let layers = diff_ids(image).len();
+/// Why so many layers cannot be handed over, when they cannot.
+pub(super) fn too_many(layers: &BTreeSet<Digest>) -> Option<String> {
+    let layers = layers.len();
     (layers > MAX_LAYERS).then(|| format!("the image has {layers} layers"))
 }
 
-fn diff_ids(image: &Image) -> BTreeSet<Digest> {
-    image.config.rootfs.diff_ids.iter().cloned().collect()
+/// Attaches the layers of an image that is about to be put into the machine's store, and notes that it
+/// has them; why that cannot be done, when it cannot.
+pub(super) async fn hand_in(
+    session: &mut Session,
+    settings: &Settings,
+    cache: &Cache,
+    layers: &BTreeSet<Digest>,
+) -> Result<Option<String>> {
+    if let Some(reason) = too_many(layers) {
+        return Ok(Some(reason));
+    }
+    match attach(session, cache, layers).await {
+        Ok(()) => {}
+        Err(error) if error.is_unsupported() => return Ok(Some(error.to_string())),
+        Err(error) => return Err(error),
+    }
+    if let StatePlace::Directory(dir) = &settings.state {
+        note_use(cache, dir, layers)?;
+    }
+    Ok(None)
+}
+
+/// The layers that a configuration lists.
+pub(super) fn diff_ids(config: &ImageConfig) -> BTreeSet<Digest> {
+    config.rootfs.diff_ids.iter().cloned().collect()
+}
+
+/// Layers of the cache as an agent is told of them.
+pub(super) fn kept_layers(cache: &Cache, layers: &BTreeSet<Digest>) -> Result<Vec<KeptLayer>> {
+    let layers = layers.iter().map(|diff_id| {
+        let (_, note) = cache.find(diff_id).ok_or_else(|| {
+            let message = format!("layer {diff_id} went out of the cache meanwhile; try again");
+            Error::from(Failure::new(FailureCode::Failed, message))
+        })?;
+        Ok(KeptLayer {
+            diff_id: diff_id.to_string(),
+            bytes: note.bytes,
+            opaque: note.opaque,
+        })
+    });
+    layers.collect()
 }
 
 /// The image as the agent is told of it.
@@ -181,24 +225,13 @@ fn admission(cache: &Cache, remote: &Remote, image: &Image) -> Result<AdmitReque
             Error::from(Failure::new(FailureCode::Unsupported, message))
         })
     };
-    let layers = diff_ids(image).into_iter().map(|diff_id| {
-        let (_, note) = cache.find(&diff_id).ok_or_else(|| {
-            let message = format!("layer {diff_id} went out of the cache meanwhile; pull again");
-            Error::from(Failure::new(FailureCode::Failed, message))
-        })?;
-        Ok(KeptLayer {
-            diff_id: diff_id.to_string(),
-            bytes: note.bytes,
-            opaque: note.opaque,
-        })
-    });
     Ok(AdmitRequest {
         reference: remote.reference.to_string(),
         digest: image.digest.to_string(),
         manifest: text(&image.manifest.raw, "manifest")?,
         media_type: image.manifest.media_type.clone(),
         config: text(&image.config_raw, "configuration")?,
-        layers: layers.collect::<Result<_>>()?,
+        layers: kept_layers(cache, &diff_ids(&image.config))?,
     })
 }
 

@@ -25,7 +25,7 @@ use crate::{
         },
         container_args::CommitArgs,
         content::{
-            add_image, add_layer,
+            Documents, add_image, add_layer,
             commit::{Basis, committed, layer},
             document, export,
         },
@@ -107,7 +107,14 @@ async fn commit(session: &mut Session, args: &CommitArgs, name: Option<String>) 
     };
     add_layer(session, &diff_id, open, &mut |_| {}).await?;
     let manifest = manifest.to_json().map_err(|error| failed(&error))?;
-    let (id, _) = add_image(session, name, OCI_MANIFEST, &config, &manifest).await?;
+    let documents = Documents {
+        media_type: OCI_MANIFEST,
+        config: &config,
+        manifest: &manifest,
+    };
+    // Layers of its base that are kept here are known to the machine.
+    let added = add_image(session, name.as_deref(), &documents, Vec::new()).await?;
+    let (id, _) = added?;
     Ok(id)
 }
 
