@@ -27,6 +27,7 @@ pub mod platform;
 pub mod reference;
 pub mod retention;
 pub mod seccomp;
+pub mod stored;
 pub mod tags;
 pub mod tar;
 pub mod target;

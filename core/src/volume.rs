@@ -1,5 +1,7 @@
 //! What `-v` and `--mount` mean, and which names volumes may have.
 
+pub mod from;
+
 use alloc::{
     borrow::ToOwned,
     string::{String, ToString},

@@ -187,7 +187,14 @@ fn what_fails_before_the_container_is_125() {
             &["run", "--no-such-option", "img"],
             "unknown option --no-such-option",
         ),
-        (&["run", "--volumes-from", "x", "img"], "does not support"),
+        (
+            &["run", "--volumes-from", "x", "img"],
+            "no such container: x",
+        ),
+        (
+            &["run", "--volumes-from", "x:y", "img"],
+            "CONTAINER[:ro|:rw]",
+        ),
         (&["run"], "run needs the name of an image"),
         (&["create"], "create needs the name of an image"),
         (

@@ -335,3 +335,68 @@ fn the_start_of_an_id_is_not_pushed_as_a_name() {
         assert!(text.contains("an id says nothing"), "{id}: {text}");
     }
 }
+
+#[test]
+fn a_name_means_the_same_image_to_every_command() {
+    let user = User::with_agent();
+    let stored = "10.0.2.2:5000/yocto/container-base:latest";
+    let registry = ["--registry", "localhost:5000/yocto"];
+    let sent = |args: &[&str]| {
+        let output = user.run(&[&registry[..], args].concat());
+        (output.status.code(), user.requests().pop())
+    };
+    let names = || vec![stored.to_owned()];
+    let (code, request) = sent(&["inspect", "--type", "image", "container-base"]);
+    assert_eq!(
+        (code, request),
+        (Some(0), Some(Request::Inspect { names: names() }))
+    );
+    let (_, request) = sent(&["tag", "container-base", "mine"]);
+    let tagged = Request::Tag {
+        source: stored.to_owned(),
+        target: "mine".to_owned(),
+    };
+    assert_eq!(request, Some(tagged));
+    let (_, request) = sent(&["history", "container-base"]);
+    assert_eq!(request, Some(Request::Export { names: names() }));
+    status(
+        &user.run(&[&registry[..], &["rmi", "container-base"]].concat()),
+        0,
+    );
+    let removal = Request::Remove {
+        names: names(),
+        force: false,
+    };
+    assert!(user.requests().contains(&removal), "{:?}", user.requests());
+    // Without a registry the agent finds it by the same rules.
+    status(
+        &user.run(&["inspect", "--type", "image", "container-base"]),
+        0,
+    );
+    let asked = Request::Inspect {
+        names: vec!["container-base".to_owned()],
+    };
+    assert_eq!(user.requests().pop(), Some(asked));
+}
+
+#[test]
+fn the_image_of_a_running_container_is_not_removed_by_its_id() {
+    let user = User::with_agent();
+    let id = "0a".repeat(6);
+    let output = user.run(&["rmi", "-f", &id]);
+    status(&output, 1);
+    let words = stderr(&output);
+    assert!(
+        words.contains(
+            "conflict: unable to delete 0a0a0a0a0a0a (cannot be forced) - image is being used by \
+             running container aaaaaaaaaaaa"
+        ),
+        "{words}"
+    );
+    let removes = |request: &Request| matches!(request, Request::Remove { .. });
+    assert!(!user.requests().iter().any(removes));
+    // By its name it loses that; another image goes.
+    status(&user.run(&["rmi", "-f", "container-base"]), 0);
+    status(&user.run(&["rmi", "-f", &"0b".repeat(6)]), 0);
+    assert_eq!(user.requests().iter().filter(|r| removes(r)).count(), 2);
+}

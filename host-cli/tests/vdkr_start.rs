@@ -197,3 +197,42 @@ fn a_guest_that_runs_in_no_way_proves_nothing_about_acceleration() {
         assert_eq!(words.contains("no sign of life"), usable, "{words}");
     }
 }
+
+#[test]
+fn a_machine_that_was_killed_is_told_of_and_replaced() {
+    let (user, kernel) = with_emulator("echo started >>$HOME/started; exit 9");
+    fs::create_dir_all(user.state_dir()).unwrap();
+    // What a monitor leaves behind that was killed, and its process with it.
+    drop(std::os::unix::net::UnixListener::bind(user.state_dir().join("vdkr.sock")).unwrap());
+    let left = serde_json::json!({
+        "pid": 4_000_000, "qemu_pid": null, "software": "vdkr", "agent": "agent", "arch": "x86_64",
+        "accel": "tcg", "machine": "microvm", "memory_mib": 512, "kernel": "/k", "initrd": "/i",
+        "started_unix_ms": 0, "idle_timeout": 0,
+    });
+    fs::write(user.state_dir().join("monitor.json"), left.to_string()).unwrap();
+    let mut path = std::ffi::OsString::from(user.home.path().join("bin"));
+    path.push(":/usr/sbin:/usr/bin:/sbin:/bin");
+    let try_once = |auto: &str, args: &[&str]| {
+        let options = ["--accel", "tcg", "--kernel", &kernel, "--initrd", &kernel];
+        let mut command = user.command(&[&options[..], args].concat());
+        command.env("PATH", &path).env("VDKR_AUTO_DAEMON", auto);
+        let output = command.output().unwrap();
+        status(&output, 3);
+        let words = stderr(&output);
+        assert!(words.contains("(process 4000000) has ended"), "{words}");
+    };
+    try_once("true", &["memres", "status"]);
+    assert!(!user.home.path().join("started").exists());
+    for (auto, args) in [
+        ("true", &["images"][..]),
+        ("true", &["memres", "start"]),
+        ("false", &["images"]),
+    ] {
+        try_once(auto, args);
+        let started = user.home.path().join("started");
+        assert!(fs::read_to_string(&started).unwrap().contains("started"));
+        fs::remove_file(&started).unwrap();
+    }
+    // Who had it to itself has cleared up.
+    assert!(!user.state_dir().join("monitor.json").exists());
+}

@@ -4,8 +4,8 @@ use vdkr_core::channel::message::Reply;
 
 use crate::store::{ImageError, Store};
 
-/// Removes what the names and ids mean: all of it, or nothing and an error. Layers of a running
-/// container stay until it ends.
+/// Removes what the names and ids mean: all of it, or nothing and an error. The image of a container
+/// stays, by force without a name.
 pub fn remove(store: &Store, names: &[String], force: bool) -> Result<Reply, ImageError> {
     let removed = store.remove(
         |state| {

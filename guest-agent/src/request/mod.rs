@@ -368,7 +368,7 @@ impl Agent {
             Request::Export { names } => export::export(&self, names).await,
             Request::ReadBlob { digest } => export::read_blob(&self, &digest, &stream).await,
             Request::Prune(request) => prune::prune(&self, request).await,
-            Request::Usage => usage::usage(&self),
+            Request::Usage => usage::usage(&self).await,
             Request::Shutdown => shutdown::shutdown(&self).await,
             Request::AttachDisk(_)
             | Request::DetachDisk { .. }

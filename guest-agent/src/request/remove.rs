@@ -5,20 +5,21 @@ use std::time::Duration;
 use vdkr_core::channel::message::Done;
 
 use super::Agent;
-use crate::{image, store::ImageError};
+use crate::image;
 
 /// How long a container that has ended may still be cleaned up, and how often that is looked at.
 const CLEANING: (u32, Duration) = (250, Duration::from_millis(20));
 
-/// Removes images by name or id. The layers of a running container stay until it ends.
+/// Removes images by name or id. One that a container has stays, by force without a name.
 ///
 /// A container's end is told before it is cleaned up; what comes right after must not find its
 /// image in use.
 pub async fn remove(agent: &Agent, names: &[String], force: bool) -> Done {
     let (mut looks, pause) = CLEANING;
     loop {
-        match image::remove(agent.store()?, names, force) {
-            Err(ImageError::InUse(_)) if agent.book().cleaning.get() > 0 && looks > 0 => {
+        let cleaning = agent.book().cleaning.get() > 0 && looks > 0;
+        match image::remove(agent.store()?, names, force && !cleaning) {
+            Err(_) if cleaning => {
                 looks -= 1;
                 tokio::time::sleep(pause).await;
             }

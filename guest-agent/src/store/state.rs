@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use vdkr_core::{
-    candidates::{LocalMatch, RegistryPrefix, resolve_local},
+    candidates::RegistryPrefix,
     channel::message::Removed,
     digest::Digest,
-    loopback::{DEFAULT_GATEWAY, translate_host},
+    loopback::DEFAULT_GATEWAY,
     manifest::Descriptor,
-    reference::{Host, Reference},
+    reference::Reference,
+    stored::{Meant, NotMeant, Shelf, find_stored},
 };
 
 use super::ImageError;
@@ -127,38 +128,7 @@ impl State {
         text: &str,
         registry: Option<&RegistryPrefix>,
     ) -> Result<Target, ImageError> {
-        let by_digest: BTreeMap<&str, &Digest> = self
-            .images
-            .iter()
-            .flat_map(|(id, image)| image.digests.iter().map(move |name| (name.as_str(), id)))
-            .collect();
-        let stored: Vec<&str> = self
-            .names
-            .keys()
-            .map(String::as_str)
-            .chain(by_digest.keys().copied())
-            .collect();
-        let found = resolve_local(text, registry, &stored).map_err(|source| ImageError::Name {
-            name: text.to_owned(),
-            source,
-        })?;
-        match found {
-            LocalMatch::Name(name) => match self.names.get(&name) {
-                Some(record) => Ok(Target::Name(name, record.image.clone())),
-                None => match by_digest.get(name.as_str()) {
-                    Some(&image) => Ok(Target::ByDigest(name.clone(), image.clone())),
-                    None => Err(ImageError::NoImage(text.to_owned())),
-                },
-            },
-            LocalMatch::Id => self.find_id(text).map(Target::Id),
-            LocalMatch::Ambiguous(matches) => Err(ImageError::Ambiguous {
-                name: text.to_owned(),
-                matches,
-            }),
-            // Names win, so that only what names nothing may be the start of an id.
-            LocalMatch::None if is_start_of_id(text) => self.find_id(text).map(Target::Id),
-            LocalMatch::None => Err(ImageError::NoImage(text.to_owned())),
-        }
+        self.find_by(text, registry, None)
     }
 
     /// As [`State::find`], where a registry of the host may be called by either of its names.
@@ -167,29 +137,44 @@ impl State {
         text: &str,
         registry: Option<&RegistryPrefix>,
     ) -> Result<Target, ImageError> {
-        let error = match self.find(text, registry) {
-            Err(error @ ImageError::NoImage(_)) => error,
-            other => return other,
-        };
-        // Found or not, errors name what the user wrote.
-        let other = other_side(text).and_then(|other| self.find(&other, registry).ok());
-        other.ok_or(error)
+        self.find_by(text, registry, Some(DEFAULT_GATEWAY))
     }
 
-    fn find_id(&self, text: &str) -> Result<Digest, ImageError> {
-        let hex = text.strip_prefix("sha256:").unwrap_or(text);
-        let mut found = self.images.keys().filter(|id| id.hex().starts_with(hex));
-        let Some(first) = found.next() else {
-            return Err(ImageError::NoImage(text.to_owned()));
-        };
-        let others: Vec<&Digest> = found.collect();
-        if others.is_empty() {
-            return Ok(first.clone());
+    fn find_by(
+        &self,
+        text: &str,
+        registry: Option<&RegistryPrefix>,
+        gateway: Option<&str>,
+    ) -> Result<Target, ImageError> {
+        let mut shelf = Shelf::default();
+        for (name, record) in &self.names {
+            shelf.names.push((name, record.image.as_str()));
         }
-        let matches = std::iter::once(first).chain(others);
-        Err(ImageError::Ambiguous {
-            name: text.to_owned(),
-            matches: matches.map(ToString::to_string).collect(),
+        for (id, image) in &self.images {
+            shelf.ids.push(id.as_str());
+            for name in &image.digests {
+                shelf.names.push((name, id.as_str()));
+            }
+        }
+        let nothing = || ImageError::NoImage(text.to_owned());
+        let meant = find_stored(text, registry, gateway, &shelf).map_err(|error| match error {
+            NotMeant::Name(source) => ImageError::Name {
+                name: text.to_owned(),
+                source,
+            },
+            NotMeant::Nothing => nothing(),
+            NotMeant::Several(matches) => ImageError::Ambiguous {
+                name: text.to_owned(),
+                matches,
+            },
+        })?;
+        let id = Digest::parse(meant.id()).map_err(|_| nothing())?;
+        Ok(match meant {
+            Meant::Name { name, .. } if self.names.contains_key(name) => {
+                Target::Name(name.to_owned(), id)
+            }
+            Meant::Name { name, .. } => Target::ByDigest(name.to_owned(), id),
+            Meant::Id(_) => Target::Id(id),
         })
     }
 
@@ -226,7 +211,8 @@ impl State {
     }
 
     /// Takes away what `targets` mean, and images that no name is left of. Without `force` an id
-    /// with several names, and an image that `in_use` says is used, are refused.
+    /// with several names, and an image that `in_use` says is used, are refused; with it such an
+    /// image stays without a name, for its container to start again.
     pub fn remove(
         &mut self,
         targets: &[Target],
@@ -240,6 +226,7 @@ impl State {
             if !self.images.contains_key(id) {
                 continue;
             }
+            let before = removed.len();
             match target {
                 Target::Name(name, _) => self.untag(name, &mut removed),
                 Target::ByDigest(name, _) => self.forget_digest(id, name, &mut removed),
@@ -263,7 +250,10 @@ impl State {
             }
             let digests = self.images.get(id).map_or(0, |image| image.digests.len());
             if digests == 0 && self.names_of(id).next().is_none() {
-                if in_use(id) && !force {
+                if in_use(id) {
+                    if force && removed.len() > before {
+                        continue;
+                    }
                     return Err(ImageError::InUse(id.short().to_owned()));
                 }
                 self.images.remove(id);
@@ -308,34 +298,6 @@ impl State {
         self.names
             .retain(|_, record| self.images.contains_key(&record.image));
     }
-}
-
-/// Whether the text may be the start of an id: lower-case hexadecimal digits, perhaps behind
-/// `sha256:`.
-fn is_start_of_id(text: &str) -> bool {
-    let hex = text.strip_prefix("sha256:").unwrap_or(text);
-    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    (1..=64).contains(&hex.len()) && hex.bytes().all(is_hex)
-}
-
-/// The same registry as the other side of the machine's network calls it: what is pulled from
-/// `localhost` is stored under the gateway, and a name that was given here may say either.
-fn other_side(text: &str) -> Option<String> {
-    let reference = Reference::parse(text).ok()?;
-    let host = reference.host();
-    if !reference.has_explicit_host() {
-        return None;
-    }
-    let host = if host.is_loopback() {
-        translate_host(host, DEFAULT_GATEWAY)
-    } else if host.name() == DEFAULT_GATEWAY {
-        Host::parse("localhost").ok()?.with_port(host.port())
-    } else {
-        return None;
-    };
-    let digest = reference.digest().cloned();
-    let other = Reference::from_parts(host, reference.repository(), reference.tag(), digest);
-    Some(other.ok()?.to_string())
 }
 
 /// Host and repository of a canonical reference.

@@ -204,14 +204,29 @@ fn what_a_container_uses_stays_until_its_end() {
     let error = remove(&store, "app", false).unwrap_err();
     assert!(matches!(error, ImageError::InUse(_)), "{error}");
     assert!(store.resolve("app", &any()).is_ok());
-    remove(&store, "app", true).unwrap();
+    // By force the name goes and the image stays, for the container to start once more.
+    let removed = remove(&store, "app", true).unwrap();
+    assert!(matches!(&removed[..], [Removed::Untagged(_), ..]));
+    assert!(
+        !removed
+            .iter()
+            .any(|step| matches!(step, Removed::Deleted(_)))
+    );
     assert!(store.resolve("app", &any()).is_err());
+    let id = running.id.to_string();
+    assert!(store.resolve(&id, &any()).is_ok());
+    // Nothing is left of it to take away.
+    for force in [false, true] {
+        let error = remove(&store, &id, force).unwrap_err();
+        assert!(matches!(error, ImageError::InUse(_)), "{error}");
+    }
     assert_eq!(layer_names(&store).len(), 1);
     drop(running);
+    remove(&store, &id, false).unwrap();
     assert_eq!(layer_names(&store).len(), 0);
     assert!(!store.has_layer(&Digest::sha256(&content)));
 
-    // Pulled again before the container ends, it stays.
+    // Pulled again before the container ends, it has a name again.
     add(&store, "app", std::slice::from_ref(&content));
     let running = store.resolve("app", &any()).unwrap();
     remove(&store, "app", true).unwrap();

@@ -289,7 +289,7 @@ fn read_record(path: &Path) -> Option<Record> {
 }
 
 /// Bytes that the files below take on the disk; what cannot be read counts as nothing.
-fn size(dir: &Path) -> u64 {
+pub fn size(dir: &Path) -> u64 {
     let mut sum = 0;
     let mut waiting = vec![dir.to_owned()];
     while let Some(dir) = waiting.pop() {

@@ -42,7 +42,7 @@ pub enum ContainerCommand {
     /// Stop containers: their stop signal, and after a while KILL
     Stop(StopArgs),
     /// Show the processes of a container
-    Top(OneArgs),
+    Top(TopArgs),
     /// Let frozen containers go on
     Unpause(NamesArgs),
     /// Wait for the end of containers and print their statuses
@@ -160,6 +160,26 @@ pub struct ContainerPruneArgs {
 pub struct OneArgs {
     /// Name or id
     pub container: String,
+}
+
+/// Arguments of `top`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Columns: args c cmd command cputime pid ppid start stime time tty uid, each with =HEAD for its head
+
+Examples:
+  vdkr top web
+  vdkr top web -o pid,cmd")]
+pub struct TopArgs {
+    /// Name or id
+    pub container: String,
+    /// Options of ps: -ef, -o COLUMN,...
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PS_OPTIONS"
+    )]
+    pub options: Vec<String>,
 }
 
 /// Arguments of `export`.

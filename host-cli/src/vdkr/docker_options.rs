@@ -40,6 +40,7 @@ pub(super) enum Meaning {
     Tty,
     User,
     Volume,
+    VolumesFrom,
     Workdir,
     /// What the container may do and use.
     Sandbox(Part),
@@ -238,5 +239,5 @@ pub(super) const OPTIONS: &[Opt] = &[
     sandbox("userns", Part::Userns),
     sandbox("uts", Part::Uts),
     unsupported("volume-driver"),
-    unsupported("volumes-from"),
+    value("volumes-from", Meaning::VolumesFrom),
 ];

@@ -179,6 +179,10 @@ impl From<PipeError> for Error {
         let told = Self::new(Exit::Unreachable, error.to_string());
         match error {
             PipeError::Message(_) => told.with_hint("restart it with: vdkr memres restart"),
+            PipeError::Silent(_) => told.with_hint(
+                "the process that keeps the machine is there, and may only be slow: try again; to \
+                 give it up, with what runs in it: vdkr memres stop",
+            ),
             _ => told,
         }
     }

@@ -120,7 +120,8 @@ impl Granted {
         fs::rename(draft, path)
     }
 
-    fn read(dir: &Path, id: &str) -> Result<Self> {
+    /// Reads what the container of this id was given; nothing when nothing is noted.
+    pub fn read(dir: &Path, id: &str) -> Result<Self> {
         let Some(path) = note_path(dir, id) else {
             return Ok(Self::default());
         };

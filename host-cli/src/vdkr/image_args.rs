@@ -37,7 +37,7 @@ pub enum ImageCommand {
 /// Commands behind `system`.
 #[derive(Debug, Subcommand)]
 pub enum SystemCommand {
-    /// Show the room that images take
+    /// Show the room that images, containers, volumes and layers take
     Df(DfArgs),
     /// Show what runs containers, and on what
     Info(InfoArgs),
@@ -79,6 +79,8 @@ pub struct PullArgs {
 #[command(after_help = "\
 A name without a host goes to the registry of --registry or vconfig.
 Layers that the registry has are not sent; where it has all of them, the image keeps its digest.
+A tag is an index, as container-registry makes it: an image for another architecture is added to it,
+one for the same replaces its predecessor.
 
 Examples:
   vdkr --registry localhost:5000/yocto push container-base
@@ -407,9 +409,16 @@ pub struct VersionArgs {
 /// Arguments of `system df`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  vdkr system df --format json")]
+With --verbose a row for each image, container and volume; json then is one object.
+Fields of a template: .Type .TotalCount .Active .Size .Reclaimable
+
+Examples:
+  vdkr system df --format json
+  vdkr system df -v")]
 pub struct DfArgs {
+    /// Show each image, container and volume
+    #[arg(short, long)]
+    pub verbose: bool,
     /// Form of the output: table, json (a line for each row), or a template
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,

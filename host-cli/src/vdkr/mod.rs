@@ -11,6 +11,7 @@ pub mod environment;
 pub mod error;
 pub mod format;
 pub mod granted;
+pub mod health;
 pub mod human;
 pub mod image_args;
 pub mod labels;
@@ -18,6 +19,7 @@ pub mod layers;
 pub mod line;
 pub mod logins;
 pub mod machine_args;
+pub mod names;
 pub mod nearest;
 pub mod news;
 pub mod old;
@@ -37,6 +39,7 @@ pub mod terminal;
 pub mod value;
 pub mod volume_args;
 pub mod volumes;
+pub mod volumes_from;
 
 use clap::CommandFactory as _;
 

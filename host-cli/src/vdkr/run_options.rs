@@ -12,7 +12,11 @@ use vdkr_core::{
         restart::RestartPolicy,
         signal,
     },
-    volume::{MountOption, VolumeError, parse_mount, parse_volume},
+    volume::{
+        MountOption, VolumeError,
+        from::{VolumesFrom, parse_volumes_from},
+        parse_mount, parse_volume,
+    },
 };
 
 use super::{
@@ -107,6 +111,8 @@ pub struct RunOptions {
     pub labels: BTreeMap<String, String>,
     /// `-v` and `--mount`, in order.
     pub mounts: Vec<MountOption>,
+    /// Containers whose volumes it gets as well.
+    pub volumes_from: Vec<VolumesFrom>,
     /// `--name`.
     pub name: Option<String>,
     /// `--platform`.
@@ -228,6 +234,7 @@ pub fn parse(verb: Verb, words: Vec<OsString>) -> Result<Parsed, OptionError> {
         interactive: false,
         labels: BTreeMap::new(),
         mounts: Vec::new(),
+        volumes_from: Vec::new(),
         name: None,
         platform: None,
         pull: PullPolicy::Missing,
@@ -443,6 +450,11 @@ fn apply(
         Meaning::Platform => options.platform = Some(value),
         Meaning::User => options.user = Some(value),
         Meaning::Volume => options.mounts.push(parse_volume(&value).map_err(volume)?),
+        Meaning::VolumesFrom => {
+            let other = parse_volumes_from(&value);
+            let other = other.map_err(|error| meaningless(error.to_string()))?;
+            options.volumes_from.push(other);
+        }
         Meaning::Workdir => options.workdir = Some(value),
     }
     Ok(false)
@@ -479,6 +491,8 @@ Options (the same as docker's; what follows IMAGE is passed on exactly as given)
   -t, --tty                  Give the container a terminal
   -u, --user USER[:GROUP]    Run as this user, by name or number
   -v, --volume SRC:DIR[:ro]  Share a host directory or file (/x, ./x), or use the volume SRC
+      --volumes-from CONTAINER[:ro]
+                             What another container has of volumes and host directories
   -w, --workdir DIR          Working directory inside the container
 
 Network:

@@ -1,6 +1,8 @@
 //! A connection to an agent for one command: to a machine that is kept running, or to one that is
 //! started for the command and stopped after it.
 
+mod ignored;
+
 use std::{env, future::Future, path::Path, time::Duration};
 
 use tokio::{
@@ -17,7 +19,8 @@ use vdkr_core::loopback::DEFAULT_GATEWAY;
 use super::{
     command::{memres, wrong_reply},
     error::{Error, Result},
-    settings::{Origin, Settings, StatePlace},
+    health::{self, Watch, Whose},
+    settings::{Settings, StatePlace},
     state::{self, Lock, Wait},
 };
 use crate::{
@@ -27,6 +30,7 @@ use crate::{
         channel::{ChannelError, Connection},
         forward::{Forwards, Owner},
         kept::{self, Description},
+        monitor,
         process::{Qemu, ending},
         start::{Started, start},
         target,
@@ -68,6 +72,28 @@ pub struct Session {
     shares: Option<Shares>,
     stages: Stages,
     timing: Timing,
+    /// Until the machine's first answer, when it is a kept one that this session has found running.
+    renewal: Option<Box<Renewal>>,
+    _watch: Watch,
+}
+
+/// How another machine is had when the one that was found has ended before it did anything.
+#[derive(Debug)]
+struct Renewal {
+    settings: Settings,
+    purpose: String,
+}
+
+impl Renewal {
+    /// Whether a request that ended like this may go to another machine: nobody has begun to carry
+    /// it out, or it changes nothing.
+    fn is_for(request: &Request, done: &Result<Done, ChannelError>) -> bool {
+        match done {
+            Ok(Err(failure)) => monitor::is_too_late(failure),
+            Err(ChannelError::Lost(_)) => request.only_looks(),
+            _ => false,
+        }
+    }
 }
 
 /// A machine that was started for this command.
@@ -105,12 +131,14 @@ impl Session {
             let connection = target::connect(address, &mut say).await?;
             stages.mark("connect");
             return Ok(Self {
+                _watch: Watch::over(connection.clone(), Whose::Target),
                 connection,
                 machine: None,
                 target: true,
                 shares: None,
                 stages,
                 timing,
+                renewal: None,
             });
         }
         let StatePlace::Directory(dir) = &settings.state else {
@@ -118,8 +146,16 @@ impl Session {
             return Ok(Self::own(started, None, stages, timing));
         };
         if let Some(connection) = kept::connect(dir).await? {
-            return Ok(Self::kept(connection, settings, stages, timing));
+            let renewal = Renewal {
+                settings: settings.clone(),
+                purpose: purpose.to_owned(),
+            };
+            return Ok(Self {
+                renewal: Some(Box::new(renewal)),
+                ..Self::kept(connection, settings, stages, timing)
+            });
         }
+        tell_of_the_last(dir);
         if settings.auto_daemon {
             memres::ensure(settings).await?;
             stages.mark("daemon");
@@ -176,6 +212,7 @@ impl Session {
         } = started;
         let connection = Connection::new(reader, writer, hello);
         Self {
+            _watch: Watch::over(connection.clone(), Whose::Own),
             connection,
             machine: Some(Own {
                 qemu,
@@ -186,6 +223,7 @@ impl Session {
             shares: None,
             stages,
             timing,
+            renewal: None,
         }
     }
 
@@ -201,18 +239,20 @@ impl Session {
             .state_dir
             .as_deref()
             .and_then(Description::read);
-        for option in ignored_options(settings, running.as_ref()) {
+        for option in ignored::options(settings, running.as_ref()) {
             say(&format!(
                 "{option} has no effect on the machine that is running; it holds after: vdkr memres restart"
             ));
         }
         Self {
+            _watch: Watch::over(connection.clone(), Whose::Kept),
             connection,
             machine: None,
             target: false,
             shares: None,
             stages,
             timing,
+            renewal: None,
         }
     }
 
@@ -280,8 +320,7 @@ impl Session {
 
     /// Sends a request and waits for its answer, which may be a failure, unless the user interrupts.
     pub async fn ask_plainly(&mut self, request: &Request) -> Result<Done> {
-        let connection = self.connection.clone();
-        match interruptible(async { Ok(connection.ask(request).await) }).await? {
+        match self.put(request).await? {
             Ok(done) => Ok(done),
             Err(error) => Err(self.explain(error).await),
         }
@@ -289,9 +328,29 @@ impl Session {
 
     /// Sends a request and waits for its answer, unless the user interrupts.
     pub async fn ask(&mut self, request: &Request) -> Result<Reply> {
+        let done = self.put(request).await?;
+        self.answer(done).await
+    }
+
+    /// Sends a request and waits for its answer. Where a kept machine ends just then, another one
+    /// gets the request, unless this one may have begun with it.
+    async fn put(&mut self, request: &Request) -> Result<Result<Done, ChannelError>> {
         let connection = self.connection.clone();
         let done = interruptible(async { Ok(connection.ask(request).await) }).await?;
-        self.answer(done).await
+        let Some(renewal) = self.renewal.take() else {
+            return Ok(done);
+        };
+        if !Renewal::is_for(request, &done) {
+            return Ok(done);
+        }
+        let Renewal { settings, purpose } = &*renewal;
+        let again = Box::pin(interruptible(Self::open(settings, purpose))).await?;
+        *self = Self {
+            renewal: None,
+            ..again
+        };
+        let connection = self.connection.clone();
+        interruptible(async { Ok(connection.ask(request).await) }).await
     }
 
     /// Leads ports of this computer to a container that is about to be run. They are closed when
@@ -397,8 +456,10 @@ impl Session {
                      (journalctl -u vdkr-agent) tells why",
                 );
             }
-            return Error::from(error)
-                .with_hint("if the machine has ended, its console.log and monitor.log tell why");
+            return Error::from(error).with_hint(
+                "whether the command was carried out is not known. If the machine has ended, its \
+                 console.log and monitor.log tell why; the next command starts another one",
+            );
         };
         let told = match timeout(ENDING_PATIENCE, own.qemu.ended()).await {
             Ok(Ok(status)) => {
@@ -443,6 +504,8 @@ impl Session {
                 _ => drop(own.qemu.finish(Duration::from_millis(100)).await),
             }
             self.stages.mark("shutdown");
+        } else if !self.target {
+            health::look(&self.connection).await;
         }
         match self.timing {
             Timing::Hidden => {}
@@ -452,37 +515,17 @@ impl Session {
     }
 }
 
-/// Options on the command line that only the start of a machine can honour, and that differ from
-/// what the running one was started with.
-fn ignored_options(settings: &Settings, running: Option<&Description>) -> Vec<&'static str> {
-    let start = &settings.start;
-    let image = start.search.locate(start.arch).ok();
-    let differs = |option: &str, running: &Description| match option {
-        "--accel" | "--no-kvm" => start.accel.name() != running.accel,
-        "--machine" => start.board.name() != running.machine,
-        "--memory" => start.memory_mib != running.memory_mib,
-        "--initrd" => image
-            .as_ref()
-            .is_none_or(|image| image.initrd != running.initrd),
-        _ => image
-            .as_ref()
-            .is_none_or(|image| image.kernel != running.kernel),
-    };
-    let given = ["accel", "machine", "memory", "blob-dir"]
-        .into_iter()
-        .filter_map(|key| match settings.value(key) {
-            ("auto", _) => None,
-            (_, Origin::Option(option)) => Some(*option),
-            _ => None,
-        });
-    let files = [
-        settings.global.kernel.as_ref().map(|_| "--kernel"),
-        settings.global.initrd.as_ref().map(|_| "--initrd"),
-    ];
-    given
-        .chain(files.into_iter().flatten())
-        .filter(|option| running.is_none_or(|running| differs(option, running)))
-        .collect()
+/// Says that the machine that was kept in a directory is no more, when nobody has stopped it.
+pub fn tell_of_the_last(dir: &Path) {
+    let locked = state::locked_by(dir).is_some();
+    if let Some(last) = kept::left_behind(dir, locked) {
+        say(&format!(
+            "the machine that was kept here (process {}) has ended without being stopped; its \
+             console.log and monitor.log in {} may tell why",
+            last.pid,
+            dir.display()
+        ));
+    }
 }
 
 /// Why ports cannot be had on a target.

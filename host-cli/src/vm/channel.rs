@@ -3,11 +3,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     sync::{Notify, mpsc},
+    time::Instant,
 };
 use vdkr_core::channel::{
     Assembler, Frame, Kind, MAX_PAYLOAD, Pipe, ReceiveWindow, SendWindow, encode,
@@ -62,6 +64,8 @@ struct Calls {
     open: HashMap<u32, Arc<Mailbox>>,
     last: u32,
     lost: Option<Arc<PipeError>>,
+    /// When something came last, or when the first call began that waits.
+    heard: Option<Instant>,
 }
 
 /// What one call has received and may send.
@@ -118,6 +122,9 @@ impl Connection {
             if let Some(reason) = &calls.lost {
                 return Err(ChannelError::Lost(Arc::clone(reason)));
             }
+            if calls.open.is_empty() {
+                calls.heard = Some(Instant::now());
+            }
             calls.last += 1;
             let stream = calls.last;
             calls.open.insert(stream, Arc::clone(&mailbox));
@@ -134,6 +141,13 @@ impl Connection {
         request.encode(&mut frames, stream)?;
         call.sender.send(frames).await?;
         Ok(call)
+    }
+
+    /// For how long nothing has come while a call waits.
+    pub fn silence(&self) -> Duration {
+        let calls = lock(&self.shared.calls);
+        let heard = calls.heard.filter(|_| !calls.open.is_empty());
+        heard.map_or(Duration::ZERO, |heard| heard.elapsed())
     }
 
     /// Sends a request whose news and output do not matter, and gives its answer.
@@ -387,7 +401,12 @@ fn deliver(shared: &Shared, frame: Frame) -> Result<(), PipeError> {
         return Ok(());
     }
     // A stream that was given up may still talk until the agent has seen the cancel.
-    let Some(mailbox) = lock(&shared.calls).open.get(&frame.stream).map(Arc::clone) else {
+    let mailbox = {
+        let mut calls = lock(&shared.calls);
+        calls.heard = Some(Instant::now());
+        calls.open.get(&frame.stream).map(Arc::clone)
+    };
+    let Some(mailbox) = mailbox else {
         return Ok(());
     };
     let mut state = lock(&mailbox.state);

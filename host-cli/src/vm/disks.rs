@@ -76,6 +76,15 @@ impl From<DisksError> for Failure {
     }
 }
 
+/// A machine as its emulator sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// What went wrong with its disks since this was asked last, in words.
+    pub disk_errors: Vec<String>,
+    /// Why its processor stands still, if it does.
+    pub stopped: Option<String>,
+}
+
 /// The disks that a machine was given.
 #[derive(Debug, Default)]
 pub struct HotDisks {
@@ -111,8 +120,14 @@ impl Qemu {
     /// What went wrong on this computer with the machine's disks since this was asked last, in
     /// words; the guest has only seen that something did.
     pub async fn disk_errors(&mut self) -> Vec<String> {
+        self.health().await.disk_errors
+    }
+
+    /// How the machine is, as the emulator sees it.
+    pub async fn health(&mut self) -> Health {
+        let boot_disk = self.boot_disk().map(str::to_owned);
         let (control, disks) = self.disks();
-        errors(control, disks.as_deref()).await
+        health(control, disks.as_deref(), boot_disk.as_deref()).await
     }
 
     /// Serial numbers of the disks that are attached.
@@ -125,9 +140,25 @@ impl Qemu {
     }
 }
 
-async fn errors(control: &mut Qmp, disks: Option<&HotDisks>) -> Vec<String> {
+async fn health(control: &mut Qmp, disks: Option<&HotDisks>, boot_disk: Option<&str>) -> Health {
     // Events come before the answer to whatever is asked. One that ends says what it can.
-    let _ = timeout(ERRORS, control.execute("query-status")).await;
+    let stopped = match timeout(ERRORS, control.execute("query-status")).await {
+        Ok(Ok(status)) if status["running"] == false => {
+            Some(status["status"].as_str().unwrap_or("stopped").to_owned())
+        }
+        _ => None,
+    };
+    Health {
+        disk_errors: disk_errors(control, disks, boot_disk),
+        stopped,
+    }
+}
+
+fn disk_errors(
+    control: &mut Qmp,
+    disks: Option<&HotDisks>,
+    boot_disk: Option<&str>,
+) -> Vec<String> {
     let mut told: Vec<String> = Vec::new();
     for event in control.take_events("BLOCK_IO_ERROR") {
         let text = |key: &str| event[key].as_str().unwrap_or_default();
@@ -135,7 +166,8 @@ async fn errors(control: &mut Qmp, disks: Option<&HotDisks>) -> Vec<String> {
             let mut disks = disks.disks.iter();
             disks.find(|known| text("node-name") == known.name)
         });
-        let file = known.map_or("the machine's disk", |known| &*known.disk.path);
+        let file = known.map(|known| &*known.disk.path);
+        let file = file.or(boot_disk).unwrap_or("the machine's disk");
         let verb = match text("operation") {
             "read" => "read",
             _ => "write to",
@@ -376,6 +408,8 @@ mod tests {
             let answers = [
                 done.to_owned(),
                 event("hot-1", "write").repeat(3) + &event("state", "read") + done,
+                event("state", "write")
+                    + "{\"return\":{\"running\":false,\"status\":\"io-error\"}}\n",
                 done.to_owned(),
             ];
             writer.write_all(b"{\"QMP\":{}}\n").await.unwrap();
@@ -384,17 +418,26 @@ mod tests {
                 writer.write_all(answer.as_bytes()).await.unwrap();
             }
         });
+        let first = health(&mut control, Some(&disks), None).await;
         assert_eq!(
-            errors(&mut control, Some(&disks)).await,
+            first.disk_errors,
             [
                 "cannot write to /full/state.img: No space left on device",
                 "cannot read the machine's disk: No space left on device",
             ]
         );
-        assert_eq!(errors(&mut control, Some(&disks)).await, [""; 0]);
+        assert_eq!(first.stopped, None);
+        let second = health(&mut control, None, Some("/boot/state.img")).await;
+        assert_eq!(
+            second.disk_errors,
+            ["cannot write to /boot/state.img: No space left on device"]
+        );
+        assert_eq!(second.stopped.as_deref(), Some("io-error"));
+        let quiet = Health::default();
+        assert_eq!(health(&mut control, Some(&disks), None).await, quiet);
         emulator.await.unwrap();
         // An emulator that has gone says nothing.
-        assert_eq!(errors(&mut control, Some(&disks)).await, [""; 0]);
+        assert_eq!(health(&mut control, Some(&disks), None).await, quiet);
     }
 
     #[tokio::test]

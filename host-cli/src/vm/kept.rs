@@ -73,15 +73,27 @@ impl Description {
     pub(super) fn write(&self, state_dir: &Path) -> io::Result<()> {
         let path = state_dir.join(DESCRIPTION);
         let unfinished = state_dir.join("monitor.json.unfinished");
-        fs::write(&unfinished, serde_json::to_vec_pretty(self)?)?;
-        fs::rename(unfinished, path)
+        let written = fs::write(&unfinished, serde_json::to_vec_pretty(self)?)
+            .and_then(|()| fs::rename(unfinished, &path));
+        written.map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot write {}: {error}", path.display()),
+            )
+        })
     }
 }
 
 /// Connects to the monitor of a state directory. `None` when none runs there.
 pub async fn connect(state_dir: &Path) -> Result<Option<Connection>, PipeError> {
-    let Some(socket) = connect_socket(state_dir).await? else {
-        return Ok(None);
+    let socket = match connect_socket(state_dir).await {
+        Ok(Some(socket)) => socket,
+        Ok(None) => return Ok(None),
+        // As many as can wait are waiting for it.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Err(PipeError::Silent(state_dir.join(SOCKET)));
+        }
+        Err(error) => return Err(error.into()),
     };
     let (reader, mut writer) = socket.into_split();
     let greeting = greet_guest(reader, &mut writer, super::SOFTWARE);
@@ -90,12 +102,15 @@ pub async fn connect(state_dir: &Path) -> Result<Option<Connection>, PipeError> 
         // It went away while we came: the same as not being there.
         Ok(Err(PipeError::Closed)) => Ok(None),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("{} does not answer", state_dir.join(SOCKET).display()),
-        )
-        .into()),
+        Err(_) => Err(PipeError::Silent(state_dir.join(SOCKET))),
     }
+}
+
+/// The description that a machine left behind which was kept here and ended without being stopped.
+/// `None` while one runs, and where the last one was stopped. `locked` says whether anybody holds
+/// the directory's lock, which the monitor and the emulator both do to their end.
+pub fn left_behind(state_dir: &Path, locked: bool) -> Option<Description> {
+    Description::read(state_dir).filter(|_| !locked)
 }
 
 pub(super) async fn connect_socket(state_dir: &Path) -> io::Result<Option<UnixStream>> {

@@ -1,6 +1,7 @@
 //! Keeps one machine and shares its agent among many commands, over a socket in the state
 //! directory that speaks the channel's own protocol.
 
+mod emulator;
 mod idle;
 mod pipes;
 
@@ -27,16 +28,16 @@ use vdkr_core::channel::{
 };
 
 use self::{
+    emulator::{Emulator, Ports},
     idle::Idle,
     pipes::{read_from_client, read_from_guest, write_to_client, write_to_guest},
 };
 use super::{
     channel::Connection,
-    forward::{Commands, Forwards, Owner},
+    disks::Health,
+    forward::{Forwards, Owner},
     kept::{self, Description, GREETING},
     pipe::{FrameReader, greet_guest, greet_host},
-    process::Qemu,
-    qmp::QmpError,
     router::{ClientId, Router, Verdict, client_queue, own_request},
     start::Started,
 };
@@ -48,6 +49,10 @@ const INBOX: usize = 256;
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long the agent may take to stop its containers and power off.
 const POWER_OFF: Duration = Duration::from_secs(30);
+/// What a request is answered that came when the machine was being stopped.
+const STOPPING: &str = "the virtual machine is being stopped";
+/// Failures of disks that are remembered.
+const MAX_DISK_ERRORS: usize = 16;
 
 /// Why a monitor ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,57 +86,16 @@ pub async fn serve(
     hub.serve(listener, state_dir, &mut qemu).await
 }
 
-/// What the monitor needs of an emulator.
-trait Emulator {
-    async fn ended(&mut self);
-    async fn finish(&mut self, patience: Duration);
-    /// Attaches or detaches a disk.
-    async fn disks(&mut self, request: &Request) -> Done;
-    /// Serial numbers of the disks that are attached.
-    fn attached(&mut self) -> Vec<String>;
-    async fn human(&mut self, line: &str) -> Result<String, QmpError>;
+/// The answer to a request that came when the machine was being stopped, and that nobody has begun
+/// to carry out.
+fn too_late() -> Failure {
+    Failure::new(FailureCode::Unreachable, STOPPING)
+        .with_hint("run the command again: it waits for that, and starts a new machine")
 }
 
-/// The emulator as the one who opens ports.
-struct Ports<'a, E>(&'a mut E);
-
-impl<E: Emulator> Commands for Ports<'_, E> {
-    async fn human(&mut self, line: &str) -> Result<String, QmpError> {
-        self.0.human(line).await
-    }
-}
-
-impl Emulator for Qemu {
-    async fn ended(&mut self) {
-        // An error means that there is nothing to wait for.
-        let _ = Qemu::ended(self).await;
-    }
-
-    async fn finish(&mut self, patience: Duration) {
-        Qemu::finish(self, patience).await;
-    }
-
-    async fn disks(&mut self, request: &Request) -> Done {
-        match request {
-            Request::AttachDisk(disk) => self.attach(disk).await.map(|()| Reply::Attached),
-            Request::DetachDisk { serial } => self.detach(serial).await.map(|()| Reply::Detached),
-            _ => {
-                return Err(Failure::new(
-                    FailureCode::Unsupported,
-                    "no request about disks",
-                ));
-            }
-        }
-        .map_err(Failure::from)
-    }
-
-    fn attached(&mut self) -> Vec<String> {
-        Qemu::attached(self)
-    }
-
-    async fn human(&mut self, line: &str) -> Result<String, QmpError> {
-        self.control().human(line).await
-    }
+/// Whether a request came when the machine was being stopped, and nobody has begun to carry it out.
+pub fn is_too_late(failure: &Failure) -> bool {
+    failure.code == FailureCode::Unreachable && failure.message == STOPPING
 }
 
 enum Input {
@@ -172,6 +136,8 @@ struct Hub {
     shares: Arc<OnceCell<Shares>>,
     /// Which client asked for which mounts.
     granted: HashMap<ClientId, Vec<String>>,
+    /// What went wrong with the machine's disks since its start.
+    disk_errors: Vec<String>,
     writers: tokio::task::JoinSet<()>,
 }
 
@@ -201,6 +167,7 @@ impl Hub {
             waiting_for_stop: Vec::new(),
             shares: Arc::default(),
             granted: HashMap::new(),
+            disk_errors: Vec::new(),
             writers: tokio::task::JoinSet::new(),
         }
     }
@@ -360,7 +327,7 @@ impl Hub {
                             return Some(Ending::Asked);
                         }
                         Request::Machine => {
-                            let state = self.state(qemu.attached());
+                            let state = self.state(qemu).await;
                             self.router.answer(id, stream, &Ok(Reply::Machine(state)));
                         }
                         // Short: the emulator answers in milliseconds, and is given up when it
@@ -398,15 +365,32 @@ impl Hub {
         None
     }
 
-    fn state(&self, disks: Vec<String>) -> MachineState {
+    async fn state(&mut self, qemu: &mut impl Emulator) -> MachineState {
+        let stopped = self.look(qemu).await;
         let left = self
             .idle_at()
             .map(|at| at.saturating_duration_since(Instant::now()));
         MachineState {
             busy: self.router.busy() as u64,
             idle_left_ms: left.map(|left| left.as_millis().try_into().unwrap_or(u64::MAX)),
-            disks,
+            disks: qemu.attached(),
+            disk_errors: self.disk_errors.clone(),
+            stopped,
         }
+    }
+
+    /// Notes what went wrong with the machine's disks. Why its processor stands still, if it does.
+    async fn look(&mut self, qemu: &mut impl Emulator) -> Option<String> {
+        let Health {
+            disk_errors,
+            stopped,
+        } = qemu.health().await;
+        for error in disk_errors {
+            if self.disk_errors.len() < MAX_DISK_ERRORS && !self.disk_errors.contains(&error) {
+                self.disk_errors.push(error);
+            }
+        }
+        stopped
     }
 
     /// Removes a client. What it had mounted goes with the last container that uses it.
@@ -512,13 +496,20 @@ impl Hub {
 
     /// Stops the guest cleanly, or by force when it does not go.
     async fn power_off(&mut self, qemu: &mut impl Emulator) {
-        let _ = self.router.own_request(&Request::Shutdown);
+        self.look(qemu).await;
+        let stop = self.router.own_request(&Request::Shutdown);
         let gone = async {
             loop {
                 tokio::select! {
                     () = qemu.ended() => return,
                     Some(input) = self.inbox.recv() => match input {
-                        Input::Guest(frame) => drop(self.router.from_guest(&frame)),
+                        Input::Guest(frame) => {
+                            let _ = self.router.from_guest(&frame);
+                            // The last writes are made; the emulator goes in a moment.
+                            if frame.kind == Kind::Done && stop == Some(frame.stream) {
+                                self.look(qemu).await;
+                            }
+                        }
                         // What is under way goes on, above all the directories that are served
                         // and are needed until they are unmounted. Nothing new begins.
                         Input::Client(id, frame, share) => match frame.kind {
@@ -554,18 +545,20 @@ impl Hub {
             self.waiting_for_stop.push((id, open.stream));
             return;
         }
-        let failure = Failure::new(
-            FailureCode::Unreachable,
-            "the virtual machine is being stopped",
-        )
-        .with_hint("run the command again: it waits for that, and starts a new machine");
-        self.router.answer(id, open.stream, &Err(failure));
+        self.router.answer(id, open.stream, &Err(too_late()));
     }
 
     /// Answers those who asked for the stop, and lets the last bytes out.
     async fn farewell(mut self) {
+        let reply = match self.disk_errors.is_empty() {
+            true => Reply::Bye,
+            false => Reply::Machine(MachineState {
+                disk_errors: std::mem::take(&mut self.disk_errors),
+                ..MachineState::default()
+            }),
+        };
         for (id, stream) in std::mem::take(&mut self.waiting_for_stop) {
-            self.router.answer(id, stream, &Ok(Reply::Bye));
+            self.router.answer(id, stream, &Ok(reply.clone()));
         }
         let Self {
             router,

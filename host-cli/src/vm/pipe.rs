@@ -26,6 +26,9 @@ pub enum PipeError {
     /// A message cannot be read, or the versions do not fit.
     #[error("the virtual machine and this program do not understand each other: {0}")]
     Message(#[from] MessageError),
+    /// Somebody is there who says nothing.
+    #[error("{} does not answer", .0.display())]
+    Silent(std::path::PathBuf),
     /// Something else came in the place of the greeting.
     #[error("the virtual machine did not greet")]
     NoGreeting,

@@ -45,6 +45,8 @@ pub struct Qemu {
     child: Child,
     control: Qmp,
     disks: Option<HotDisks>,
+    /// Path of the disk that it had from the start, where it takes no others.
+    boot_disk: Option<String>,
     console: Console,
     complaints: Arc<Mutex<Vec<u8>>>,
     listening: Option<JoinHandle<()>>,
@@ -92,6 +94,11 @@ impl Qemu {
     /// takes no disks while it runs.
     pub(super) fn disks(&mut self) -> (&mut Qmp, Option<&mut HotDisks>) {
         (&mut self.control, self.disks.as_mut())
+    }
+
+    /// Path of the disk that the machine had from the start, where it takes no others.
+    pub(super) fn boot_disk(&self) -> Option<&str> {
+        self.boot_disk.as_deref()
     }
 
     /// The emulator's process id.
@@ -206,6 +213,10 @@ fn spawn(
             child,
             control: Qmp::new(control),
             disks: (machine.disks == Disks::Hot).then(HotDisks::default),
+            boot_disk: match &machine.disks {
+                Disks::AtStart(disk) => disk.clone(),
+                Disks::Hot => None,
+            },
             console,
             complaints,
             listening,

@@ -23,8 +23,8 @@ use vdkr_core::channel::{
     frame::{Credit, Resize, signal_from_payload},
     message::{
         ContainerReply, ContainerRequest, ContainerRow, ContainerState, Done, Event, Failure,
-        FailureCode, GuestHello, ImageRow, Info, Message as _, Phase, Publication, Pulled, Removed,
-        Reply, Request, RowMount, RunRequest, Until, VolumeAction, VolumeRow,
+        FailureCode, GuestHello, ImageRow, Info, MachineState, Message as _, Phase, Publication,
+        Pulled, Removed, Reply, Request, RowMount, RunRequest, Until, VolumeAction, VolumeRow,
     },
 };
 use vdkr_core::container::ports::{Protocol, Published};
@@ -44,6 +44,15 @@ pub(crate) struct FakeAgent {
     pub(crate) deaf_to_shutdown: Arc<AtomicBool>,
     /// Whether mounts are never there.
     pub(crate) mounts_nothing: Arc<AtomicBool>,
+    /// Whether it answers nothing about itself.
+    pub(crate) mute: Arc<AtomicBool>,
+    /// What is told of its machine, as if a monitor stood before it.
+    pub(crate) machine: Arc<Mutex<MachineState>>,
+    /// How many requests it turns away, as a monitor does that stops its machine, or drops with the
+    /// connection when `drops` says so.
+    pub(crate) refuses: Arc<AtomicU64>,
+    /// Whether it goes without an answer instead.
+    pub(crate) drops: Arc<AtomicBool>,
 }
 
 type Writer = Arc<AsyncMutex<OwnedWriteHalf>>;
@@ -110,7 +119,10 @@ impl FakeAgent {
                     let (sender, frames) = mpsc::unbounded_channel();
                     streams.insert(frame.stream, sender);
                     let request = Request::decode(&frame.payload).unwrap();
-                    self.requests.lock().unwrap().push(request.clone());
+                    // Commands look after the machine at their end.
+                    if request != Request::Machine {
+                        self.requests.lock().unwrap().push(request.clone());
+                    }
                     let stream = Stream::new(frame.stream, frames, Arc::clone(&writer));
                     tokio::spawn(self.clone().answer(stream, request, die.clone()));
                 } else if let Some(stream) = streams.get(&frame.stream) {
@@ -124,7 +136,26 @@ impl FakeAgent {
     }
 
     async fn answer(self, mut stream: Stream, request: Request, die: mpsc::Sender<()>) {
+        let refused = |left: u64| left.checked_sub(1);
+        let order = Ordering::SeqCst;
+        if request != Request::Machine && self.refuses.fetch_update(order, order, refused).is_ok() {
+            if self.drops.load(order) {
+                let _ = die.send(()).await;
+            } else {
+                let failure = Failure::new(
+                    FailureCode::Unreachable,
+                    "the virtual machine is being stopped",
+                );
+                stream.done(&Err(failure)).await;
+            }
+            return;
+        }
         let done = match request {
+            Request::Machine => Ok(Reply::Machine(self.machine.lock().unwrap().clone())),
+            Request::Info if self.mute.load(order) => {
+                while stream.wait().await {}
+                return;
+            }
             Request::Pull(pull) => pull_image(&mut stream, &pull.reference).await,
             Request::Run(run) => {
                 let Some(done) = run_container(&mut stream, &run).await else {
@@ -270,6 +301,7 @@ fn containers(request: &ContainerRequest) -> Done {
         id: id.repeat(64),
         name: name.into(),
         image: "base".into(),
+        image_id: format!("sha256:{}", "0a".repeat(32)),
         command: vec!["sh".into()],
         state,
         exit_code: 3,

@@ -131,6 +131,13 @@ pub struct MachineState {
     pub idle_left_ms: Option<u64>,
     /// Serial numbers of the disks that were attached while it runs.
     pub disks: Vec<String>,
+    /// What went wrong with its disks on this computer since it was started, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disk_errors: Vec<String>,
+    /// The emulator's word for why its processor stands still, such as `paused`; absent while it
+    /// runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
 }
 
 /// Result of a pull.
@@ -222,6 +229,12 @@ pub struct Usage {
     pub state_total: u64,
     /// Bytes left there.
     pub state_available: u64,
+    /// Bytes that each container has written, by its id; absent from an agent of an earlier version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub containers: Option<BTreeMap<String, u64>>,
+    /// Bytes that each volume has, by its name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, u64>,
 }
 
 /// One step of a removal.

@@ -76,7 +76,7 @@ pub enum Request {
     Remove {
         /// Names or ids.
         names: Vec<String>,
-        /// Also when several names share an id, or a container uses it.
+        /// Also when several names share an id, or a container uses it, whose image stays.
         #[serde(default)]
         force: bool,
     },
@@ -116,7 +116,8 @@ pub enum Request {
     /// Say how much room everything takes: [`Reply::Usage`](super::Reply::Usage).
     Usage,
     /// Stop containers, sync, power off: [`Reply::Bye`](super::Reply::Bye) or
-    /// [`Reply::Settled`](super::Reply::Settled) comes first.
+    /// [`Reply::Settled`](super::Reply::Settled) comes first. The monitor of a machine whose disks
+    /// failed answers with [`Reply::Machine`](super::Reply::Machine).
     Shutdown,
     /// Have the ports that this connection published belong to a container, by its id, until that
     /// ends: [`Reply::Published`](super::Reply::Published).
@@ -192,6 +193,32 @@ impl Request {
                     ContainerRequest::Kill { .. }
                         | ContainerRequest::Remove { .. }
                         | ContainerRequest::Stop { .. }
+                )
+        )
+    }
+
+    /// Whether it changes nothing anywhere, so that it may be sent once more when nobody knows
+    /// what has become of it.
+    pub fn only_looks(&self) -> bool {
+        matches!(
+            self,
+            Self::Layers { .. }
+                | Self::Machine
+                | Self::Images
+                | Self::Inspect { .. }
+                | Self::Info
+                | Self::Export { .. }
+                | Self::Usage
+                | Self::Published
+                | Self::Volume {
+                    action: VolumeAction::List { .. }
+                }
+                | Self::Container(
+                    ContainerRequest::Inspect { .. }
+                        | ContainerRequest::List
+                        | ContainerRequest::Path { .. }
+                        | ContainerRequest::Stats { .. }
+                        | ContainerRequest::Top { .. }
                 )
         )
     }

@@ -13,6 +13,7 @@ use crate::{
         format::Format,
         human,
         image_args::HistoryArgs,
+        names,
         session::with_session,
         settings::Settings,
     },
@@ -31,8 +32,8 @@ const COLUMNS: [(&str, &str); 5] = [
 /// Lists the steps, the last one first.
 pub async fn run(settings: &Settings, args: &HistoryArgs) -> Result<u8> {
     let format = Format::read(args.format.as_deref())?;
-    let names = [args.name.clone()];
     let (image, config) = with_session(settings, "vdkr history", async |session| {
+        let names = [names::for_agent(session, settings, &args.name).await?];
         let images = content::export(session, &names).await?;
         let Some(image) = images.into_iter().next() else {
             return Err(Error::new(Exit::NotFound, "no image"));

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use vdkr_core::{
+    candidates::RegistryPrefix,
     channel::message::{ImageRow, Reply, Request},
     reference::Reference,
 };
@@ -16,7 +17,7 @@ use crate::{
         format::Format,
         human,
         image_args::ImagesArgs,
-        registry,
+        names, registry,
         session::{Session, with_session},
         settings::Settings,
         value::parse_bool,
@@ -41,7 +42,10 @@ pub async fn run(settings: &Settings, args: &ImagesArgs) -> Result<u8> {
     })
     .await?;
     let mut rows = Vec::new();
-    let times = filters.iter().map(|filter| filter.time(&all));
+    let registry = registry::configured(settings)?;
+    let times = filters
+        .iter()
+        .map(|filter| filter.time(&all, registry.as_ref()));
     let times = times.collect::<Result<Vec<_>>>()?;
     for row in &all {
         let named = name.as_deref().is_none_or(|name| matches(row, name));
@@ -80,30 +84,33 @@ pub async fn rows(session: &mut Session) -> Result<Vec<ImageRow>> {
     }
 }
 
-fn table(rows: &[&ImageRow], format: &Format, args: &ImagesArgs, now: Timestamp) -> Result<String> {
+/// What can be shown of a row.
+pub fn fields(row: &ImageRow, whole: bool, now: Timestamp) -> Map<String, Value> {
     let none = || "<none>".to_owned();
-    let line = |row: &&ImageRow| -> Map<String, Value> {
-        let labels: Vec<String> = row.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let fields = [
-            ("Repository", familiar(&row.name).to_owned()),
-            ("Tag", row.tag.clone().unwrap_or_else(none)),
-            ("Digest", row.digest.clone().unwrap_or_else(none)),
-            ("ID", shorten(&row.id, args.no_trunc)),
-            (
-                "CreatedAt",
-                row.created.clone().unwrap_or_else(|| "N/A".to_owned()),
-            ),
-            ("CreatedSince", created(row.created.as_deref(), now)),
-            ("Size", human::size(row.size)),
-            ("VirtualSize", human::size(row.size)),
-            ("Labels", labels.join(",")),
-            ("Containers", "N/A".to_owned()),
-        ];
-        let fields = fields.into_iter();
-        fields
-            .map(|(name, text)| (name.to_owned(), text.into()))
-            .collect()
-    };
+    let labels: Vec<String> = row.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let fields = [
+        ("Repository", familiar(&row.name).to_owned()),
+        ("Tag", row.tag.clone().unwrap_or_else(none)),
+        ("Digest", row.digest.clone().unwrap_or_else(none)),
+        ("ID", shorten(&row.id, whole)),
+        (
+            "CreatedAt",
+            row.created.clone().unwrap_or_else(|| "N/A".to_owned()),
+        ),
+        ("CreatedSince", created(row.created.as_deref(), now)),
+        ("Size", human::size(row.size)),
+        ("VirtualSize", human::size(row.size)),
+        ("Labels", labels.join(",")),
+        ("Containers", "N/A".to_owned()),
+    ];
+    let fields = fields.into_iter();
+    fields
+        .map(|(name, text)| (name.to_owned(), text.into()))
+        .collect()
+}
+
+fn table(rows: &[&ImageRow], format: &Format, args: &ImagesArgs, now: Timestamp) -> Result<String> {
+    let line = |row: &&ImageRow| fields(row, args.no_trunc, now);
     let lines: Vec<Map<String, Value>> = rows.iter().map(line).collect();
     let mut columns = vec![("Repository", "REPOSITORY"), ("Tag", "TAG")];
     if args.digests {
@@ -177,22 +184,19 @@ impl Filter {
     }
 
     /// The time of the image that the filter compares with.
-    pub fn time(&self, all: &[ImageRow]) -> Result<Option<String>> {
+    pub fn time(
+        &self,
+        all: &[ImageRow],
+        registry: Option<&RegistryPrefix>,
+    ) -> Result<Option<String>> {
         let (Self::Before(name) | Self::Since(name)) = self else {
             return Ok(None);
         };
-        let digits = name.strip_prefix("sha256:").unwrap_or(name);
-        let is_meant = |row: &&ImageRow| {
-            let (bare, tag) = split(name);
-            let by_name = matches(row, bare) && row.tag.as_deref() == Some(tag.unwrap_or("latest"));
-            let by_id = digits.len() >= 4
-                && row
-                    .id
-                    .strip_prefix("sha256:")
-                    .is_some_and(|id| id.starts_with(digits));
-            by_name || by_id
-        };
-        match all.iter().find(is_meant) {
+        let found = names::find_in(all, registry, name)?;
+        match all
+            .iter()
+            .find(|row| found.as_ref().is_some_and(|found| found.id == row.id))
+        {
             Some(row) => Ok(row.created.clone()),
             None => Err(Error::new(
                 Exit::NotFound,
@@ -428,6 +432,10 @@ mod tests {
         let at = |name: &str, tag: Option<&str>, created: &str| ImageRow {
             created: Some(created.into()),
             labels: [("a".to_owned(), "b".to_owned())].into(),
+            id: format!(
+                "sha256:{:0>64x}",
+                name.len() * 256 + usize::from(name.as_bytes()[0])
+            ),
             ..row(name, tag)
         };
         let all = [
@@ -437,7 +445,7 @@ mod tests {
         ];
         let fitting = |text: &str| -> Vec<&str> {
             let filter = Filter::read(text).unwrap();
-            let time = filter.time(&all).unwrap();
+            let time = filter.time(&all, None).unwrap();
             let fits = all.iter().filter(|row| filter.fits(row, time.as_deref()));
             fits.map(|row| row.name.as_str()).collect()
         };
@@ -461,7 +469,12 @@ mod tests {
         ] {
             assert!(bad == "until=5" || Filter::read(bad).is_err(), "{bad}");
         }
-        assert!(Filter::read("before=none").unwrap().time(&all).is_err());
+        assert!(
+            Filter::read("before=none")
+                .unwrap()
+                .time(&all, None)
+                .is_err()
+        );
         let now = "2026-01-02T00:00:00Z".parse().unwrap();
         assert_eq!(
             time("1h30m", now).unwrap().to_string(),

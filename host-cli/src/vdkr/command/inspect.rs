@@ -10,6 +10,7 @@ use crate::{
         error::{Error, Result},
         format::Format,
         image_args::InspectArgs,
+        names,
         session::{Session, say, with_session},
         settings::Settings,
     },
@@ -29,7 +30,7 @@ pub async fn run(settings: &Settings, args: &InspectArgs) -> Result<u8> {
         let (mut found, mut outcomes) = (Vec::new(), Vec::new());
         for name in &args.names {
             // One by one, so that a missing one does not hide the others.
-            match describe(session, name, args.kind.as_deref()).await {
+            match describe(session, settings, name, args.kind.as_deref()).await {
                 Ok(Reply::Inspected { documents }) => {
                     found.extend(documents);
                     outcomes.push(Exit::Done);
@@ -98,7 +99,12 @@ fn add_ports(document: &mut Value, publications: &[Publication]) {
 }
 
 /// Asks for a container of that name, and when there is none for an image.
-async fn describe(session: &mut Session, name: &str, kind: Option<&str>) -> Result<Reply> {
+async fn describe(
+    session: &mut Session,
+    settings: &Settings,
+    name: &str,
+    kind: Option<&str>,
+) -> Result<Reply> {
     if kind != Some("image") {
         let name = name.to_owned();
         let request = Request::Container(ContainerRequest::Inspect { name });
@@ -107,7 +113,7 @@ async fn describe(session: &mut Session, name: &str, kind: Option<&str>) -> Resu
             other => return other,
         }
     }
-    let names = vec![name.to_owned()];
+    let names = vec![names::for_agent(session, settings, name).await?];
     session.ask(&Request::Inspect { names }).await
 }
 

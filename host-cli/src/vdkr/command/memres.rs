@@ -24,10 +24,10 @@ use crate::{
     out,
     vdkr::{
         error::{Error, Result},
-        granted, human, layers,
+        granted, health, human, layers,
         machine_args::{MemresCommand, MemresStartArgs, MemresStatusArgs},
         old,
-        session::{Session, interruptible, no_machine, say},
+        session::{Session, interruptible, no_machine, say, tell_of_the_last},
         settings::{Settings, StatePlace},
         state, value,
     },
@@ -103,6 +103,7 @@ async fn begin(settings: &Settings, args: &MemresStartArgs) -> Result<u8> {
         }
         return Ok(0);
     }
+    tell_of_the_last(dir);
     state::prepare(dir, settings.arch)?;
     if let Some(holder) = state::locked_by(dir) {
         say(&format!(
@@ -258,7 +259,9 @@ async fn ask_to_stop(dir: &Path) -> Result<bool> {
         return Ok(false);
     };
     // A monitor that goes without an answer has stopped too.
-    let _ = connection.ask(&Request::Shutdown).await;
+    if let Ok(Ok(Reply::Machine(state))) = connection.ask(&Request::Shutdown).await {
+        health::tell_disk_errors(&state.disk_errors);
+    }
     Ok(true)
 }
 
@@ -277,6 +280,7 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
     let connection = kept::connect(dir).await?;
     let description = Description::read(dir).filter(|_| connection.is_some());
     let Some(connection) = connection else {
+        tell_of_the_last(dir);
         if args.json {
             out!("{}", json!({ "running": false, "state_dir": dir }));
         } else {
@@ -289,6 +293,9 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
         Ok(Ok(Ok(Reply::Machine(state)))) => Some(state),
         _ => None,
     };
+    if let Some(state) = &state {
+        health::tell_disk_errors(&state.disk_errors);
+    }
     let hello = connection.hello();
     if args.json {
         out!(
@@ -302,6 +309,8 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
                 "monitor": description,
                 "busy": state.as_ref().map(|state| state.busy),
                 "idle_left_ms": state.as_ref().and_then(|state| state.idle_left_ms),
+                "disk_errors": state.as_ref().map(|state| &state.disk_errors),
+                "stopped": state.as_ref().and_then(|state| state.stopped.as_ref()),
             })
         );
         return Ok(0);
@@ -324,6 +333,9 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
             human::duration(seconds_up(&description))
         );
         out!("  Stops:         {}", stops(*idle_timeout, state.as_ref()));
+        if let Some(word) = state.as_ref().and_then(|state| state.stopped.as_ref()) {
+            out!("  Stands still:  {word}");
+        }
         if description.software != SOFTWARE {
             say(&format!(
                 "its monitor is {}, this is {SOFTWARE}; renew it with: vdkr memres restart",

@@ -15,19 +15,21 @@ use vdkr_core::{
     credentials::Credential,
     digest::{Algorithm, Digest, Hasher},
     manifest::{
-        Descriptor, ImageManifest,
+        Descriptor, ImageConfig, ImageManifest,
         media_type::{OCI_LAYER_GZIP, is_nondistributable},
         parse,
     },
+    platform::Platform,
     reference::{Host, Reference, Selector, is_image_id},
 };
 use vdkr_transfer::{Client, FileSource, MountOutcome, Repository, UploadOptions};
 
-use super::images::{matches, rows};
+use super::images::rows;
 use crate::{
     exit::Exit,
     out,
     progress::{Mode, Progress},
+    registry_cli::index::add_to_tag,
     vdkr::{
         content::{document, export, plain_size, read_layer},
         error::{Error, Result},
@@ -35,6 +37,7 @@ use crate::{
         image_args::PushArgs,
         layers::Archives,
         logins::{self, Given},
+        names::{self, Found},
         registry,
         session::{Session, interruptible, with_session},
         settings::Settings,
@@ -92,19 +95,19 @@ pub async fn run(settings: &Settings, args: &PushArgs) -> Result<u8> {
     }
     with_session(settings, "vdkr push", async |session| {
         interruptible(async {
-            // The start of an id is found as well as a name.
-            let may_be_id = args.name.bytes().all(|byte| byte.is_ascii_hexdigit());
-            if may_be_id
-                && !rows(session)
-                    .await?
-                    .iter()
-                    .any(|row| matches(row, &args.name))
-            {
-                return Err(no_name());
-            }
+            let name = match names::find(session, settings, &args.name).await {
+                Ok(Some(Found { name: None, .. })) => return Err(no_name()),
+                Ok(Some(Found {
+                    name: Some(name), ..
+                })) => name,
+                // All tags of a repository are looked for by other means.
+                Ok(None) => args.name.clone(),
+                Err(_) if args.all_tags => args.name.clone(),
+                Err(error) => return Err(error),
+            };
             let tags = match args.all_tags {
                 true => tags_of(session, &reference, &target).await?,
-                false => vec![(args.name.clone(), target.or_latest())],
+                false => vec![(name, target.or_latest())],
             };
             for (name, target) in tags {
                 let tag = target.tag_or_latest();
@@ -176,7 +179,7 @@ struct Push {
 }
 
 impl Push {
-    /// Sends what the registry does not have, and the manifest last.
+    /// Sends what the registry does not have, and the manifest last, which is given.
     async fn image(
         &self,
         session: &mut Session,
@@ -220,7 +223,7 @@ impl Push {
                 }
             });
         }
-        self.config(session, &image, &original.config).await?;
+        let platform = self.config(session, &image, &original.config).await?;
         let (raw, media_type) = match manifest.layers == original.layers {
             true => (raw, image.manifest.media_type.as_str()),
             false => {
@@ -229,16 +232,15 @@ impl Push {
                 (raw, vdkr_core::manifest::media_type::OCI_MANIFEST)
             }
         };
-        let descriptor = Descriptor::new(media_type, Digest::sha256(&raw), raw.len() as u64);
+        let mut descriptor = Descriptor::new(media_type, Digest::sha256(&raw), raw.len() as u64);
+        let selector = Selector::Digest(&descriptor.digest);
         self.client
-            .put_manifest(
-                &self.repository,
-                Selector::Tag(tag),
-                raw.into(),
-                media_type,
-                None,
-            )
+            .put_manifest(&self.repository, selector, raw.into(), media_type, None)
             .await?;
+        descriptor.platform = Some(platform);
+        // As `container-registry push`: a tag is an index, and keeps what it has for other machines.
+        let entries = std::slice::from_ref(&descriptor);
+        add_to_tag(&self.client, &self.repository, tag, entries).await?;
         Ok(descriptor)
     }
 
@@ -299,26 +301,29 @@ impl Push {
         Ok(blob)
     }
 
+    /// Sends the configuration, and says which machines the image is for.
     async fn config(
         &self,
         session: &mut Session,
         image: &ExportedImage,
         blob: &Descriptor,
-    ) -> Result<()> {
-        if self
+    ) -> Result<Platform> {
+        let raw = document(session, &image.id, image.config_size).await?;
+        let config = ImageConfig::parse(&raw).map_err(|error| {
+            let message = format!("configuration {}: {error}", image.id);
+            Error::new(Exit::Failed, message)
+        })?;
+        let known = self
             .client
             .head_blob(&self.repository, &blob.digest)
-            .await?
-            .is_some()
-        {
-            return Ok(());
-        }
-        let raw = document(session, &image.id, image.config_size).await?;
-        let source = Arc::new(Bytes::from(raw));
-        self.client
-            .upload_blob(&self.repository, blob, source, UploadOptions::default())
             .await?;
-        Ok(())
+        if known.is_none() {
+            let source = Arc::new(Bytes::from(raw));
+            self.client
+                .upload_blob(&self.repository, blob, source, UploadOptions::default())
+                .await?;
+        }
+        Ok(config.platform())
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
         sandbox,
         session::{Session, interruptible, no_ports, say, with_session},
         settings::Settings,
-        volumes,
+        volumes, volumes_from,
     },
     vm::channel::Incoming,
 };
@@ -92,7 +92,8 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
                 verb.word(),
             )?;
         }
-        let mounts = volumes::share(session, &mounts).await?;
+        let mut mounts = volumes::share(session, &mounts).await?;
+        volumes_from::add(session, settings, &options.volumes_from, &mut mounts).await?;
         let mut request = RunRequest {
             image: registry::translate_name(&options.image),
             args: options.args.clone(),

@@ -20,7 +20,7 @@ use crate::{
         human,
         image_args::SaveArgs,
         layers::Archives,
-        logins, registry,
+        logins, names, registry,
         session::{Session, interruptible, with_session},
         settings::Settings,
     },
@@ -45,7 +45,7 @@ pub async fn run(settings: &Settings, args: &SaveArgs) -> Result<u8> {
     with_session(settings, "vdkr save", async |session| {
         interruptible(async {
             let mut archive = Archive::new(out, is_docker);
-            for image in wanted(session, &args.names).await? {
+            for image in wanted(session, settings, &args.names).await? {
                 let mut told = |digest: &vdkr_core::digest::Digest, size| {
                     if is_told {
                         eprintln!("{}: saved ({})", digest.short(), human::size(size));
@@ -64,12 +64,16 @@ pub async fn run(settings: &Settings, args: &SaveArgs) -> Result<u8> {
 
 /// The images, each once with all of the names that were asked for. As with docker, a repository
 /// alone stands for all of its tags.
-async fn wanted(session: &mut Session, names: &[String]) -> Result<Vec<Wanted>> {
+async fn wanted(
+    session: &mut Session,
+    settings: &Settings,
+    names: &[String],
+) -> Result<Vec<Wanted>> {
     let known = rows(session).await?;
     let mut wanted: Vec<Wanted> = Vec::new();
     for name in names {
         let asked = match tags(&known, name) {
-            tags if tags.is_empty() => vec![name.clone()],
+            tags if tags.is_empty() => vec![names::for_agent(session, settings, name).await?],
             tags => tags,
         };
         for image in export(session, &asked).await? {

@@ -9,7 +9,7 @@ use super::wrong_reply;
 use crate::vdkr::{
     error::{Error, Result},
     image_args::TagArgs,
-    registry,
+    names, registry,
     session::with_session,
     settings::Settings,
 };
@@ -27,7 +27,7 @@ pub async fn run(settings: &Settings, args: &TagArgs) -> Result<u8> {
     }
     let reply = with_session(settings, "vdkr tag", async |session| {
         let request = Request::Tag {
-            source: args.source.clone(),
+            source: names::for_agent(session, settings, &args.source).await?,
             target: registry::as_stored(session, &args.target),
         };
         session.ask(&request).await

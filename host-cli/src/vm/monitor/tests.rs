@@ -10,6 +10,7 @@ use crate::vm::{
     fake_agent::FakeAgent,
     kept::{SOCKET, bind, connect, connect_socket},
     pipe::greet_guest,
+    qmp::QmpError,
 };
 
 /// Ends when the fake agent has, or when it is told to.
@@ -18,6 +19,7 @@ struct FakeEmulator {
     end: Arc<Notify>,
     lines: Arc<std::sync::Mutex<Vec<String>>>,
     disks: Vec<String>,
+    health: Arc<std::sync::Mutex<Health>>,
 }
 
 impl Emulator for FakeEmulator {
@@ -52,6 +54,17 @@ impl Emulator for FakeEmulator {
 
     fn attached(&mut self) -> Vec<String> {
         self.disks.clone()
+    }
+
+    async fn health(&mut self) -> Health {
+        let mut health = self.health.lock().unwrap();
+        // Errors are told once.
+        let disk_errors = std::mem::take(&mut health.disk_errors);
+        let stopped = health.stopped.clone();
+        Health {
+            disk_errors,
+            stopped,
+        }
     }
 }
 
@@ -140,6 +153,51 @@ async fn finish(call: &mut Call) -> Result<(Vec<u8>, Done), ChannelError> {
             Incoming::Event(_) => {}
             Incoming::Done(done) => return Ok((out, done)),
         }
+    }
+}
+
+#[tokio::test]
+async fn failing_disks_are_told_to_everybody_until_the_machine_stops() {
+    let bench = bench(None).await;
+    let fails = |error: &str| {
+        let mut health = bench.emulator.health.lock().unwrap();
+        health.disk_errors.push(error.to_owned());
+    };
+    let (first, second) = (bench.connect().await, bench.connect().await);
+    let look = async |client: &Connection| match client.ask(&Request::Machine).await.unwrap() {
+        Ok(Reply::Machine(state)) => (state.disk_errors, state.stopped),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(look(&first).await, (vec![], None));
+    fails("no room in a");
+    fails("no room in a");
+    bench.emulator.health.lock().unwrap().stopped = Some("paused".into());
+    for client in [&first, &second] {
+        let told = (vec!["no room in a".to_owned()], Some("paused".to_owned()));
+        assert_eq!(look(client).await, told);
+    }
+    for number in 0..100 {
+        fails(&format!("error {number}"));
+    }
+    assert_eq!(look(&first).await.0.len(), MAX_DISK_ERRORS);
+    // Who stops it is told as well.
+    match second.ask(&Request::Shutdown).await.unwrap() {
+        Ok(Reply::Machine(state)) => assert_eq!(state.disk_errors[0], "no room in a"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(bench.served.await.unwrap().unwrap(), Ending::Asked);
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_at_the_last_write_is_told_of() {
+    let bench = bench(None).await;
+    let client = bench.connect().await;
+    // Nobody looks between this and the end.
+    let health = Arc::clone(&bench.emulator.health);
+    health.lock().unwrap().disk_errors.push("too late".into());
+    match client.ask(&Request::Shutdown).await.unwrap() {
+        Ok(Reply::Machine(state)) => assert_eq!(state.disk_errors, ["too late"]),
+        other => panic!("{other:?}"),
     }
 }
 

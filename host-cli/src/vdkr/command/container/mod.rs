@@ -166,7 +166,7 @@ async fn ask(session: &mut Session, request: ContainerRequest) -> Result<()> {
 }
 
 /// Every container.
-async fn list(session: &mut Session) -> Result<Vec<ContainerRow>> {
+pub(super) async fn list(session: &mut Session) -> Result<Vec<ContainerRow>> {
     match session
         .ask(&Request::Container(ContainerRequest::List))
         .await?

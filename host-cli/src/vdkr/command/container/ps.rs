@@ -16,7 +16,7 @@ use crate::{
         container_args::PsArgs,
         error::{Error, Result},
         format::Format,
-        human, registry,
+        human, names, registry,
         session::with_session,
         settings::Settings,
     },
@@ -46,6 +46,9 @@ pub async fn run(settings: &Settings, args: &PsArgs) -> Result<u8> {
         for filter in &mut filters {
             if let Filter::Ancestor(image) = filter {
                 image.alternative = registry::as_stored(session, &image.written);
+                // A name that says nothing of what is stored may still be one that a container has.
+                let found = names::find(session, settings, &image.written).await;
+                image.id = found.ok().flatten().map(|found| found.id);
             }
         }
         Ok((list(session).await?, session.published().await))
@@ -91,6 +94,8 @@ enum Filter {
 struct Ancestor {
     written: String,
     alternative: String,
+    /// The stored image that it means, if it means one.
+    id: Option<String>,
 }
 
 impl Filter {
@@ -104,6 +109,7 @@ impl Filter {
             "ancestor" => Self::Ancestor(Ancestor {
                 alternative: value.clone(),
                 written: value,
+                id: None,
             }),
             "before" => Self::Before(value),
             "exited" => Self::Exited(value.parse().map_err(|_| wrong("the status is a number"))?),
@@ -150,7 +156,8 @@ impl Filter {
                 let image = &ancestor.written;
                 let bare = |name: &str| name.strip_suffix(":latest").unwrap_or(name).to_owned();
                 let digest = row.image_id.trim_start_matches("sha256:");
-                bare(&row.image) == bare(image)
+                ancestor.id.as_ref() == Some(&row.image_id)
+                    || bare(&row.image) == bare(image)
                     || bare(&row.image) == bare(&ancestor.alternative)
                     || (image.len() >= 4 && digest.starts_with(image.trim_start_matches("sha256:")))
             }
@@ -240,7 +247,12 @@ fn id(row: &ContainerRow, whole: bool) -> &str {
     if whole { &row.id } else { name::short(&row.id) }
 }
 
-fn value(row: &ContainerRow, whole: bool, now: Timestamp, zone: &TimeZone) -> Value {
+pub(in crate::vdkr::command) fn value(
+    row: &ContainerRow,
+    whole: bool,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Value {
     let created = timestamp(row.created_ms);
     let labels: Vec<_> = row
         .labels
