@@ -15,7 +15,12 @@ use super::old_config;
 use super::value::{
     absolute, check_insecure, check_mirror, list, parse_bool, parse_memory, parse_seconds,
 };
-use crate::vm::{accel::AccelWish, arch::Arch, start::BoardWish};
+use crate::vm::{
+    accel::AccelWish,
+    arch::Arch,
+    processor::{CpuWish, parse_cpus},
+    start::BoardWish,
+};
 
 /// Name of the file in the configuration directory.
 const FILE: &str = "config.toml";
@@ -137,6 +142,24 @@ pub const KEYS: &[Key] = &[
         default: "512M",
         help: "memory of the virtual machine",
         check: |text| parse_memory(text).map(|_| text.to_owned()),
+    },
+    Key {
+        name: "cpu",
+        variable: "VDKR_CPU",
+        default: "auto",
+        help: "model of its processors, as the emulator's -cpu takes it, such as max,-erms",
+        check: |text| {
+            CpuWish::from_str(text)
+                .map(|wish| wish.to_string())
+                .map_err(|e| e.to_string())
+        },
+    },
+    Key {
+        name: "cpus",
+        variable: "VDKR_CPUS",
+        default: "1",
+        help: "number of processors of the virtual machine",
+        check: |text| parse_cpus(text).map(|number| number.to_string()),
     },
     Key {
         name: "state-dir",

@@ -62,6 +62,8 @@ pub struct Session {
     machine: Option<Own>,
     /// The agent is that of a board or a full image.
     target: bool,
+    /// The model of the machine's processors, where it is known.
+    cpu: Option<String>,
     shares: Option<Shares>,
     stages: Stages,
     timing: Timing,
@@ -105,6 +107,7 @@ impl Session {
                 connection,
                 machine: None,
                 target: true,
+                cpu: None,
                 shares: None,
                 stages,
                 timing,
@@ -169,6 +172,7 @@ impl Session {
             reader,
             writer,
             hello,
+            cpu,
             ..
         } = started;
         let connection = Connection::new(reader, writer, hello);
@@ -180,6 +184,7 @@ impl Session {
                 _lock: lock,
             }),
             target: false,
+            cpu: Some(cpu),
             shares: None,
             stages,
             timing,
@@ -207,10 +212,16 @@ impl Session {
             connection,
             machine: None,
             target: false,
+            cpu: running.map(|running| running.cpu),
             shares: None,
             stages,
             timing,
         }
+    }
+
+    /// The model of the processors that run containers, where it is known.
+    pub fn cpu(&self) -> Option<&str> {
+        self.cpu.as_deref()
     }
 
     /// Whether the agent is that of a board or a full image, which takes no disks and no ports.
@@ -458,6 +469,8 @@ fn ignored_options(settings: &Settings, running: Option<&Description>) -> Vec<&'
         "--accel" | "--no-kvm" => start.accel.name() != running.accel,
         "--machine" => start.board.name() != running.machine,
         "--memory" => start.memory_mib != running.memory_mib,
+        "--cpu" => start.cpu.to_string() != running.cpu,
+        "--cpus" => start.cpus != running.cpus,
         "--initrd" => image
             .as_ref()
             .is_none_or(|image| image.initrd != running.initrd),
@@ -465,7 +478,7 @@ fn ignored_options(settings: &Settings, running: Option<&Description>) -> Vec<&'
             .as_ref()
             .is_none_or(|image| image.kernel != running.kernel),
     };
-    let given = ["accel", "machine", "memory", "blob-dir"]
+    let given = ["accel", "machine", "memory", "cpu", "cpus", "blob-dir"]
         .into_iter()
         .filter_map(|key| match settings.value(key) {
             ("auto", _) => None,
