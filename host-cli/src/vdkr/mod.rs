@@ -9,6 +9,7 @@ pub mod content;
 pub mod docker_options;
 pub mod environment;
 pub mod error;
+pub mod expression;
 pub mod format;
 pub mod granted;
 pub mod human;
