@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod attach;
+pub mod baked;
 pub mod command;
 pub mod config;
 pub mod container_args;
