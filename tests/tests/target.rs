@@ -421,9 +421,21 @@ fn registry_ca_and_login_in_the_image_of_a_small_vm_need_no_option() {
         ])
         .expect(0);
 
+    // With what was baked beside the image this computer pulls for the machine; else the machine does.
+    for beside in [true, false] {
+        baked_registry(&secured, &root, beside);
+    }
+}
+
+fn baked_registry(secured: &Secured, root: &Path, beside: bool) {
+    let registry = &secured.registry;
     let user = User::new("x86_64");
     let images = user.home().join("images");
-    image_with(&root, &images.join("x86_64"));
+    image_with(root, &images.join("x86_64"));
+    if beside {
+        let place = images.join("x86_64/baked");
+        run_within(tool("cp").arg("-a").args([root, &place]), b"", PATIENCE).expect(0);
+    }
     let blobs = images.to_str().unwrap();
     let vdkr = |args: &[&str]| {
         let first = ["--accel", "tcg", "--blob-dir", blobs];
@@ -433,6 +445,9 @@ fn registry_ca_and_login_in_the_image_of_a_small_vm_need_no_option() {
     let pulled = vdkr(&["pull", "container-base"]).expect(0).text();
     let name = format!("10.0.2.2:{}/yocto/container-base", registry.port());
     assert_eq!(pulled.trim(), format!("{name}:latest"));
+    let cached = fs::read_dir(user.home().join(".vdkr/layers/sha256"));
+    let cached = cached.map_or(0, Iterator::count);
+    assert_eq!(cached > 0, beside, "{cached} layers on this computer");
     let ran = vdkr(&["run", "--rm", "container-base", "echo", "baked"]).expect(0);
     assert_eq!(ran.text(), "baked\n");
     // An image that is not there is pulled by `run` as well, by the registry's name or without.
@@ -450,6 +465,14 @@ fn registry_ca_and_login_in_the_image_of_a_small_vm_need_no_option() {
     let password = secured.file("auth/password");
     let shown = vdkr(&["info"]).expect(0);
     assert!(!shown.text().contains(password.trim()));
+    if beside {
+        let own = format!("localhost:{}/yocto", registry.port());
+        assert!(shown.text().contains(&own), "{}", shown.text());
+        // The same registry, CA and login take what is pushed.
+        let pushed = format!("{}/yocto/pushed:1", registry.host());
+        vdkr(&["tag", &name, &pushed]).expect(0);
+        vdkr(&["push", &pushed]).expect(0);
+    }
     vdkr(&["memres", "stop"]).expect(0);
 }
 

@@ -1,6 +1,7 @@
 //! What is given to users: static host programs, agents and VM images in `target/dist/<arch>`.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -13,7 +14,7 @@ use crate::{agent, cache, image};
 
 const PROGRAMS: [&str; 2] = ["container-registry", "vdkr"];
 
-/// Makes `bin/` for each host architecture, with `share/vdkr/<arch>/` (VM image) and
+/// Makes `bin/` for each host architecture, where `vdkr-<arch>` is `vdkr` for that target, with `share/vdkr/<arch>/` (VM image) and
 /// `libexec/vdkr-agent-<arch>` for each target architecture beside it, where the programs look.
 pub(crate) fn build(workspace: &Workspace, hosts: &[Arch]) -> Result<()> {
     for host in hosts {
@@ -37,6 +38,8 @@ pub(crate) fn build(workspace: &Workspace, hosts: &[Arch]) -> Result<()> {
             copy(&program_file, &place.join("bin").join(program))?;
         }
         for arch in Arch::ALL {
+            let link = place.join("bin").join(format!("vdkr-{}", arch.name()));
+            symlink("vdkr", &link).with_context(|| format!("cannot make {}", link.display()))?;
             let agent = agent::build(workspace, arch)?;
             copy(
                 &agent,

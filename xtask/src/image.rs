@@ -8,7 +8,8 @@ mod modules;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -49,6 +50,10 @@ pub(crate) fn build(
     let key = Key::new("vm", 2)
         .with("kernel", kernel.as_os_str().as_encoded_bytes())
         .with("agent", &agent_sha256);
+    let key = match baked.is_empty() {
+        true => key,
+        false => key.with("beside", BAKED),
+    };
     let key = baked
         .iter()
         .fold(key, |key, (name, mode, bytes)| {
@@ -65,6 +70,7 @@ pub(crate) fn build(
                     .with_context(|| format!("cannot copy {file}"))?;
             }
         }
+        write_baked(&place.join(BAKED), &baked)?;
         let loaded = load_list(&kernel, "load.list")?;
         let later = load_list(&kernel, "later.list")?;
         fs::write(
@@ -266,6 +272,32 @@ fn initramfs(
         archive.file(name, *mode, bytes);
     }
     Ok(archive.finish())
+}
+
+/// Where `vdkr` finds what the image brings beside the agent: it pulls from there for the machine.
+const BAKED: &str = "baked";
+
+/// Writes what the image brings beside `vm.json`. Logins are for their owner alone.
+fn write_baked(place: &Path, baked: &[BakedFile]) -> Result<()> {
+    for (name, mode, bytes) in baked {
+        let path = place.join(name);
+        let parent = path.parent().context("a file has a parent directory")?;
+        fs::create_dir_all(parent)?;
+        let mode = match name.starts_with("etc/") {
+            true => *mode,
+            false => mode & 0o600,
+        };
+        // Nobody else may read it while it is written.
+        let mut file = fs::File::options()
+            .write(true)
+            .create_new(true)
+            .mode(mode & 0o600)
+            .open(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
+        file.write_all(bytes)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 /// A file that the image brings beside the agent: its name below the root, mode and content.

@@ -76,8 +76,8 @@ pub fn mount(target: &Path, wish: Wish) -> Result<&'static str, StateError> {
     fs::create_dir_all(target).map_err(error)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
     let (source, kind, data, word) = match &disk {
-        // The kernel replays the journal by itself.
-        Some(disk) => (disk.as_path(), "ext4", "errors=remount-ro", "disk"),
+        // The kernel replays the journal by itself, and gives back to the host what becomes free.
+        Some(disk) => (disk.as_path(), "ext4", "errors=remount-ro,discard", "disk"),
         None => (Path::new("tmpfs"), "tmpfs", "mode=700,size=75%", "tmpfs"),
     };
     nix::mount::mount(Some(source), target, Some(kind), flags, Some(data))

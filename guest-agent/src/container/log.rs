@@ -124,6 +124,7 @@ impl Log {
         Cursor {
             log: self,
             generation: current.saturating_sub(1),
+            lost: false,
             file: File::open(self.dir.join(FILE_OLD)).ok().map(BufReader::new),
             offset: 0,
         }
@@ -135,11 +136,17 @@ impl Log {
 pub struct Cursor<'a> {
     log: &'a Log,
     generation: u64,
+    lost: bool,
     file: Option<BufReader<File>>,
     offset: u64,
 }
 
 impl Cursor<'_> {
+    /// Whether records were overtaken, and are missing before the one that was read last.
+    pub fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
+    }
+
     /// The next record; `None` when there is none yet.
     pub fn next_entry(&mut self) -> Option<Entry> {
         loop {
@@ -161,7 +168,9 @@ impl Cursor<'_> {
                 return None;
             }
             // The file is complete; one that was overtaken meanwhile is lost.
-            self.generation = (self.generation + 1).max(current - 1);
+            let next = self.generation + 1;
+            self.generation = next.max(current - 1);
+            self.lost |= self.generation > next;
             let name = if self.generation == current {
                 FILE
             } else {
@@ -312,6 +321,16 @@ mod tests {
             }
         }
         assert_eq!(read, (0..200).collect::<Vec<u8>>());
+        assert!(!cursor.take_lost());
+        // One that was overtaken knows it, once.
+        for number in 0..200_u8 {
+            log.append(Pipe::Stdout, &[number]);
+        }
+        let late: Vec<u8> = std::iter::from_fn(|| cursor.next_entry())
+            .flat_map(|entry| entry.bytes)
+            .collect();
+        assert!(late.len() < 200 && late.last() == Some(&199), "{late:?}");
+        assert!(cursor.take_lost() && !cursor.take_lost());
     }
 
     #[test]

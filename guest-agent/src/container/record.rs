@@ -55,6 +55,8 @@ pub struct Status {
     pub state: ContainerState,
     /// Status of its last end.
     pub exit_code: i32,
+    /// The kernel killed a process of it for want of memory before that end.
+    pub oom_killed: bool,
     /// Why it did not start the last time.
     pub error: String,
     /// When its process started last.

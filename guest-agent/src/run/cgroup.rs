@@ -128,6 +128,20 @@ pub fn kill(group: &Path) -> io::Result<()> {
     fs::write(group.join("cgroup.kill"), "1")
 }
 
+/// Whether the kernel has killed a process of a group for want of memory. Known of groups with a limit.
+pub fn oom_killed(group: &Path) -> bool {
+    let events = fs::read_to_string(group.join("memory.events"));
+    events.is_ok_and(|text| was_oom_killed(&text))
+}
+
+fn was_oom_killed(events: &str) -> bool {
+    let mut lines = events.lines();
+    lines.any(|line| {
+        line.strip_prefix("oom_kill ")
+            .is_some_and(|count| count != "0")
+    })
+}
+
 /// Stops or continues every process of a group.
 pub fn freeze(group: &Path, frozen: bool) -> io::Result<()> {
     fs::write(group.join("cgroup.freeze"), if frozen { "1" } else { "0" })
@@ -210,6 +224,13 @@ mod tests {
         let got: Vec<_> = settings.iter().map(|(f, v)| (*f, v.as_str())).collect();
         assert_eq!(got, expected);
         assert!(super::settings(&Limits::default()).is_empty());
+    }
+
+    #[test]
+    fn want_of_memory_is_counted_by_the_kernel() {
+        let events = |count| format!("low 0\noom 3\noom_kill {count}\noom_group_kill 0\n");
+        assert!(was_oom_killed(&events(1)) && was_oom_killed(&events(12)));
+        assert!(!was_oom_killed(&events(0)) && !was_oom_killed("oom 1\n"));
     }
 
     #[test]

@@ -154,6 +154,13 @@ pub struct Global {
     /// Memory of the machine, such as 512M or 2G [env: VDKR_MEMORY]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
+    /// Model of the machine's processors: auto, or what the emulator's -cpu takes, such as max,-erms
+    /// for programs that need newer instructions [env: VDKR_CPU]
+    #[arg(long, value_name = "MODEL")]
+    pub cpu: Option<String>,
+    /// Number of the machine's processors [env: VDKR_CPUS] [default: 1]
+    #[arg(long, value_name = "NUMBER")]
+    pub cpus: Option<String>,
     /// Say more, and how long each stage took [env: VDKR_VERBOSE]
     #[arg(short, long)]
     pub verbose: bool,

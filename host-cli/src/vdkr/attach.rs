@@ -24,10 +24,15 @@ use super::{
     session::{Session, say},
     terminal::{self, RawMode},
 };
-use crate::vm::channel::{Call, CallSender, ChannelError, Incoming};
+use crate::vm::{
+    channel::{Call, CallSender, ChannelError, Incoming},
+    processor,
+};
 
 /// Status of a command whose process never ran.
 pub const FAILED: u8 = 125;
+/// Status of a process that SIGILL has ended.
+const ILLEGAL_INSTRUCTION: i32 = 128 + 4;
 /// So many signals from the user mean that the container does not listen to them.
 const PATIENCE: u32 = 3;
 /// How long a cancelled container may take to be gone.
@@ -131,7 +136,14 @@ pub async fn attach(
                 kind = signals.interrupt() => return Err(Error::interrupted(kind)),
             }
             match session.answer(Ok(done)).await? {
-                Reply::Ran { status } => Ok(u8::try_from(status & 0xff).unwrap_or(FAILED)),
+                Reply::Ran { status } => {
+                    if status == ILLEGAL_INSTRUCTION
+                        && let Some(advice) = session.cpu().and_then(processor::advice)
+                    {
+                        say(&advice);
+                    }
+                    Ok(u8::try_from(status & 0xff).unwrap_or(FAILED))
+                }
                 other => Err(wrong_reply(&other)),
             }
         }

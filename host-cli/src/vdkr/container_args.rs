@@ -317,6 +317,9 @@ pub struct LogsArgs {
     /// Show a time before each line
     #[arg(short, long)]
     pub timestamps: bool,
+    /// Labels and variables that a log driver adds to lines: this one adds none
+    #[arg(long)]
+    pub details: bool,
     /// Name or id
     pub container: String,
 }
@@ -409,6 +412,9 @@ pub struct StartArgs {
 /// Arguments of `stats`.
 #[derive(Debug, Args)]
 pub struct StatsArgs {
+    /// Also those that do not run
+    #[arg(short, long)]
+    pub all: bool,
     /// Form of the output: table, json, or a template such as {{.Name}}
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,

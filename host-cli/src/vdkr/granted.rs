@@ -160,6 +160,14 @@ fn notes(dir: &Path) -> BTreeSet<String> {
         .collect()
 }
 
+/// The ports that a container was given when it was made, whether it runs or not.
+pub fn ports(settings: &Settings, id: &str) -> Result<Vec<Publish>> {
+    match &settings.state {
+        StatePlace::Directory(dir) => Ok(Granted::read(dir, id)?.ports),
+        StatePlace::Nowhere => Ok(Vec::new()),
+    }
+}
+
 /// Forgets what containers had that are no more.
 pub async fn forget_gone(session: &mut Session, settings: &Settings) -> Result<()> {
     let StatePlace::Directory(dir) = &settings.state else {

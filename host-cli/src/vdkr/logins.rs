@@ -15,6 +15,7 @@ use vdkr_core::{
 };
 
 use super::{
+    baked::Baked,
     error::{Error, Result},
     session::say,
     settings::Settings,
@@ -34,6 +35,8 @@ const FILE_SIZE: std::ops::RangeInclusive<u64> = 2..=1024 * 1024;
 pub struct Given {
     file: Option<(PathBuf, DockerConfig)>,
     user: Option<Credential>,
+    /// The login that came with the machine's image, and its host.
+    baked: Option<(Host, Credential)>,
 }
 
 /// Reads what the options and variables give. To be called once: a password on standard input is
@@ -57,7 +60,8 @@ pub fn given(settings: &Settings) -> Result<Given> {
         }
         user => user,
     };
-    Ok(Given { file, user })
+    let baked = Baked::of(settings).login();
+    Ok(Given { file, user, baked })
 }
 
 fn user(
@@ -144,7 +148,21 @@ impl Given {
     /// The login for a registry as this computer calls it; anonymous when there is none. A user
     /// that the options name is for the configured registry, or for the one of the name where none
     /// is configured.
+    /// The login that came with the machine's image is the last.
     pub fn for_host(
+        &self,
+        host: &Host,
+        namespace: &str,
+        configured: Option<&RegistryPrefix>,
+    ) -> Result<Credential> {
+        let own = self.own(host, namespace, configured)?;
+        Ok(match &self.baked {
+            Some((known, login)) if own == Credential::Anonymous && known == host => login.clone(),
+            _ => own,
+        })
+    }
+
+    fn own(
         &self,
         host: &Host,
         namespace: &str,
@@ -265,6 +283,7 @@ mod tests {
         let given = Given {
             file: None,
             user: Some(user.clone()),
+            baked: None,
         };
         let prefix = RegistryPrefix::parse("localhost:5000/yocto").unwrap();
         let found = given.for_host(&host("localhost:5000"), "yocto", Some(&prefix));
@@ -273,7 +292,10 @@ mod tests {
         let given = Given {
             file: Some(("f".into(), file)),
             user: None,
+            baked: Some((host("localhost:5001"), user.clone())),
         };
+        let found = given.for_host(&host("localhost:5001"), "", None).unwrap();
+        assert_eq!(found, user);
         let found = given.for_host(&host("ghcr.io"), "", Some(&prefix)).unwrap();
         assert_eq!(found, Credential::from_pair("f:g").unwrap());
         let found = given.for_host(&host("localhost:5000"), "", Some(&prefix));

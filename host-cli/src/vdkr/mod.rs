@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod attach;
+pub mod baked;
 pub mod command;
 pub mod config;
 pub mod container_args;
@@ -9,6 +10,7 @@ pub mod content;
 pub mod docker_options;
 pub mod environment;
 pub mod error;
+pub mod expression;
 pub mod format;
 pub mod granted;
 pub mod health;

@@ -15,6 +15,7 @@ use vdkr_core::{
 use vdkr_transfer::{Client, ClientConfig, CredentialSource, Roots, Trust, trust_rule};
 
 use super::{
+    baked::Baked,
     config::NO_REGISTRY,
     error::{Error, Result},
     logins, roots,
@@ -38,9 +39,9 @@ pub fn with_logins(
     given: &logins::Given,
     names: &[&str],
 ) -> Result<RegistrySettings> {
-    let baked = baked(settings);
-    let mut request = assemble(settings, baked.as_deref())?;
-    let prefix = prefix(settings, baked.as_deref())?;
+    let baked = Baked::of(settings);
+    let mut request = complete(settings, &baked)?;
+    let prefix = prefix(settings, baked.registry().as_deref())?;
     request.credentials = hosts(prefix.as_ref(), names)
         .into_iter()
         .map(|(host, namespace)| {
@@ -57,18 +58,9 @@ pub fn with_logins(
     Ok(request)
 }
 
-/// The registry that was written into the machine's image.
-fn baked(settings: &Settings) -> Option<String> {
-    if settings.target.is_some() {
-        return None;
-    }
-    let image = settings.start.search.locate(settings.arch).ok();
-    image.and_then(|image| image.registry)
-}
-
 /// The configured registry as this computer sees it.
 pub fn configured(settings: &Settings) -> Result<Option<RegistryPrefix>> {
-    prefix(settings, baked(settings).as_deref())
+    prefix(settings, Baked::of(settings).registry().as_deref())
 }
 
 /// The registries that a request for these names may ask, with the namespace whose logins are preferred.
@@ -104,10 +96,15 @@ pub fn host_side(host: &Host) -> Host {
 
 /// A client for registries that this computer asks itself, by the same settings.
 pub fn client(settings: &Settings, credentials: Arc<dyn CredentialSource>) -> Result<Client> {
-    let request = assemble(settings, baked(settings).as_deref())?;
+    let baked = Baked::of(settings);
+    let request = complete(settings, &baked)?;
     let (insecure, _) = settings.value("insecure-registry");
     let mut hosts = Vec::new();
-    for entry in list(insecure).iter().filter(|entry| !entry.contains('/')) {
+    let insecure = list(insecure).into_iter().chain(baked.insecure());
+    for entry in &insecure
+        .filter(|entry| !entry.contains('/'))
+        .collect::<Vec<_>>()
+    {
         hosts.push(Host::parse(entry)?);
     }
     if let Some(prefix) = configured(settings)?
@@ -130,6 +127,16 @@ pub fn client(settings: &Settings, credentials: Arc<dyn CredentialSource>) -> Re
         user_agent: concat!("vdkr/", env!("CARGO_PKG_VERSION")).to_owned(),
         ..ClientConfig::default()
     })?)
+}
+
+/// Puts the settings together with what was written into the machine's image.
+fn complete(settings: &Settings, baked: &Baked) -> Result<RegistrySettings> {
+    let Some(defaults) = &baked.defaults else {
+        return assemble(settings, baked.registry().as_deref());
+    };
+    let mut request = assemble(settings, None)?;
+    request.take_defaults(defaults.clone());
+    Ok(request)
 }
 
 /// Puts the settings together. `baked` is the registry that was written into the machine's image;

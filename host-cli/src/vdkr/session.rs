@@ -69,6 +69,8 @@ pub struct Session {
     machine: Option<Own>,
     /// The agent is that of a board or a full image.
     target: bool,
+    /// The model of the machine's processors, where it is known.
+    cpu: Option<String>,
     shares: Option<Shares>,
     stages: Stages,
     timing: Timing,
@@ -135,6 +137,7 @@ impl Session {
                 connection,
                 machine: None,
                 target: true,
+                cpu: None,
                 shares: None,
                 stages,
                 timing,
@@ -208,6 +211,7 @@ impl Session {
             reader,
             writer,
             hello,
+            cpu,
             ..
         } = started;
         let connection = Connection::new(reader, writer, hello);
@@ -220,6 +224,7 @@ impl Session {
                 _lock: lock,
             }),
             target: false,
+            cpu: Some(cpu),
             shares: None,
             stages,
             timing,
@@ -249,11 +254,17 @@ impl Session {
             connection,
             machine: None,
             target: false,
+            cpu: running.map(|running| running.cpu),
             shares: None,
             stages,
             timing,
             renewal: None,
         }
+    }
+
+    /// The model of the processors that run containers, where it is known.
+    pub fn cpu(&self) -> Option<&str> {
+        self.cpu.as_deref()
     }
 
     /// Whether the agent is that of a board or a full image, which takes no disks and no ports.

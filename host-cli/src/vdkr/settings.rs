@@ -20,6 +20,7 @@ use crate::vm::{
     accel::AccelWish,
     arch::Arch,
     locate::Search,
+    processor::{CpuWish, parse_cpus},
     start::{BoardWish, StartOptions},
 };
 
@@ -209,6 +210,10 @@ impl Settings {
             accel: value("accel")
                 .parse::<AccelWish>()
                 .map_err(|e| usage(e.to_string()))?,
+            cpu: value("cpu")
+                .parse::<CpuWish>()
+                .map_err(|e| usage(e.to_string()))?,
+            cpus: parse_cpus(value("cpus")).map_err(usage)?,
             memory_mib: parse_memory(value("memory")).map_err(usage)?,
             state_dir: match &state {
                 StatePlace::Directory(dir) => Some(dir.clone()),
@@ -319,6 +324,8 @@ fn option(global: &Global, key: &str) -> Result<Option<(&'static str, String)>> 
         "accel" => text("--accel", &global.accel),
         "machine" => text("--machine", &global.machine),
         "memory" => text("--memory", &global.memory),
+        "cpu" => text("--cpu", &global.cpu),
+        "cpus" => text("--cpus", &global.cpus),
         "blob-dir" => path("--blob-dir", &global.blob_dir)?,
         _ => None,
     })

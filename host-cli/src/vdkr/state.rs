@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::vm::arch::Arch;
+use crate::vm::{arch::Arch, kept};
 
 /// File whose lock says who uses the directory's disk.
 const LOCK: &str = "lock";
@@ -213,6 +213,19 @@ fn holder(file: &mut File) -> String {
     }
 }
 
+/// Removes what a machine that was killed has left behind, unless somebody uses the directory: then it
+/// may be of a machine that runs.
+pub fn tidy(dir: &Path) -> io::Result<()> {
+    if !kept::has_remains(dir) {
+        return Ok(());
+    }
+    let lock = File::options().read(true).write(true).open(dir.join(LOCK));
+    match lock {
+        Ok(lock) if lock.try_lock().is_ok() => kept::clear(dir),
+        _ => Ok(()),
+    }
+}
+
 /// Who holds the lock of a directory; `None` when nobody does.
 pub fn locked_by(dir: &Path) -> Option<String> {
     let mut file = File::options()
@@ -231,6 +244,30 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_killed_machine_left_goes_when_nobody_uses_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        tidy(dir).unwrap();
+        let own = lock(dir, "vdkr memres", Duration::ZERO, async |_| Wait::Go);
+        let own = own.await.unwrap().unwrap();
+        let leave = || {
+            drop(kept::bind(dir).unwrap());
+            fs::write(dir.join(kept::DESCRIPTION), "{}").unwrap();
+        };
+        leave();
+        tidy(dir).unwrap();
+        assert!(dir.join(kept::SOCKET).exists() && dir.join(kept::DESCRIPTION).exists());
+        drop(own);
+        tidy(dir).unwrap();
+        assert!(!kept::has_remains(dir));
+        // Where nothing was ever locked, nothing is known.
+        fs::remove_file(dir.join(LOCK)).unwrap();
+        leave();
+        tidy(dir).unwrap();
+        assert!(kept::has_remains(dir));
+    }
 
     #[test]
     fn names() {

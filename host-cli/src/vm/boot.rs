@@ -233,6 +233,7 @@ impl Boot<'_> {
                 hello,
                 accel: machine.accel,
                 board: machine.board,
+                cpu: machine.cpu.model(machine.accel, machine.arch).to_owned(),
                 kernel: machine.kernel.clone(),
                 initrd: machine.initrd.clone(),
             }),

@@ -49,6 +49,13 @@ pub struct Description {
     pub accel: String,
     /// The board.
     pub machine: String,
+    /// The model of its processors, as the emulator calls it; empty when its monitor is too old to
+    /// say.
+    #[serde(default)]
+    pub cpu: String,
+    /// How many there are; 0 when its monitor is too old to say.
+    #[serde(default)]
+    pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// The kernel that was booted.
@@ -146,6 +153,13 @@ pub fn bind(state_dir: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(&path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Whether a monitor is there, or has left something behind.
+pub fn has_remains(state_dir: &Path) -> bool {
+    let names = [SOCKET, DESCRIPTION].into_iter();
+    let mut files = names.map(|name| fs::symlink_metadata(state_dir.join(name)));
+    files.any(|file| file.is_ok())
 }
 
 /// Removes what a monitor that was killed left behind; the caller holds the directory's lock.

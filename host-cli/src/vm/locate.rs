@@ -13,6 +13,9 @@ use super::arch::Arch;
 /// Longest `vm.json` that is read, in bytes.
 const MAX_DESCRIPTION: u64 = 64 * 1024;
 
+/// Name of the directory beside `vm.json` with what was written into the image.
+const BAKED: &str = "baked";
+
 /// How a kernel file starts, which decides what machine can boot it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -41,6 +44,9 @@ pub struct VmImage {
     pub machines: Vec<String>,
     /// A registry written into the image when it was built, for a user who named none.
     pub registry: Option<String>,
+    /// The directory with a copy of the files for registries that were written into the image: what
+    /// `container-registry bake` made.
+    pub baked: Option<PathBuf>,
     /// Whether the guest takes its disks while it runs.
     pub hot_disks: bool,
 }
@@ -151,6 +157,7 @@ impl Search {
                 format: kernel_format(kernel, arch)?,
                 machines: Vec::new(),
                 registry: None,
+                baked: None,
                 hot_disks: false,
             },
             _ => self.built_image(arch)?,
@@ -164,6 +171,8 @@ impl Search {
         if let Some(initrd) = &self.initrd {
             readable(initrd)?;
             image.initrd.clone_from(initrd);
+            // What it brings, nobody here knows.
+            image.baked = None;
             image.hot_disks = false;
         }
         Ok(image)
@@ -245,6 +254,7 @@ fn open_image(dir: &Path, arch: Arch) -> Result<VmImage, LocateError> {
         format,
         machines,
         registry,
+        baked: Some(dir.join(BAKED)).filter(|baked| baked.is_dir()),
         hot_disks,
     })
 }

@@ -13,6 +13,7 @@ pub mod locate;
 pub mod monitor;
 pub mod pipe;
 pub mod process;
+pub mod processor;
 pub mod qemu;
 pub mod qmp;
 pub mod router;

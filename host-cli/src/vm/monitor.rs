@@ -308,8 +308,12 @@ impl Hub {
             }
             Input::Client(id, frame, share) => {
                 let verdict = self.router.from_client(id, &frame, Some(share));
-                let looks =
-                    matches!(&verdict, Verdict::Own(_, request) if **request == Request::Machine);
+                // Who only looks does not keep the machine.
+                let looks = matches!(
+                    &verdict,
+                    Verdict::Own(_, request)
+                        if matches!(**request, Request::Machine | Request::Published)
+                );
                 self.idle.sends(id, looks);
                 match verdict {
                     Verdict::Routed => {}
@@ -335,7 +339,7 @@ impl Hub {
                         request => {
                             let done = self.carry_out(id, request, qemu).await;
                             self.router.answer(id, stream, &done);
-                            busy = true;
+                            busy |= !looks;
                         }
                     },
                 }

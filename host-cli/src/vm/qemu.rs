@@ -7,7 +7,11 @@ use std::{ffi::OsString, os::fd::RawFd, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{arch::Arch, locate::KernelFormat};
+use super::{
+    arch::Arch,
+    locate::KernelFormat,
+    processor::{CpuWish, MAX_CPUS_GIC2},
+};
 
 /// Name of the virtio-serial port that the agent serves.
 pub const AGENT_PORT: &str = "vdkr.agent";
@@ -99,6 +103,10 @@ pub struct Machine {
     pub board: Board,
     /// What runs the guest.
     pub accel: Accel,
+    /// The model of its processors.
+    pub cpu: CpuWish,
+    /// How many there are.
+    pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// The kernel.
@@ -139,8 +147,8 @@ impl Machine {
         args.pair("-display", "none");
         args.pair("-M", &self.machine());
         args.pair("-accel", self.accel.name());
-        args.pair("-cpu", self.cpu());
-        args.pair("-smp", "1");
+        args.pair("-cpu", self.cpu.model(self.accel, self.arch));
+        args.pair("-smp", &self.cpus.to_string());
         args.pair("-m", &format!("{}M", self.memory_mib));
         if let Some(MemoryFile { fd, shared }) = self.memory_file {
             let share = if shared { "on" } else { "off" };
@@ -235,22 +243,15 @@ impl Machine {
     fn machine(&self) -> String {
         let mut text = match (self.board, self.accel) {
             (Board::Virt, Accel::Kvm) => "virt,gic-version=host".to_owned(),
+            (Board::Virt, Accel::Tcg) if self.cpus > MAX_CPUS_GIC2 => {
+                "virt,gic-version=3".to_owned()
+            }
             (board, _) => board.name().to_owned(),
         };
         if self.memory_file.is_some() {
             text.push_str(",memory-backend=memory");
         }
         text
-    }
-
-    /// Never `max` under emulation: its fast string instructions and pointer authentication are
-    /// what an emulator is slowest at.
-    fn cpu(&self) -> &'static str {
-        match (self.accel, self.arch) {
-            (Accel::Kvm, _) => "host",
-            (Accel::Tcg, Arch::X86_64) => "qemu64",
-            (Accel::Tcg, Arch::Aarch64) => "cortex-a57",
-        }
     }
 }
 
@@ -305,6 +306,8 @@ mod tests {
             arch: Arch::X86_64,
             board: Board::Microvm,
             accel: Accel::Tcg,
+            cpu: CpuWish::Auto,
+            cpus: 1,
             memory_mib: 512,
             kernel: "/vm/kernel".into(),
             format: KernelFormat::Vmlinux,
@@ -337,6 +340,7 @@ mod tests {
         assert_eq!(value(&line, "-M"), ["microvm"]);
         assert_eq!(value(&line, "-accel"), ["tcg"]);
         assert_eq!(value(&line, "-cpu"), ["qemu64"]);
+        assert_eq!(value(&line, "-smp"), ["1"]);
         assert_eq!(value(&line, "-m"), ["512M"]);
         assert_eq!(
             value(&line, "-append"),
@@ -479,6 +483,26 @@ mod tests {
             ..arm
         };
         assert_eq!(value(&self::line(&kvm), "-M"), ["virt,gic-version=host"]);
+    }
+
+    #[test]
+    fn processors_are_as_wished() {
+        let more = Machine {
+            cpu: CpuWish::Only("max,-erms".into()),
+            cpus: 2,
+            ..machine()
+        };
+        assert_eq!(value(&line(&more), "-cpu"), ["max,-erms"]);
+        assert_eq!(value(&line(&more), "-smp"), ["2"]);
+        for (cpus, board) in [(8, "virt"), (9, "virt,gic-version=3")] {
+            let arm = Machine {
+                arch: Arch::Aarch64,
+                board: Board::Virt,
+                cpus,
+                ..machine()
+            };
+            assert_eq!(value(&line(&arm), "-M"), [board]);
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::{
     locate::{self, KernelFormat, LocateError, Search, VmImage},
     pipe::{FrameReader, PipeError},
     process::{Qemu, SpawnError},
+    processor::CpuWish,
     qemu::{Accel, Board, Disks, Machine, Sockets},
     snapshot::{self, Key, Snapshots, Turn},
     timing::Stages,
@@ -82,6 +83,10 @@ pub struct StartOptions {
     pub board: BoardWish,
     /// What runs the guest.
     pub accel: AccelWish,
+    /// The model of its processors.
+    pub cpu: CpuWish,
+    /// How many there are.
+    pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// Directory of the state disk and the logs; none for a machine that forgets.
@@ -111,6 +116,8 @@ pub struct Started {
     pub accel: Accel,
     /// The board.
     pub board: Board,
+    /// The model of its processors, as the emulator calls it.
+    pub cpu: String,
     /// The kernel.
     pub kernel: PathBuf,
     /// The initramfs.
@@ -182,6 +189,8 @@ pub async fn start(
         arch: options.arch,
         board,
         accel: Accel::Tcg,
+        cpu: options.cpu.clone(),
+        cpus: options.cpus,
         memory_mib: options.memory_mib,
         kernel: image.kernel.clone(),
         format: image.format,
@@ -234,7 +243,8 @@ pub async fn start(
                 say(&format!(
                     "the guest does not run under kvm ({reason}); using emulation"
                 ));
-                disproved = plan.can_disprove();
+                // A model of the user's own may be what does not run.
+                disproved = plan.can_disprove() && options.cpu == CpuWish::Auto;
                 stages.mark("kvm trial");
             }
         }
@@ -458,6 +468,7 @@ mod tests {
             format,
             machines: machines.iter().map(ToString::to_string).collect(),
             registry: None,
+            baked: None,
             hot_disks: true,
         }
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use vdkr_core::emit::state::{Action, Content, Files, Plan, STATE, State};
 use vdkr_core::emit::{EmitError, MAX_FILE, PASSWD, root_home};
 
+pub mod baked;
 mod rootfs;
 
 pub use rootfs::{Found, RootFs, RootFsError};
@@ -27,6 +28,14 @@ pub enum TargetError {
         path: String,
         /// The target.
         root: String,
+    },
+    /// A file does not say what it should.
+    #[error("{path}: {problem}")]
+    Content {
+        /// The file, within the target.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// The memory of earlier runs may be somebody else's.
     #[error(

@@ -70,17 +70,24 @@ struct Place {
 impl RootFs {
     /// Opens the directory, to which a symbolic link may lead, and locks it.
     pub fn open(path: &Path) -> io::Result<Self> {
+        let opened = Self::open_to_read(path)?;
+        flock(&opened.root, FlockOperation::NonBlockingLockExclusive).map_err(
+            |error| match error {
+                Errno::WOULDBLOCK => io::Error::new(
+                    io::ErrorKind::WouldBlock,
+                    "another bake is at work on it; wait until that is done",
+                ),
+                other => other.into(),
+            },
+        )?;
+        Ok(opened)
+    }
+
+    /// Opens the directory for somebody who changes nothing, beside any number of others.
+    pub fn open_to_read(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, Mode::empty())?;
-        flock(&root, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-            Errno::WOULDBLOCK => io::Error::new(
-                io::ErrorKind::WouldBlock,
-                "another bake is at work on it; wait until that is done",
-            ),
-            other => other.into(),
-        })?;
         Ok(Self {
-            root,
+            root: rustix::fs::open(path, flags, Mode::empty())?,
             path: path.to_owned(),
         })
     }

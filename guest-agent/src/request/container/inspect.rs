@@ -54,7 +54,7 @@ fn document(entry: &Entry, record: &Record, mounts: &Value) -> Value {
             ),
             "Paused": status.state == ContainerState::Paused,
             "Restarting": status.state == ContainerState::Restarting,
-            "OOMKilled": false,
+            "OOMKilled": status.oom_killed,
             "Dead": false,
             "Pid": pid,
             "ExitCode": status.exit_code,

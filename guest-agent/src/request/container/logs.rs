@@ -4,7 +4,10 @@ use std::rc::Rc;
 
 use tokio::task::yield_now;
 use vdkr_core::{
-    channel::message::{Done, LogsRequest},
+    channel::{
+        Pipe,
+        message::{Done, LogsRequest},
+    },
     container::lines::{Lines, Want},
 };
 
@@ -15,6 +18,8 @@ use crate::{
     request::cancelled,
 };
 
+/// What a reader is told who was slower than the log is long.
+const OVERTAKEN: &[u8] = b"vdkr: lines are missing here: the log grew faster than it was read\n";
 /// Records between two looks at what else there is to do.
 const BREATH: u32 = 32;
 
@@ -70,14 +75,20 @@ async fn count(entry: &Entry, request: &LogsRequest) -> u64 {
 /// Sends what is there now. `false` when the host has gone.
 async fn send_new(cursor: &mut Cursor<'_>, lines: &mut Lines, stream: &SharedStream) -> bool {
     while let Some(record) = cursor.next_entry() {
+        if cursor.take_lost() && !send(stream, Pipe::Stderr, OVERTAKEN).await {
+            return false;
+        }
         let shown = lines.show(record.pipe, record.time_ns, &record.bytes);
-        let sent = tokio::select! {
-            sent = send_bytes(stream, record.pipe, &shown) => sent,
-            () = stream.cancelled().cancelled() => false,
-        };
-        if !sent {
+        if !send(stream, record.pipe, &shown).await {
             return false;
         }
     }
     true
+}
+
+async fn send(stream: &SharedStream, pipe: Pipe, bytes: &[u8]) -> bool {
+    tokio::select! {
+        sent = send_bytes(stream, pipe, bytes) => sent,
+        () = stream.cancelled().cancelled() => false,
+    }
 }

@@ -49,11 +49,7 @@ pub async fn run(settings: &Settings, args: &ImagesArgs) -> Result<u8> {
     let times = times.collect::<Result<Vec<_>>>()?;
     for row in &all {
         let named = name.as_deref().is_none_or(|name| matches(row, name));
-        let fits = filters
-            .iter()
-            .zip(&times)
-            .all(|(filter, time)| filter.fits(row, time.as_deref()));
-        if named && fits {
+        if named && fits_all(row, &filters, &times) {
             rows.push(row);
         }
     }
@@ -74,6 +70,15 @@ pub async fn run(settings: &Settings, args: &ImagesArgs) -> Result<u8> {
         crate::output::write(format_args!("{text}"));
     }
     Ok(0)
+}
+
+/// Whether an image fits all filters; of several for its name one is enough, as with docker.
+fn fits_all(row: &ImageRow, filters: &[Filter], times: &[Option<String>]) -> bool {
+    let is_name = |filter: &&Filter| matches!(filter, Filter::Reference(_));
+    let mut names = filters.iter().filter(is_name).peekable();
+    let named = names.peek().is_none() || names.any(|filter| filter.fits(row, None));
+    let mut all = filters.iter().zip(times);
+    named && all.all(|(filter, time)| is_name(&filter) || filter.fits(row, time.as_deref()))
 }
 
 /// What the store has.
@@ -457,6 +462,23 @@ mod tests {
         assert_eq!(fitting("label=a=c").len(), 0);
         assert_eq!(fitting("label!=a=c").len(), 3);
         assert_eq!(fitting("reference=?id"), ["mid"]);
+        let fitting_all = |texts: &[&str]| -> Vec<&str> {
+            let filters: Vec<_> = texts
+                .iter()
+                .map(|text| Filter::read(text).unwrap())
+                .collect();
+            let times: Vec<_> = filters.iter().map(|f| f.time(&all).unwrap()).collect();
+            let fits = all.iter().filter(|row| fits_all(row, &filters, &times));
+            fits.map(|row| row.name.as_str()).collect()
+        };
+        assert_eq!(
+            fitting_all(&["reference=old", "reference=new"]),
+            ["old", "new"]
+        );
+        let with_time = ["reference=old", "reference=new", "since=mid"];
+        assert_eq!(fitting_all(&with_time), ["new"]);
+        assert_eq!(fitting_all(&["label=a", "label=a=c"]), [""; 0]);
+        assert_eq!(fitting_all(&[]).len(), 3);
         assert_eq!(fitting("until=2026-01-02T12:00:00Z"), ["old", "mid"]);
         for bad in [
             "",

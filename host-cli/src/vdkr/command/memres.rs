@@ -33,6 +33,7 @@ use crate::{
     },
     vm::{
         SOFTWARE,
+        channel::Connection,
         kept::{self, Description},
     },
 };
@@ -233,6 +234,7 @@ pub(super) async fn end(dir: &Path) -> Result<bool> {
     match timeout(STOP_PATIENCE, ask_to_stop(dir)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) if state::locked_by(dir).is_none() || description.is_none() => {
+            state::tidy(dir)?;
             return Ok(false);
         }
         // It runs and cannot be talked to.
@@ -323,10 +325,15 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
             machine,
             accel,
             memory_mib,
+            cpu,
+            cpus,
             idle_timeout,
             ..
         } = &description;
         out!("  Machine:       {machine} {accel}, {memory_mib} MiB");
+        if *cpus > 0 {
+            out!("  Processors:    {cpus} {cpu}");
+        }
         out!("  Monitor:       process {pid}, {}", description.software);
         out!(
             "  Up:            {}",
@@ -372,13 +379,31 @@ async fn list(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
         .collect();
     dirs.sort();
     let mut rows = vec![
-        ["ARCH", "INSTANCE", "STATUS", "MACHINE", "UP", "DIRECTORY"]
-            .map(str::to_owned)
-            .to_vec(),
+        [
+            "ARCH",
+            "INSTANCE",
+            "STATUS",
+            "MACHINE",
+            "UP",
+            "PORTS",
+            "DIRECTORY",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
     ];
     let mut objects = Vec::new();
     for (arch, instance, dir) in dirs {
-        let running = matches!(kept::connect(&dir).await, Ok(Some(_)));
+        let connection = kept::connect(&dir).await;
+        if matches!(connection, Ok(None)) {
+            // Another user's directory may be listed too.
+            let _ = state::tidy(&dir);
+        }
+        let connection = connection.ok().flatten();
+        let ports = match &connection {
+            Some(connection) => published(connection).await,
+            None => Vec::new(),
+        };
+        let running = connection.is_some();
         let description = Description::read(&dir).filter(|_| running);
         let status = if running { "running" } else { "stopped" };
         let (machine, up) = match &description {
@@ -390,7 +415,7 @@ async fn list(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
         };
         objects.push(json!({
             "arch": arch, "instance": instance, "running": running, "state_dir": dir,
-            "monitor": description,
+            "monitor": description, "ports": ports,
         }));
         rows.push(vec![
             arch,
@@ -398,6 +423,10 @@ async fn list(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
             status.into(),
             machine,
             up,
+            match ports.is_empty() {
+                true => "-".to_owned(),
+                false => ports.join(", "),
+            },
             dir.display().to_string(),
         ]);
     }
@@ -407,6 +436,18 @@ async fn list(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
         crate::output::write(format_args!("{}", human::columns(&rows)));
     }
     Ok(0)
+}
+
+/// The ports of this computer that lead to a machine's containers, as `ps` shows them; none where the
+/// monitor is too old to say.
+async fn published(connection: &Connection) -> Vec<String> {
+    match timeout(ANSWER_PATIENCE, connection.ask(&Request::Published)).await {
+        Ok(Ok(Ok(Reply::Published { publications }))) => {
+            let ports = publications.iter().flat_map(|its| &its.ports);
+            ports.map(ToString::to_string).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn seconds_up(description: &Description) -> i64 {

@@ -306,7 +306,7 @@ fn fields(volume: &VolumeRow) -> Value {
 }
 
 /// A volume as docker describes it.
-fn document(volume: &VolumeRow) -> Value {
+pub(super) fn document(volume: &VolumeRow) -> Value {
     let created = i64::try_from(volume.created)
         .ok()
         .and_then(|seconds| Timestamp::from_second(seconds).ok());

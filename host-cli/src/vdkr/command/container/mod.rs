@@ -1,5 +1,8 @@
 //! Commands about containers: one file each.
 
+use std::{io, sync::Arc};
+
+use tokio::sync::Semaphore;
 use vdkr_core::{
     channel::message::{ContainerReply, ContainerRequest, ContainerRow, Reply, Request},
     container::signal,
@@ -13,7 +16,7 @@ use crate::{
         container_args::ContainerCommand,
         error::{Error, Result},
         granted,
-        session::{Session, say, with_session},
+        session::{Session, interruptible, say, with_session},
         settings::Settings,
     },
 };
@@ -33,6 +36,9 @@ pub mod start;
 pub mod stats;
 pub mod top;
 pub mod wait;
+
+/// Requests of one command that are under way at once at most.
+const AT_ONCE: usize = 16;
 
 /// Does what a command about containers says.
 pub async fn run(settings: &Settings, command: ContainerCommand) -> Result<u8> {
@@ -89,14 +95,15 @@ pub async fn run(settings: &Settings, command: ContainerCommand) -> Result<u8> {
         ContainerCommand::Stats(args) => stats::run(settings, &args).await,
         ContainerCommand::Stop(args) => {
             let signal = args.signal.as_deref().map(read_signal).transpose()?;
-            each(settings, "vdkr stop", &args.containers, |name| {
-                ContainerRequest::Stop {
+            let outcomes = with_session(settings, "vdkr stop", async |session| {
+                each_at_once(session, &args.containers, |name| ContainerRequest::Stop {
                     name,
                     timeout: args.time,
                     signal,
-                }
-            })
-            .await
+                })
+                .await
+            });
+            Ok(Exit::of_several(outcomes.await?).code())
         }
         ContainerCommand::Top(args) => top::run(settings, &args).await,
         ContainerCommand::Unpause(args) => {
@@ -143,6 +150,37 @@ async fn each_of(
     Ok(outcomes)
 }
 
+/// As [`each_of`], without waiting for one before the next is asked: what takes its time, takes it
+/// once. The names are printed in their order.
+async fn each_at_once(
+    session: &mut Session,
+    names: &[String],
+    request: impl Fn(String) -> ContainerRequest,
+) -> Result<Vec<Exit>> {
+    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    let mut asked = Vec::new();
+    for name in names {
+        let (connection, turns) = (session.connection.clone(), Arc::clone(&turns));
+        let request = Request::Container(request(name.clone()));
+        asked.push(tokio::spawn(async move {
+            // Never closed.
+            let _turn = turns.acquire().await;
+            connection.ask(&request).await
+        }));
+    }
+    let mut outcomes = Vec::new();
+    for (name, asked) in names.iter().zip(asked) {
+        let done =
+            interruptible(async { asked.await.map_err(io::Error::other).map_err(Error::from) });
+        let reply = session.answer(done.await?).await;
+        outcomes.push(outcome(reply.and_then(expect_done))?);
+        if outcomes.last() == Some(&Exit::Done) {
+            out!("{name}");
+        }
+    }
+    Ok(outcomes)
+}
+
 /// What became of one of several; an error that is all of theirs ends the command.
 fn outcome<T>(result: Result<T>) -> Result<Exit> {
     match result {
@@ -159,7 +197,11 @@ fn outcome<T>(result: Result<T>) -> Result<Exit> {
 
 /// Asks for something that is done or not.
 async fn ask(session: &mut Session, request: ContainerRequest) -> Result<()> {
-    match session.ask(&Request::Container(request)).await? {
+    expect_done(session.ask(&Request::Container(request)).await?)
+}
+
+fn expect_done(reply: Reply) -> Result<()> {
+    match reply {
         Reply::Container(ContainerReply::Done) => Ok(()),
         other => Err(wrong_reply(&other)),
     }

@@ -15,6 +15,7 @@ use crate::{
     vdkr::{
         container_args::PsArgs,
         error::{Error, Result},
+        expression::Expression,
         format::Format,
         human, names, registry,
         session::with_session,
@@ -82,7 +83,7 @@ enum Filter {
     Exited(i32),
     Id(String),
     Label(String, Option<String>),
-    Name(String),
+    Name(Expression),
     Network(String),
     Since(String),
     Status(ContainerState),
@@ -118,7 +119,7 @@ impl Filter {
                 Some((key, value)) => Self::Label(key.to_owned(), Some(value.to_owned())),
                 None => Self::Label(value, None),
             },
-            "name" => Self::Name(value),
+            "name" => Self::Name(Expression::parse(&value).map_err(|reason| wrong(&reason))?),
             "network" => Self::Network(value),
             "since" => Self::Since(value),
             "volume" => Self::Volume(value),
@@ -168,20 +169,8 @@ impl Filter {
                 .labels
                 .get(key)
                 .is_some_and(|known| value.as_ref().is_none_or(|value| known == value)),
-            // Docker takes an expression here; what people write are parts of names, at most with
-            // marks for the ends.
-            Self::Name(part) => {
-                let start = part.strip_prefix('^');
-                let rest = start.unwrap_or(part).trim_start_matches('/');
-                let end = rest.strip_suffix('$');
-                let name = row.name.as_str();
-                match (start, end) {
-                    (Some(_), Some(whole)) => name == whole,
-                    (Some(_), None) => name.starts_with(rest),
-                    (None, Some(end)) => name.ends_with(end),
-                    (None, None) => name.contains(rest),
-                }
-            }
+            // With docker a name may be written with a slash before it.
+            Self::Name(name) => name.is_in(&row.name) || name.is_in(&format!("/{}", row.name)),
             Self::Network(name) => !name.is_empty() && row.network == *name,
             Self::Volume(wanted) => row.mounts.iter().any(|mount| {
                 let place = wanted.trim_end_matches('/');
@@ -435,6 +424,8 @@ mod tests {
         assert_eq!(names(&all, &["name=web"]), ["web", "web-old"]);
         assert_eq!(names(&all, &["name=^web$"]), ["web"]);
         assert_eq!(names(&all, &["name=^/web$"]), ["web"]);
+        assert_eq!(names(&all, &["name=^web-[a-z]+$"]), ["web-old"]);
+        assert_eq!(names(&all, &["name=^w.*d$|^d"]), ["web-old", "db"]);
         assert_eq!(names(&all, &["label=a=1", "name=db"]), ["db"]);
         assert_eq!(names(&all, &["label=a=2"]), Vec::<String>::new());
         assert_eq!(
@@ -457,7 +448,13 @@ mod tests {
         assert_eq!(names(&all, &["ancestor=abab"]).len(), 3);
         assert_eq!(names(&all, &["before=web-old"]), ["db"]);
         assert_eq!(names(&all, &["since=web-old"]), ["web"]);
-        for bad in ["status", "status=happy", "exited=x", "colour=red"] {
+        for bad in [
+            "status",
+            "status=happy",
+            "exited=x",
+            "colour=red",
+            "name=(web|db)",
+        ] {
             assert!(Filter::read(bad).is_err(), "{bad}");
         }
     }

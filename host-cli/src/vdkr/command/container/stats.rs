@@ -9,6 +9,7 @@ use vdkr_core::{
     container::name,
 };
 
+use super::list;
 use crate::{
     out,
     vdkr::{
@@ -68,9 +69,15 @@ pub async fn run(settings: &Settings, args: &StatsArgs) -> Result<u8> {
 }
 
 async fn samples(session: &mut Session, args: &StatsArgs) -> Result<Vec<Sample>> {
-    let request = Request::Container(ContainerRequest::Stats {
-        names: args.containers.clone(),
-    });
+    let mut names = args.containers.clone();
+    if args.all && names.is_empty() {
+        names.extend(list(session).await?.into_iter().map(|row| row.id));
+        // Without names it is asked for those that run.
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+    }
+    let request = Request::Container(ContainerRequest::Stats { names });
     match session.ask(&request).await? {
         Reply::Container(ContainerReply::Stats { samples }) => Ok(samples),
         other => Err(wrong_reply(&other)),

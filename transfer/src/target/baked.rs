@@ -1,0 +1,133 @@
+//! What a root file system is set up to pull from: baked into it, or written by `configure`.
+
+use vdkr_core::{
+    channel::message::RegistryDefaults,
+    credentials::{Credential, parse_docker_config},
+    emit::{
+        MAX_FILE,
+        vdkr::{CONF, RegistryConf, parse},
+    },
+};
+
+use super::{RootFs, TargetError, home, text};
+
+/// The CA of the registry, unless an option or the engines' own files name another.
+pub const CA: &str = "/etc/vdkr/ca.crt";
+
+/// What the target is set up to pull from.
+#[derive(Debug, Default)]
+pub struct Baked {
+    /// `/etc/vdkr/registry.conf`.
+    pub conf: RegistryConf,
+    /// The registry's CA, in PEM, and where it lies.
+    pub ca: Option<(String, String)>,
+}
+
+impl Baked {
+    /// Reads it from a root file system.
+    pub fn read(root: &RootFs) -> Result<Self, TargetError> {
+        let conf = match read_text(root, CONF)? {
+            Some(text) => parse(&text).map_err(|error| content(CONF, &error))?,
+            None => RegistryConf::default(),
+        };
+        let mut places = vec![CA.to_owned()];
+        if let Some(registry) = &conf.registry {
+            let host = registry.host();
+            places.push(format!("/etc/docker/certs.d/{host}/ca.crt"));
+            places.push(format!("/etc/containers/certs.d/{host}/ca.crt"));
+        }
+        for path in places {
+            if let Some(text) = read_text(root, &path)? {
+                return Ok(Self {
+                    conf,
+                    ca: Some((text, path)),
+                });
+            }
+        }
+        Ok(Self { conf, ca: None })
+    }
+
+    /// The login that root has at the registry in docker's file, as `bake --authfile` writes it.
+    fn credential(&self, root: &RootFs) -> Result<Credential, TargetError> {
+        let Some(registry) = &self.conf.registry else {
+            return Ok(Credential::Anonymous);
+        };
+        let path = format!("{}/.docker/config.json", home(root)?.trim_end_matches('/'));
+        let Some(found) = root.read(&path, MAX_FILE)? else {
+            return Ok(Credential::Anonymous);
+        };
+        let namespace = registry.namespace().unwrap_or_default();
+        parse_docker_config(&found.bytes)
+            .and_then(|file| file.lookup(registry.host(), namespace))
+            .map_err(|error| content(&path, &error))
+    }
+}
+
+/// Everything that requests without a registry of their own get.
+pub fn defaults(root: &RootFs) -> Result<RegistryDefaults, TargetError> {
+    let baked = Baked::read(root)?;
+    Ok(RegistryDefaults {
+        credential: baked.credential(root)?,
+        conf: baked.conf,
+        ca_pem: baked.ca.map(|(text, _)| text),
+    })
+}
+
+fn read_text(root: &RootFs, path: &str) -> Result<Option<String>, TargetError> {
+    let found = root.read(path, MAX_FILE)?;
+    found.map(|found| text(root, path, found.bytes)).transpose()
+}
+
+fn content(path: &str, problem: &dyn ToString) -> TargetError {
+    TargetError::Content {
+        path: path.to_owned(),
+        problem: problem.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn registry_ca_and_login_come_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let root = RootFs::open(dir.path()).unwrap();
+        assert_eq!(defaults(&root).unwrap(), RegistryDefaults::default());
+        write(
+            "etc/vdkr/registry.conf",
+            "VDKR_DEFAULT_REGISTRY=10.0.2.2:5000/yocto\n",
+        );
+        write("etc/docker/certs.d/10.0.2.2:5000/ca.crt", "a certificate");
+        write(
+            "root/.docker/config.json",
+            r#"{"auths": {"10.0.2.2:5000": {"auth": "eW9jdG86cHc="}, "h": {"auth": "eDp5"}}}"#,
+        );
+        let found = defaults(&root).unwrap();
+        assert_eq!(
+            found.conf.registry.unwrap().to_string(),
+            "10.0.2.2:5000/yocto"
+        );
+        assert_eq!(found.ca_pem.as_deref(), Some("a certificate"));
+        let Credential::Basic { username, .. } = found.credential else {
+            panic!("no login");
+        };
+        assert_eq!(username, "yocto");
+        write("root/.docker/config.json", "{secret");
+        let error = defaults(&root).unwrap_err().to_string();
+        assert!(
+            error.contains("config.json") && !error.contains("secret"),
+            "{error}"
+        );
+        write("etc/vdkr/registry.conf", "VDKR_DEFAULT_REGISTRY=$(reboot)");
+        let error = defaults(&root).unwrap_err().to_string();
+        assert!(error.contains("registry.conf: line 1"), "{error}");
+    }
+}
