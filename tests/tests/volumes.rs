@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use vdkr_tests::fixtures::layout;
+use vdkr_tests::layout::noise;
 use vdkr_tests::process::{Ran, run_within, wait_until};
 use vdkr_tests::registry::Registry;
 use vdkr_tests::vm::{PATIENCE, User};
@@ -318,18 +319,13 @@ fn many_files_and_large_ones_pass() {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path();
 
-    // 256 MB in and out again.
+    // A gigabyte in and out again, no piece of it like another.
     let mut big = fs::File::create(dir.join("big")).unwrap();
-    let mut state = 1_u64;
-    for _ in 0..256 {
-        let piece: Vec<u8> = (0..1 << 17)
-            .flat_map(|_| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                state.to_le_bytes()
-            })
-            .collect();
+    let mut piece = noise(3, 1 << 20);
+    for number in 0..1024_u64 {
+        for part in piece.chunks_mut(4096) {
+            part[..8].copy_from_slice(&number.to_le_bytes());
+        }
         big.write_all(&piece).unwrap();
     }
     drop(big);
