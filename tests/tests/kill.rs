@@ -161,6 +161,7 @@ impl Place {
             operation.name
         );
         let mut delay = operation.takes[usize::from(kept)] * percent / 100;
+        eprintln!("{what}: {delay:?}");
         let mut child = loop {
             self.forget();
             let mut child = self.start(operation);

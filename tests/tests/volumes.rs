@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use vdkr_tests::fixtures::layout;
 use vdkr_tests::layout::noise;
@@ -40,9 +41,17 @@ fn user_with_vm(registry: &Registry) -> User {
 /// Runs a script with a directory at `/v`; `mode` is `""` or `":ro"`.
 #[track_caller]
 fn script(user: &User, dir: &Path, mode: &str, script: &str) -> Ran {
+    script_within(user, dir, mode, script, PATIENCE)
+}
+
+/// The same, with so much time for it.
+#[track_caller]
+fn script_within(user: &User, dir: &Path, mode: &str, script: &str, patience: Duration) -> Ran {
     let volume = format!("{}:/v{mode}", dir.display());
     let run = ["run", "--rm", "-v", &volume, "-w", "/v", IMAGE];
-    user.run(run.into_iter().chain(["sh", "-c", script]))
+    let mut command = user.command();
+    command.args(run).args(["sh", "-c", script]);
+    run_within(&mut command, b"", patience)
 }
 
 /// A container in the background whose lines are read one by one.
@@ -329,7 +338,7 @@ fn many_files_and_large_ones_pass() {
         big.write_all(&piece).unwrap();
     }
     drop(big);
-    script(&user, dir, "", "cat big > copy").expect(0);
+    script_within(&user, dir, "", "cat big > copy", 5 * PATIENCE).expect(0);
     assert!(same(&dir.join("big"), &dir.join("copy")));
     fs::remove_file(dir.join("big")).unwrap();
     script(

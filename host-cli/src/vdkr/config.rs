@@ -13,7 +13,8 @@ use vdkr_core::{candidates::RegistryPrefix, target::TargetAddress};
 
 use super::old_config;
 use super::value::{
-    absolute, check_insecure, check_mirror, list, parse_bool, parse_memory, parse_seconds,
+    absolute, check_insecure, check_mirror, list, parse_bool, parse_memory, parse_room,
+    parse_seconds,
 };
 use crate::vm::{accel::AccelWish, arch::Arch, start::BoardWish};
 
@@ -167,7 +168,7 @@ pub const KEYS: &[Key] = &[
         variable: "VDKR_LAYER_CACHE",
         default: "20G",
         help: "size to which layers kept on this computer may grow before unused ones go",
-        check: |text| parse_memory(text).map(|_| text.to_owned()),
+        check: |text| parse_room(text).map(|_| text.to_owned()),
     },
     Key {
         name: "idle-timeout",
