@@ -199,7 +199,11 @@ fn volumes(place: &Place) {
     assert!(!changes.contains("more"), "{changes}");
     let other = ["run", "--rm", "volume:1", "ls", "/data", "/new/one"];
     place.says(&other, "/data:\nfirst\n\n/new/one:\n");
-    assert_eq!(listed(), 2, "those of a container with --rm go with it");
+    wait_until(
+        "those of a container with --rm go with it",
+        PATIENCE,
+        || listed() == 2,
+    );
     place.says(&["start", "-a", "keeps"], "of the image 750 1000\n2\n");
     place.user.run(["rm", "-v", "keeps"]).expect(0);
     assert_eq!(listed(), 0);
