@@ -91,6 +91,43 @@ pub fn write_image(layout: &Path, architecture: &str, layers: &[Vec<u8>]) -> Str
     manifest
 }
 
+/// A layout of the image in `base` with one more layer, a plain archive, above its own.
+pub fn write_above(base: &Path, layout: &Path, archive: &[u8]) {
+    let read = |path: &Path| -> Value {
+        serde_json::from_slice(&std::fs::read(path).expect("read a document")).expect("JSON")
+    };
+    let blob = |place: &Path, descriptor: &Value| {
+        let digest = descriptor["digest"].as_str().expect("a digest");
+        place.join("blobs/sha256").join(&digest["sha256:".len()..])
+    };
+    crate::fixtures::copy_tree(base, layout);
+    let index = read(&layout.join("index.json"));
+    let mut manifest = read(&blob(layout, &index["manifests"][0]));
+    let mut config = read(&blob(layout, &manifest["config"]));
+    let (diff_ids, layers) = (&mut config["rootfs"]["diff_ids"], &mut manifest["layers"]);
+    let layer = put_blob(layout, archive);
+    diff_ids.as_array_mut().expect("a list").push(json!(layer));
+    layers.as_array_mut().expect("a list").push(json!({
+        "mediaType": "application/vnd.oci.image.layer.v1.tar",
+        "digest": layer, "size": archive.len(),
+    }));
+    if let Some(history) = config["history"].as_array_mut() {
+        history.push(json!({"created_by": "one more layer"}));
+    }
+    let (digest, size) = put_json(layout, &config);
+    manifest["config"]["digest"] = json!(digest);
+    manifest["config"]["size"] = json!(size);
+    let (digest, size) = put_json(layout, &manifest);
+    write_index(
+        layout,
+        &json!([{
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": digest, "size": size,
+            "platform": {"os": "linux", "architecture": config["architecture"]},
+        }]),
+    );
+}
+
 /// Writes `index.json` with these descriptors.
 pub fn write_index(layout: &Path, manifests: &Value) {
     let index = json!({

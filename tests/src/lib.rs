@@ -18,6 +18,7 @@ pub mod pty;
 pub mod registry;
 pub mod runs;
 pub mod scripted;
+pub mod shared;
 pub mod soak;
 pub mod tar;
 pub mod vm;

@@ -1,5 +1,6 @@
 //! `vdkr` with a state directory and configuration of its own.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -54,6 +55,24 @@ impl User {
         command
     }
 
+    /// Processes with this user's home directory: commands, monitors and emulators.
+    pub fn processes(&self) -> Vec<Process> {
+        let wanted = format!("HOME={}", self.home.path().display());
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let theirs = entries.filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let environment = fs::read(entry.path().join("environ")).ok()?;
+            let mut variables = environment.split(|&byte| byte == 0);
+            if !variables.any(|variable| variable == wanted.as_bytes()) {
+                return None;
+            }
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            Some(Process { pid, line })
+        });
+        theirs.collect()
+    }
+
     /// Runs a command without input.
     #[track_caller]
     pub fn run<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Ran {
@@ -64,6 +83,27 @@ impl User {
     #[track_caller]
     pub fn run_with_input<'a>(&self, args: impl IntoIterator<Item = &'a str>, input: &[u8]) -> Ran {
         run_within(self.command().args(args), input, PATIENCE)
+    }
+}
+
+/// A process of a user.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Its number.
+    pub pid: i32,
+    /// Its command line, with blanks between the words.
+    pub line: String,
+}
+
+impl Process {
+    /// Whether it is an emulator.
+    pub fn is_emulator(&self) -> bool {
+        self.line.contains("qemu-system")
+    }
+
+    /// Whether it keeps a machine.
+    pub fn is_monitor(&self) -> bool {
+        self.line.contains(" memres monitor ")
     }
 }
 

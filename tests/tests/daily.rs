@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::Read as _,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -82,6 +83,64 @@ fn several_commands_share_the_machine_that_the_first_has_started() {
 
     files_of_a_container_that_has_ended(&user);
     interrupted(&user);
+    signalled(&user);
+}
+
+/// Signals to a `run` without a terminal are the container's, which says what comes of them.
+fn signalled(user: &User) {
+    let script = "trap 'echo interrupted; exit 5' INT; trap 'echo asked to end; exit 6' TERM; \
+                  echo up; while :; do sleep 0.05; done";
+    for (options, command, signal, words, status) in [
+        (
+            &[][..],
+            &["sh", "-c", script][..],
+            Signal::SIGINT,
+            "up\ninterrupted\n",
+            5,
+        ),
+        (
+            &["-i"],
+            &["sh", "-c", script],
+            Signal::SIGTERM,
+            "up\nasked to end\n",
+            6,
+        ),
+        // What has no word of its own about a signal ends as it does anywhere below an init.
+        (
+            &["--init"],
+            &["sh", "-c", "echo up; exec sleep 1000"],
+            Signal::SIGINT,
+            "up\n",
+            130,
+        ),
+    ] {
+        let run = [
+            &["run", "--rm", "--name", "told"],
+            options,
+            &["base"],
+            command,
+        ]
+        .concat();
+        let mut child = plainly(user, &run)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut up = [0; 3];
+        let mut stdout = child.stdout.take().unwrap();
+        stdout.read_exact(&mut up).unwrap();
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        let mut rest = String::new();
+        stdout.read_to_string(&mut rest).unwrap();
+        assert_eq!(format!("up\n{rest}"), words, "{signal} with {options:?}");
+        assert_eq!(
+            child.wait().unwrap().code(),
+            Some(status),
+            "{signal} with {options:?}"
+        );
+        let left = user.run(["ps", "-aq"]).expect(0).text();
+        assert_eq!(left, "", "{signal} with {options:?}");
+    }
 }
 
 fn files_of_a_container_that_has_ended(user: &User) {

@@ -1,14 +1,57 @@
 //! What a pull and a run do, and say, for everything that a registry may answer, whoever pulls: the
 //! machine or this computer. Docker Hub is asked after a 404 and never else.
 
+use std::sync::{Mutex, OnceLock, PoisonError};
+
 use vdkr_tests::fixtures::layout;
 use vdkr_tests::process::{Ran, free_port};
 use vdkr_tests::registry::Registry;
 use vdkr_tests::scripted::{Counter, Script, serve};
+use vdkr_tests::shared::Caretaker;
 use vdkr_tests::vm::User;
+
+/// Where layers are pulled. What differs is the name that this computer has there, and what the name
+/// servers say.
+struct Way {
+    /// As `vconfig` takes it.
+    pull_in: &'static str,
+    here: &'static str,
+    nameless: &'static str,
+    place: OnceLock<Place>,
+}
+
+static IN_THE_MACHINE: Way = Way {
+    pull_in: "guest",
+    here: "10.0.2.2",
+    nameless: "cannot reach https://no-such-host.invalid:PORT/v2/ns/public/manifests/1: the name \
+               servers know no address of no-such-host.invalid",
+    place: OnceLock::new(),
+};
+
+static ON_THIS_COMPUTER: Way = Way {
+    pull_in: "host",
+    here: "localhost",
+    nameless: "cannot reach https://no-such-host.invalid:PORT/v2/ns/public/manifests/1: failed to \
+               lookup address information: ",
+    place: OnceLock::new(),
+};
+
+impl Way {
+    /// Runs a row when it is its turn, on a machine that all rows share.
+    fn run(&'static self, row: fn(&Place)) {
+        let place = self.place.get_or_init(|| Place::new(self));
+        let _turn = place.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        place.clear();
+        row(place);
+    }
+}
 
 /// Everything that a row needs: registries, Docker Hub's stand-in, and a user whose machine runs.
 struct Place {
+    _caretaker: Caretaker,
+    way: &'static Way,
+    /// One row at a time.
+    turn: Mutex<()>,
     user: User,
     own: Registry,
     hub: Counter,
@@ -16,20 +59,21 @@ struct Place {
 }
 
 /// What a registry that is no help makes of a pull.
-struct Row<'a> {
-    name: &'a str,
+struct Row {
     /// The registry as the user names it.
     registry: String,
-    options: &'a [&'a str],
+    options: &'static [&'static str],
     /// Status of a pull; that of a run is docker's 125.
     status: i32,
-    /// How the error goes on after `cannot pull REFERENCE: `. The port of the registry is `PORT` in it.
-    words: &'a str,
+    /// How the error goes on after `cannot pull REFERENCE: `. The port of the registry is `PORT` in
+    /// it, and this computer `HERE`.
+    words: &'static str,
+    /// More follows, in the system's own words.
+    goes_on: bool,
 }
 
 impl Place {
-    /// `pull_in` is where layers are pulled, as `vconfig` takes it.
-    fn new(pull_in: &str) -> Self {
+    fn new(way: &'static Way) -> Self {
         let image = layout("qemux86-64", "container-base-latest-oci");
         let image = image.to_str().unwrap();
         let [own, hub] = ["ns", "library"].map(|namespace| {
@@ -45,14 +89,18 @@ impl Place {
         let user = User::new("x86_64");
         for setting in [
             &["mirror", "docker.io", &counter.url()][..],
-            &["pull-in", pull_in],
+            &["pull-in", way.pull_in],
+            &["accel", "tcg"],
             // How long a silent registry is waited for, each time that it is asked.
             &["timeout", "1"],
         ] {
             user.run([&["vconfig"], setting].concat()).expect(0);
         }
-        user.run(["--accel", "tcg", "memres", "start"]).expect(0);
+        user.run(["memres", "start"]).expect(0);
         Self {
+            _caretaker: Caretaker::of(&[&user], &[&own, &hub]),
+            way,
+            turn: Mutex::default(),
             user,
             own,
             hub: counter,
@@ -60,16 +108,26 @@ impl Place {
         }
     }
 
+    /// Takes away what a row has left that failed.
+    fn clear(&self) {
+        self.user.run(["memres", "start"]).expect(0);
+        let stored = self.user.run(["images", "-q"]).expect(0).text();
+        for id in stored.lines() {
+            self.user.run(["rmi", "-f", id]);
+        }
+    }
+
     /// Pulls and runs from a registry; both must say these words and keep to the registry.
-    fn refused(&self, row: &Row<'_>) {
+    fn refused(&self, row: &Row) {
         let before = self.hub.count();
+        let words = row.words.replace("HERE", self.way.here);
         let port = row.registry.split([':', '/']).nth(1).unwrap();
         let seen = row.registry.replace("localhost", "10.0.2.2");
         for (command, status) in [
             (&["pull", "public:1"][..], row.status),
             (&["run", "--rm", "public:1", "true"], 125),
         ] {
-            let what = format!("{}, {}", row.name, command[0]);
+            let what = command[0];
             let settings = ["--progress", "plain", "--registry", &row.registry];
             let ran: Ran = self
                 .user
@@ -81,10 +139,10 @@ impl Place {
                 .lines()
                 .find_map(|line| Some(line.split_once(&error)?.1))
                 .unwrap_or_else(|| panic!("{what} does not say {error:?}: {said}"));
-            if row.name == "DNS" {
-                assert!(error.starts_with(row.words), "{what}: {error}");
+            if row.goes_on {
+                assert!(error.starts_with(&words), "{what}: {error}");
             } else {
-                assert_eq!(error, row.words, "{what}");
+                assert_eq!(error, words, "{what}");
             }
             let hint = format!(
                 "{} is the configured registry; bypass it with --no-registry, or forget it with \
@@ -102,7 +160,7 @@ impl Place {
             );
         }
         let stored = self.user.run(["images", "-q"]).expect(0);
-        assert_eq!(stored.text(), "", "{}", row.name);
+        assert_eq!(stored.text(), "");
     }
 
     /// Pulls, and once more runs what is not there; both from `registry`, and stored as `name`.
@@ -119,7 +177,7 @@ impl Place {
         self.user.run(["rmi", name]).expect(0);
     }
 
-    /// Found: the registry's own, and nobody else is asked.
+    /// The registry's own, and nobody else is asked.
     fn found(&self) {
         let before = self.hub.count();
         let stored = format!("10.0.2.2:{}/ns/public:1", self.own.port());
@@ -127,7 +185,7 @@ impl Place {
         assert_eq!(self.hub.count(), before, "found");
     }
 
-    /// 404: Docker Hub, by its own name; but a name that states its registry means that one alone.
+    /// Docker Hub, by its own name; but a name that states its registry means that one alone.
     fn unknown(&self) {
         let registry = at(serve(Script::Status(404, "MANIFEST_UNKNOWN")));
         let before = self.hub.count();
@@ -153,83 +211,126 @@ fn at(port: u16) -> String {
     format!("localhost:{port}/ns")
 }
 
-/// Every row for pulls in one place. What differs between the places is the name that they have for
-/// this computer, and what their name servers say.
-fn every_answer(pull_in: &str, here: &str, nameless: &str) {
-    let place = Place::new(pull_in);
+/// One test for each row and way.
+macro_rules! rows {
+    ($($row:ident),* $(,)?) => {
+        mod in_the_machine {
+            $(#[test] fn $row() { super::IN_THE_MACHINE.run(super::$row); })*
+        }
+        mod on_this_computer {
+            $(#[test] fn $row() { super::ON_THIS_COMPUTER.run(super::$row); })*
+        }
+    };
+}
+
+rows![
+    found,
+    status_401,
+    status_403,
+    status_404,
+    status_500,
+    untrusted_tls,
+    no_tls,
+    connection_refused,
+    time_out,
+    no_address,
+];
+
+fn found(place: &Place) {
+    place.found();
+}
+
+fn status_404(place: &Place) {
+    place.unknown();
+}
+
+fn denied(place: &Place, status: u16, error: &'static str, words: &'static str) {
+    place.refused(&Row {
+        registry: at(serve(Script::Status(status, error))),
+        options: &[],
+        status: 4,
+        words,
+        goes_on: false,
+    });
+}
+
+fn status_401(place: &Place) {
+    let words = "http://HERE:PORT/v2/ns/public/manifests/1 refused access (HTTP 401: UNAUTHORIZED: \
+                 said so); no credentials are set for HERE:PORT";
+    denied(place, 401, "UNAUTHORIZED", words);
+}
+
+fn status_403(place: &Place) {
+    let words = "http://HERE:PORT/v2/ns/public/manifests/1 refused access (HTTP 403: DENIED: said \
+                 so); no credentials are set for HERE:PORT";
+    denied(place, 403, "DENIED", words);
+}
+
+fn status_500(place: &Place) {
+    place.refused(&Row {
+        registry: at(serve(Script::Status(500, "UNKNOWN"))),
+        options: &[],
+        status: 1,
+        words: "GET http://HERE:PORT/v2/ns/public/manifests/1 was answered with HTTP 500: UNKNOWN: \
+                said so",
+        goes_on: false,
+    });
+}
+
+fn untrusted_tls(place: &Place) {
     let storage = tempfile::tempdir().unwrap();
     let secure = Registry::start_with(
         &storage.path().join("storage"),
         free_port(),
         &[("CONTAINER_REGISTRY_SECURE", "1")],
     );
-    let status = |status, words| at(serve(Script::Status(status, words)));
-    let verified = &["--secure-registry"][..];
-    let denied = "http://HERE:PORT/v2/ns/public/manifests/1 refused access (HTTP STATUS: said so); \
-                  no credentials are set for HERE:PORT";
-    let failed = "GET http://HERE:PORT/v2/ns/public/manifests/1 was answered with HTTP 500: \
-                  UNKNOWN: said so";
-    let untrusted = "TLS with https://HERE:PORT/v2/ns/public/manifests/1 failed: invalid peer \
-                     certificate: UnknownIssuer";
-    let no_tls = "TLS with https://HERE:PORT/v2/ns/public/manifests/1 failed: received corrupt \
-                  message of type InvalidContentType";
-    let refused = "cannot reach http://HERE:PORT/v2/: Connection refused (os error 111)";
-    let silent = "cannot reach http://HERE:PORT/v2/: no data for 1 s";
-    let nowhere =
-        "cannot reach https://no-such-host.invalid:PORT/v2/ns/public/manifests/1: NAMELESS";
-    for (name, registry, options, status, words) in [
-        ("401", status(401, "UNAUTHORIZED"), &[][..], 4, denied),
-        ("403", status(403, "DENIED"), &[], 4, denied),
-        ("500", status(500, "UNKNOWN"), &[], 1, failed),
-        ("untrusted TLS", at(secure.port()), verified, 3, untrusted),
-        ("no TLS", at(serve(Script::Garbage)), verified, 3, no_tls),
-        ("refused", at(free_port()), &[], 3, refused),
-        ("time-out", at(serve(Script::Silence)), &[], 3, silent),
-        (
-            "DNS",
-            "no-such-host.invalid:5000/ns".into(),
-            &[],
-            3,
-            nowhere,
-        ),
-    ] {
-        place.refused(&Row {
-            name,
-            registry,
-            options,
-            status,
-            words: &words
-                .replace("HERE", here)
-                .replace(
-                    "STATUS",
-                    if name == "401" {
-                        "401: UNAUTHORIZED"
-                    } else {
-                        "403: DENIED"
-                    },
-                )
-                .replace("NAMELESS", nameless),
-        });
-    }
-    place.found();
-    place.unknown();
+    place.refused(&Row {
+        registry: at(secure.port()),
+        options: &["--secure-registry"],
+        status: 3,
+        words: "TLS with https://HERE:PORT/v2/ns/public/manifests/1 failed: invalid peer \
+                certificate: UnknownIssuer",
+        goes_on: false,
+    });
 }
 
-#[test]
-fn every_answer_of_a_registry_to_the_machine() {
-    every_answer(
-        "guest",
-        "10.0.2.2",
-        "the name servers know no address of no-such-host.invalid",
-    );
+fn no_tls(place: &Place) {
+    place.refused(&Row {
+        registry: at(serve(Script::Garbage)),
+        options: &["--secure-registry"],
+        status: 3,
+        words: "TLS with https://HERE:PORT/v2/ns/public/manifests/1 failed: received corrupt \
+                message of type InvalidContentType",
+        goes_on: false,
+    });
 }
 
-#[test]
-fn every_answer_of_a_registry_to_this_computer() {
-    // What follows are this computer's own words.
-    every_answer(
-        "host",
-        "localhost",
-        "failed to lookup address information: ",
-    );
+fn connection_refused(place: &Place) {
+    place.refused(&Row {
+        registry: at(free_port()),
+        options: &[],
+        status: 3,
+        words: "cannot reach http://HERE:PORT/v2/: Connection refused (os error 111)",
+        goes_on: false,
+    });
+}
+
+fn time_out(place: &Place) {
+    place.refused(&Row {
+        registry: at(serve(Script::Silence)),
+        options: &[],
+        status: 3,
+        words: "cannot reach http://HERE:PORT/v2/: no data for 1 s",
+        goes_on: false,
+    });
+}
+
+fn no_address(place: &Place) {
+    place.refused(&Row {
+        registry: "no-such-host.invalid:5000/ns".to_owned(),
+        options: &[],
+        status: 3,
+        words: place.way.nameless,
+        goes_on: true,
+    });
 }

@@ -6,10 +6,13 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
-use vdkr_tests::fixtures::deploy_dir;
+use vdkr_tests::fixtures::{deploy_dir, layout};
+use vdkr_tests::layout::{digest, noise, write_above};
 use vdkr_tests::process::{Ran, free_port};
 use vdkr_tests::registry::Registry;
+use vdkr_tests::tar::{Entry, archive};
 use vdkr_tests::vm::User;
 
 fn filled_registry() -> Registry {
@@ -195,6 +198,129 @@ fn layers_come_to_a_machine_that_runs_and_come_back_when_they_were_removed() {
     assert!(list.contains("x86_64"), "{list}");
     user.run(["vstorage", "clean", "--all"]).expect(0);
     assert!(!user.state_dir().exists());
+}
+
+/// Bytes of a layer of which there are several.
+const LARGE: usize = 12 << 20;
+
+/// A registry with `one` and `two`: the ordinary image with a large layer above, of its own each. The
+/// digests of their files `/noise`.
+fn large_images(dir: &Path) -> (Registry, [String; 2]) {
+    let registry = Registry::start();
+    let base = layout("qemux86-64", "container-base-latest-oci");
+    let push = ["push", "--tag", "latest", base.to_str().unwrap()];
+    registry.run(push).expect(0);
+    let sums = [("one", 1), ("two", 2)].map(|(name, seed)| {
+        let noise = noise(seed, LARGE);
+        let place = dir.join(format!("{name}-latest-oci"));
+        let layer = archive(&[Entry::file("noise", noise.clone())]);
+        write_above(&base, &place, &layer);
+        let push = ["push", "--tag", "latest", place.to_str().unwrap()];
+        registry.run(push).expect(0);
+        digest(&noise)
+    });
+    (registry, sums)
+}
+
+/// Files of layers that somebody writes, or has left.
+fn unfinished(user: &User) -> usize {
+    fs::read_dir(user.home().join(".vdkr/layers/new")).map_or(0, Iterator::count)
+}
+
+fn whole_layers(user: &User) -> usize {
+    let is_layer = |file: &PathBuf| file.extension().is_some_and(|end| end == "erofs");
+    layers(user).iter().filter(|file| is_layer(file)).count()
+}
+
+#[test]
+fn pulls_at_once_pulls_cut_short_and_a_cache_that_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let (registry, [one, two]) = large_images(dir.path());
+    let user = User::new("x86_64");
+    for setting in [["accel", "tcg"], ["registry", &prefix(&registry)]] {
+        user.run(["vconfig", setting[0], setting[1]]).expect(0);
+    }
+    user.run(["memres", "start"]).expect(0);
+    let is_whole = |instance: &[&str], image: &str, wanted: &str| {
+        let run = [
+            "run",
+            "--rm",
+            "--pull",
+            "never",
+            image,
+            "sha256sum",
+            "/noise",
+        ];
+        let sum = user.run([instance, &run].concat()).expect(0).text();
+        assert_eq!(format!("sha256:{}", &sum[..64]), wanted, "{instance:?}");
+    };
+    let start = |line: &[&str]| {
+        let mut command = user.command();
+        let command = command.args(line).stdin(Stdio::null());
+        let quiet = command.stdout(Stdio::null()).stderr(Stdio::piped());
+        quiet.spawn().unwrap()
+    };
+
+    // The same layers for one machine by two commands, and for two others, all at once.
+    let pull = ["pull", "one"];
+    let machines = [&[][..], &[], &["-I", "a"], &["-I", "b"]];
+    let children = machines.map(|instance| start(&[instance, &pull].concat()));
+    for child in children {
+        let ended = child.wait_with_output().unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+    }
+    assert_eq!((whole_layers(&user), unfinished(&user)), (2, 0));
+    for instance in &machines[1..] {
+        is_whole(instance, "one", &one);
+    }
+
+    // A pull that is killed while it writes, then done to its end.
+    let pull = ["pull", "two"];
+    let killed = (0..50).any(|_| {
+        let mut child = start(&pull);
+        while unfinished(&user) == 0 && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if unfinished(&user) > 0 {
+            return true;
+        }
+        // It was too quick.
+        user.run(["rmi", "two"]).expect(0);
+        user.run(["vstorage", "clean", "--layers"]).expect(0);
+        false
+    });
+    assert!(killed, "no kill came while a layer was written");
+    let never = ["run", "--rm", "--pull", "never"];
+    user.run([&never[..], &["two", "true"]].concat())
+        .expect(125);
+    is_whole(&[], "one", &one);
+    user.run(pull).expect(0);
+    assert_eq!((whole_layers(&user), unfinished(&user)), (3, 0));
+    is_whole(&[], "two", &two);
+
+    // Over its limit the cache keeps what any machine's image has, and nothing else.
+    user.run(["vconfig", "layer-cache", "4M"]).expect(0);
+    user.run(["rmi", "two"]).expect(0);
+    user.run(["pull", "container-base"]).expect(0);
+    assert_eq!(whole_layers(&user), 2, "the layer of two is gone");
+    user.run(["rmi", "one"]).expect(0);
+    user.run(["-I", "a", "rmi", "one"]).expect(0);
+    user.run(["pull", "container-base"]).expect(0);
+    assert_eq!(whole_layers(&user), 2, "instance b has the image");
+    is_whole(&["-I", "b"], "one", &one);
+    user.run(["-I", "b", "rmi", "one"]).expect(0);
+    user.run(["pull", "container-base"]).expect(0);
+    assert_eq!(whole_layers(&user), 1, "nobody has it");
+    let run = ["container-base", "echo", "ok"];
+    let ran = user.run([&never[..], &run].concat()).expect(0);
+    assert_eq!(ran.text(), "ok\n");
+    // What is larger than the limit is pulled and kept all the same.
+    user.run(pull).expect(0);
+    user.run(["memres", "restart"]).expect(0);
+    is_whole(&[], "two", &two);
+    assert_eq!((whole_layers(&user), unfinished(&user)), (2, 0));
 }
 
 /// A server that answers every request with a status; its address.

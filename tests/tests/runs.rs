@@ -2,5 +2,5 @@
 
 #[test]
 fn runs_leave_nothing_behind_on_either_side() {
-    println!("{}", vdkr_tests::runs::runs(63));
+    println!("{}", vdkr_tests::runs::runs(vdkr_tests::runs::FEW));
 }

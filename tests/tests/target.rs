@@ -2,6 +2,7 @@
 //! virtio-serial port and a serial line, and in a small VM whose image knows the registry.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
@@ -272,7 +273,12 @@ fn its_host(user: &User, target: &str, registry: &str, secured: &Secured) {
         .spawn()
         .unwrap();
     let mut some = [0; 2];
-    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut some).unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut some)
+        .unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     wait_until("the end of the container", PATIENCE, || {
@@ -297,12 +303,13 @@ fn channels(user: &User, board: &Board) {
     let line = format!("serial:{}", board.line().display());
     let every: Vec<u8> = (0..=255).cycle().take(4096).collect();
     let run = ["--target", &line, "run", "--rm", "-i", "container-base"];
-    for program in ["cat", "tac"] {
+    let lines: Vec<&[u8]> = every.split_inclusive(|&byte| byte == b'\n').collect();
+    let reversed: Vec<u8> = lines.into_iter().rev().flatten().copied().collect();
+    for (program, wanted) in [("cat", &every), ("tac", &reversed)] {
         let back = user
             .run_with_input(run.iter().copied().chain([program]), &every)
             .expect(0);
-        assert_eq!(back.stdout.len(), every.len());
-        assert!(program == "tac" || back.stdout == every);
+        assert!(back.stdout == *wanted, "{program}: {:?}", back.stdout);
     }
     user.run(["vconfig", "target", &line]).expect(0);
     let images = user.run(["images", "-q"]).expect(0);
@@ -310,7 +317,7 @@ fn channels(user: &User, board: &Board) {
     user.run(["vconfig", "target", "--reset"]).expect(0);
 
     // The port and the line at once: commands wait for one another on a way, not for another way.
-    let held = user
+    let mut held = user
         .command()
         .args(["--target", &line, "run", "--rm", "-i"])
         .args(["container-base", "cat"])
@@ -318,7 +325,16 @@ fn channels(user: &User, board: &Board) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    user.run(["--target", &unix, "images"]).expect(0);
+    let mut stdin = held.stdin.take().unwrap();
+    let mut said = [0; 5];
+    for word in [b"first", b"later"] {
+        stdin.write_all(word).unwrap();
+        held.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(&said, word);
+        user.run(["--target", &unix, "images"]).expect(0);
+        assert!(held.try_wait().unwrap().is_none(), "it was held no longer");
+    }
+    drop(stdin);
     let ended = held.wait_with_output().unwrap();
     assert!(ended.status.success(), "{ended:?}");
 }
@@ -461,6 +477,43 @@ fn baked_registry(secured: &Secured, root: &Path, beside: bool) {
     let wrong = ["--registry-user", "yocto", "--registry-password", "wrong"];
     let registries = ["--registry", &host, "--ca-cert", ca.to_str().unwrap()];
     vdkr(&[&registries[..], &wrong, &["pull", "container-base"]].concat()).expect(4);
+    // Another registry has neither the trust nor the login that was baked for this one.
+    let other = Secured::start();
+    let prefix = format!("{}/yocto", other.registry.host());
+    let ca = other.registry.storage().join("pki/ca.crt");
+    let ca = ca.to_str().unwrap();
+    let secure = ["--registry", &prefix, "--secure-registry"];
+    let pull = ["pull", "-q", "container-base"];
+    for place in ["host", "guest"] {
+        let pull_in = ["--pull-in", place];
+        let untrusted = vdkr(&[&secure[..], &pull_in, &pull].concat()).expect(3);
+        assert!(
+            untrusted.stderr.contains("invalid peer certificate"),
+            "{}",
+            untrusted.stderr
+        );
+        let with_ca = [&["--registry", &prefix, "--ca-cert", ca][..], &pull_in].concat();
+        vdkr(&[&with_ca[..], &pull].concat()).expect(4);
+        let password = other.file("auth/password");
+        let login = [
+            "--registry-user",
+            "yocto",
+            "--registry-password",
+            password.trim(),
+        ];
+        let pulled = vdkr(&[&with_ca[..], &login, &pull].concat())
+            .expect(0)
+            .text();
+        let theirs = format!(
+            "10.0.2.2:{}/yocto/container-base:latest",
+            other.registry.port()
+        );
+        assert_eq!(pulled.trim(), theirs);
+        vdkr(&["rmi", &theirs]).expect(0);
+    }
+    // And the machine's own is asked again when nobody is named.
+    let pulled = vdkr(&["pull", "container-base"]).expect(0).text();
+    assert_eq!(pulled.trim(), format!("{name}:latest"));
     // Nothing of it is on the host's command lines, nor in the container's record.
     let password = secured.file("auth/password");
     let shown = vdkr(&["info"]).expect(0);

@@ -1,5 +1,6 @@
 //! Containers on a user's terminal.
 
+use std::fs;
 use std::process::Command;
 
 use vdkr_tests::fixtures::layout;
@@ -92,6 +93,29 @@ fn a_container_has_the_users_terminal() {
     terminal.keys("\x10\x11");
     assert_eq!(terminal.ended().code(), Some(0));
     assert_eq!(running(), "two\n");
+
+    // With a directory of this computer, on a machine that is kept and on one that is not.
+    let dir = tempfile::tempdir().unwrap();
+    let volume = format!("{}:/data", dir.path().display());
+    for (kept, options) in [(true, &[][..]), (false, &["--accel", "tcg"])] {
+        if !kept {
+            user.run(["memres", "stop"]).expect(0);
+        }
+        fs::write(dir.path().join("in"), "from here\n").unwrap();
+        let run = ["run", "-it", "--rm", "-v", &volume, IMAGE, "sh"];
+        let mut terminal = on_terminal(&user, &[options, &run].concat());
+        terminal.keys("cat /data/in\n");
+        terminal.until("from here");
+        terminal.keys("echo from there > /data/out; rm /data/in; echo do''ne\n");
+        terminal.until("done");
+        // It is there at once, while the container runs.
+        let out = fs::read_to_string(dir.path().join("out")).unwrap();
+        assert_eq!(out, "from there\n", "kept: {kept}");
+        assert!(!dir.path().join("in").exists(), "kept: {kept}");
+        terminal.keys("exit 3\n");
+        assert_eq!(terminal.ended().code(), Some(3), "kept: {kept}");
+        fs::remove_file(dir.path().join("out")).unwrap();
+    }
 
     // Keys that are none.
     let wrong = user.run(["attach", "--detach-keys", "ctrl-", "two"]);

@@ -5,8 +5,10 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use vdkr_tests::fixtures::layout;
+use vdkr_tests::layout::noise;
 use vdkr_tests::process::{Ran, run_within, wait_until};
 use vdkr_tests::registry::Registry;
 use vdkr_tests::vm::{PATIENCE, User};
@@ -39,9 +41,17 @@ fn user_with_vm(registry: &Registry) -> User {
 /// Runs a script with a directory at `/v`; `mode` is `""` or `":ro"`.
 #[track_caller]
 fn script(user: &User, dir: &Path, mode: &str, script: &str) -> Ran {
+    script_within(user, dir, mode, script, PATIENCE)
+}
+
+/// The same, with so much time for it.
+#[track_caller]
+fn script_within(user: &User, dir: &Path, mode: &str, script: &str, patience: Duration) -> Ran {
     let volume = format!("{}:/v{mode}", dir.display());
     let run = ["run", "--rm", "-v", &volume, "-w", "/v", IMAGE];
-    user.run(run.into_iter().chain(["sh", "-c", script]))
+    let mut command = user.command();
+    command.args(run).args(["sh", "-c", script]);
+    run_within(&mut command, b"", patience)
 }
 
 /// A container in the background whose lines are read one by one.
@@ -318,22 +328,17 @@ fn many_files_and_large_ones_pass() {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path();
 
-    // 256 MB in and out again.
+    // A gigabyte in and out again, no piece of it like another.
     let mut big = fs::File::create(dir.join("big")).unwrap();
-    let mut state = 1_u64;
-    for _ in 0..256 {
-        let piece: Vec<u8> = (0..1 << 17)
-            .flat_map(|_| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                state.to_le_bytes()
-            })
-            .collect();
+    let mut piece = noise(3, 1 << 20);
+    for number in 0..1024_u64 {
+        for part in piece.chunks_mut(4096) {
+            part[..8].copy_from_slice(&number.to_le_bytes());
+        }
         big.write_all(&piece).unwrap();
     }
     drop(big);
-    script(&user, dir, "", "cat big > copy").expect(0);
+    script_within(&user, dir, "", "cat big > copy", 5 * PATIENCE).expect(0);
     assert!(same(&dir.join("big"), &dir.join("copy")));
     fs::remove_file(dir.join("big")).unwrap();
     script(

@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer, de::DeserializeOwned};
 use super::frame::{FrameError, Kind, MAX_MESSAGE, encode_message};
 use crate::credentials::Secret;
 
+mod bounds;
 mod container;
 mod greeting;
 mod layers;
@@ -20,6 +21,7 @@ mod request;
 mod sandbox;
 mod volume;
 
+pub use bounds::MAX_VALUES;
 pub use container::{
     ContainerReply, ContainerRequest, ContainerRow, ContainerState, ExecRequest, Life, LogsRequest,
     PathFacts, PathKind, RowMount, Sample, Until,
@@ -56,6 +58,9 @@ pub enum MessageError {
         /// Column in bytes, from 1.
         column: usize,
     },
+    /// It has more than [`MAX_VALUES`] values.
+    #[error("a channel message has more than {MAX_VALUES} values")]
+    TooManyValues,
     /// The versions of both sides have nothing in common.
     #[error(
         "the other side speaks channel versions {min_version} to {version}, this one \
@@ -92,12 +97,11 @@ pub trait Message: Serialize + DeserializeOwned {
 
     /// Appends this message to `out` as the frames that carry it.
     fn encode(&self, out: &mut Vec<u8>, stream: u32) -> Result<(), MessageError> {
-        Ok(encode_message(
-            out,
-            Self::KIND,
-            stream,
-            &serde_json::to_vec(self)?,
-        )?)
+        let json = serde_json::to_vec(self)?;
+        if !bounds::has_few_values(&json) {
+            return Err(MessageError::TooManyValues);
+        }
+        Ok(encode_message(out, Self::KIND, stream, &json)?)
     }
 
     /// Reads the payload of a frame that an [`Assembler`](super::Assembler) let through.
@@ -107,6 +111,9 @@ pub trait Message: Serialize + DeserializeOwned {
                 length: payload.len(),
             }
             .into());
+        }
+        if !bounds::has_few_values(payload) {
+            return Err(MessageError::TooManyValues);
         }
         Ok(serde_json::from_slice(payload)?)
     }

@@ -27,7 +27,8 @@ use super::{
 use crate::{
     request::{Agent, mounts, run},
     run::{
-        Container, EXIT_NOT_CREATED, Image, Remains, Report, RunError, Streams, networks::Place,
+        Container, EXIT_NOT_CREATED, Image, Remains, Report, RunError, Streams, cgroup,
+        networks::Place,
     },
 };
 
@@ -156,6 +157,7 @@ pub(super) async fn incarnation(
                         now.state = ContainerState::Running;
                         now.started_ms = Some(now_ms());
                         now.exit_code = 0;
+                        now.oom_killed = false;
                         now.error.clear();
                     });
                     sync(entry).await;
@@ -187,9 +189,11 @@ pub(super) async fn incarnation(
     };
     // The process has ended even if a host takes its time with the output.
     if let Ok(status) = ended {
+        let oom_killed = live.container.cgroup().is_some_and(cgroup::oom_killed);
         entry.update(|now| {
             now.state = ContainerState::Exited;
             now.exit_code = status;
+            now.oom_killed = oom_killed;
             now.finished_ms = Some(now_ms());
         });
     }

@@ -190,7 +190,7 @@ impl From<PipeError> for Error {
 
 impl From<TransferError> for Error {
     fn from(error: TransferError) -> Self {
-        let told = Self::new(Exit::from(&error), one_line(&error.to_string()));
+        let told = Self::new(exit_of_transfer(&error), one_line(&error.to_string()));
         match error {
             TransferError::Tls { .. } => told.with_hint(
                 "give the certificate of the registry's CA with --ca-cert, or name the host with \
@@ -207,7 +207,21 @@ impl From<TransferError> for Error {
 impl From<anyhow::Error> for Error {
     /// An error of a part that `container-registry` shares.
     fn from(error: anyhow::Error) -> Self {
-        Self::new(exit_of(&error), words(&error))
+        let transfer =
+            |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref().map(exit_of_transfer);
+        let exit = match exit_of(&error) {
+            Exit::Failed => error.chain().find_map(transfer).unwrap_or(Exit::Failed),
+            known => known,
+        };
+        Self::new(exit, words(&error))
+    }
+}
+
+/// A registry that is not trusted is not reached, as in a pull that the machine does.
+fn exit_of_transfer(error: &TransferError) -> Exit {
+    match error {
+        TransferError::Tls { .. } => Exit::Unreachable,
+        other => other.into(),
     }
 }
 
@@ -239,5 +253,18 @@ mod tests {
         };
         let shown = Error::from(image).to_string();
         assert!(!shown.contains(char::is_control), "{shown:?}");
+    }
+
+    #[test]
+    fn whoever_is_not_trusted_is_not_reached() {
+        let tls = || TransferError::Tls {
+            url: "https://h/v2/".into(),
+            reason: "UnknownIssuer".into(),
+        };
+        assert_eq!(Error::from(tls()).exit(), Exit::Unreachable);
+        let shared = anyhow::Error::from(tls()).context("cannot log in");
+        assert_eq!(Error::from(shared).exit(), Exit::Unreachable);
+        let other = anyhow::anyhow!("no file").context("cannot log in");
+        assert_eq!(Error::from(other).exit(), Exit::Failed);
     }
 }

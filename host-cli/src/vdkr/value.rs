@@ -67,20 +67,28 @@ pub fn parse_switch(text: &str) -> Result<bool, String> {
 
 /// Reads an amount of memory (`512`, `512M`, `2G`) and gives MiB.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
-    let wrong = || format!("{text:?} is not an amount of memory such as 512M or 2G");
-    let (number, factor) = match text.char_indices().next_back() {
-        Some((at, 'm' | 'M')) => (text.get(..at), 1),
-        Some((at, 'g' | 'G')) => (text.get(..at), 1024),
-        _ => (Some(text), 1),
-    };
-    let number: u32 = number.unwrap_or_default().parse().map_err(|_| wrong())?;
-    let mib = number.checked_mul(factor).ok_or_else(wrong)?;
+    let mib = mebibytes(text)
+        .ok_or_else(|| format!("{text:?} is not an amount of memory such as 512M or 2G"))?;
     if mib < MIN_MEMORY {
         return Err(format!(
             "{text} is too little memory; a machine needs {MIN_MEMORY}M"
         ));
     }
     Ok(mib)
+}
+
+/// Reads an amount of room on a disk, in the same forms, and gives MiB.
+pub fn parse_room(text: &str) -> Result<u32, String> {
+    mebibytes(text).ok_or_else(|| format!("{text:?} is not a size such as 512M or 20G"))
+}
+
+fn mebibytes(text: &str) -> Option<u32> {
+    let (number, factor) = match text.char_indices().next_back()? {
+        (at, 'm' | 'M') => (text.get(..at)?, 1),
+        (at, 'g' | 'G') => (text.get(..at)?, 1024),
+        _ => (text, 1),
+    };
+    number.parse::<u32>().ok()?.checked_mul(factor)
 }
 
 /// Reads a number of seconds.
@@ -110,6 +118,12 @@ mod tests {
         assert_eq!(parse_memory("512m"), Ok(512));
         assert_eq!(parse_memory("2G"), Ok(2048));
         assert!(parse_memory("").is_err() && parse_memory("é").is_err());
+        assert_eq!(parse_room("4M"), Ok(4));
+        assert_eq!(parse_room("20G"), Ok(20 << 10));
+        assert_eq!(parse_room("0"), Ok(0));
+        for wrong in ["", "é", "M", "1T", "-1", "4194304G"] {
+            assert!(parse_room(wrong).is_err(), "{wrong}");
+        }
         assert_eq!(parse_seconds("90s"), Ok(90));
     }
 }

@@ -30,11 +30,12 @@ impl LayerStore for Store {
         true
     }
 
-    fn holding(&self, _: &Wanted, _: &Host) -> Holding {
+    fn holding(&self, _: &Wanted, _: Option<&Host>) -> Holding {
         self.holding
     }
 
-    fn verified(&self, layer: &Wanted, registry: &Host) -> Result<(), ImageError> {
+    fn verified(&self, layer: &Wanted, registry: Option<&Host>) -> Result<(), ImageError> {
+        let registry = registry.expect("it comes from a registry");
         let pair = (layer.blob.digest.clone(), registry.to_string());
         self.verified.lock().unwrap().push(pair);
         Ok(())

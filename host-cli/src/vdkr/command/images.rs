@@ -467,7 +467,10 @@ mod tests {
                 .iter()
                 .map(|text| Filter::read(text).unwrap())
                 .collect();
-            let times: Vec<_> = filters.iter().map(|f| f.time(&all).unwrap()).collect();
+            let times: Vec<_> = filters
+                .iter()
+                .map(|f| f.time(&all, None).unwrap())
+                .collect();
             let fits = all.iter().filter(|row| fits_all(row, &filters, &times));
             fits.map(|row| row.name.as_str()).collect()
         };

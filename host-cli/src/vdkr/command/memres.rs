@@ -283,6 +283,7 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
     let description = Description::read(dir).filter(|_| connection.is_some());
     let Some(connection) = connection else {
         tell_of_the_last(dir);
+        state::tidy(dir)?;
         if args.json {
             out!("{}", json!({ "running": false, "state_dir": dir }));
         } else {

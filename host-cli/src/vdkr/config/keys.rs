@@ -6,8 +6,15 @@ use vdkr_core::{candidates::RegistryPrefix, target::TargetAddress};
 
 use super::{ConfigError, MIRROR};
 use crate::{
-    vdkr::value::{absolute, check_insecure, list, parse_bool, parse_memory, parse_seconds},
-    vm::{accel::AccelWish, arch::Arch, start::BoardWish},
+    vdkr::value::{
+        absolute, check_insecure, list, parse_bool, parse_memory, parse_room, parse_seconds,
+    },
+    vm::{
+        accel::AccelWish,
+        arch::Arch,
+        processor::{CpuWish, parse_cpus},
+        start::BoardWish,
+    },
 };
 
 /// The value of `registry` that means none, not even the one in the machine's image.
@@ -47,7 +54,7 @@ pub const KEYS: &[Key] = &[
         name: "target",
         variable: "VDKR_TARGET",
         default: "",
-        help: "board or full image to talk to: vsock:CID[:PORT], serial:PATH or unix:PATH",
+        help: "board or full image to talk to: vsock:CID[:PORT], vsock:PATH[:PORT], serial:PATH or unix:PATH",
         check: |text| {
             if text == NO_TARGET {
                 return Ok(text.to_owned());
@@ -126,6 +133,24 @@ pub const KEYS: &[Key] = &[
         check: |text| parse_memory(text).map(|_| text.to_owned()),
     },
     Key {
+        name: "cpu",
+        variable: "VDKR_CPU",
+        default: "auto",
+        help: "model of its processors, as the emulator's -cpu takes it, such as max,-erms",
+        check: |text| {
+            CpuWish::from_str(text)
+                .map(|wish| wish.to_string())
+                .map_err(|e| e.to_string())
+        },
+    },
+    Key {
+        name: "cpus",
+        variable: "VDKR_CPUS",
+        default: "1",
+        help: "number of processors of the virtual machine",
+        check: |text| parse_cpus(text).map(|number| number.to_string()),
+    },
+    Key {
         name: "state-dir",
         variable: "VDKR_STATE_ROOT",
         default: "~/.vdkr",
@@ -143,7 +168,7 @@ pub const KEYS: &[Key] = &[
         name: "pull-in",
         variable: "VDKR_PULL_IN",
         default: "host",
-        help: "where images are pulled and unpacked: host or guest",
+        help: "where images are pulled, loaded and unpacked: host or guest",
         check: |text| match text {
             "host" | "guest" => Ok(text.to_owned()),
             other => Err(format!("{other:?} is neither host nor guest")),
@@ -154,7 +179,7 @@ pub const KEYS: &[Key] = &[
         variable: "VDKR_LAYER_CACHE",
         default: "20G",
         help: "size to which layers kept on this computer may grow before unused ones go",
-        check: |text| parse_memory(text).map(|_| text.to_owned()),
+        check: |text| parse_room(text).map(|_| text.to_owned()),
     },
     Key {
         name: "idle-timeout",

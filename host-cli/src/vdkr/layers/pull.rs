@@ -25,7 +25,7 @@ use crate::vdkr::{
     news::News,
     session::{Session, stoppable},
     settings::{Settings, StatePlace},
-    value::parse_memory,
+    value::parse_room,
 };
 
 /// Layers that one image may bring as disks: with those of other images they must find room on one
@@ -77,7 +77,7 @@ pub(super) async fn with_cache<T>(
 
 /// Bytes that the cache may grow to.
 pub(super) fn limit(settings: &Settings) -> Result<u64> {
-    let limit = parse_memory(settings.value("layer-cache").0).map_err(Error::usage)?;
+    let limit = parse_room(settings.value("layer-cache").0).map_err(Error::usage)?;
     Ok(u64::from(limit) << 20)
 }
 

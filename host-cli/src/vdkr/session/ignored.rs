@@ -14,6 +14,8 @@ pub(super) fn options(settings: &Settings, running: Option<&Description>) -> Vec
         "--accel" | "--no-kvm" => start.accel.name() != running.accel,
         "--machine" => start.board.name() != running.machine,
         "--memory" => start.memory_mib != running.memory_mib,
+        "--cpu" => start.cpu.to_string() != running.cpu,
+        "--cpus" => start.cpus != running.cpus,
         "--initrd" => image
             .as_ref()
             .is_none_or(|image| image.initrd != running.initrd),
@@ -21,7 +23,7 @@ pub(super) fn options(settings: &Settings, running: Option<&Description>) -> Vec
             .as_ref()
             .is_none_or(|image| image.kernel != running.kernel),
     };
-    let given = ["accel", "machine", "memory", "blob-dir"]
+    let given = ["accel", "machine", "memory", "cpu", "cpus", "blob-dir"]
         .into_iter()
         .filter_map(|key| match settings.value(key) {
             ("auto", _) => None,

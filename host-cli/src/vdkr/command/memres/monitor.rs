@@ -65,7 +65,7 @@ pub(super) fn spawn_monitor(settings: &Settings, dir: &Path, idle: u64) -> Resul
         .args(["--arch", settings.arch.name()])
         .arg("--state-dir")
         .arg(dir);
-    for key in ["accel", "machine", "memory"] {
+    for key in ["accel", "machine", "memory", "cpu", "cpus"] {
         command.arg(format!("--{key}")).arg(settings.value(key).0);
     }
     if let Some((blob_dir, _)) = &settings.start.search.blob_dir {
@@ -175,6 +175,8 @@ async fn try_keep(settings: &Settings, args: &MemresStartArgs) -> Result<()> {
         arch: settings.arch.to_string(),
         accel: started.accel.name().to_owned(),
         machine: started.board.name().to_owned(),
+        cpu: started.cpu.clone(),
+        cpus: settings.start.cpus,
         memory_mib: settings.start.memory_mib,
         kernel: started.kernel.clone(),
         initrd: started.initrd.clone(),
