@@ -30,12 +30,12 @@ impl LayerStore for Store {
         true
     }
 
-    fn holding(&self, _: &Wanted, _: &Host) -> Holding {
+    fn holding(&self, _: &Wanted, _: Option<&Host>) -> Holding {
         self.holding
     }
 
-    fn verified(&self, layer: &Wanted, registry: &Host) -> Result<(), ImageError> {
-        let pair = (layer.blob.digest.clone(), registry.to_string());
+    fn verified(&self, layer: &Wanted, registry: Option<&Host>) -> Result<(), ImageError> {
+        let pair = (layer.blob.digest.clone(), registry.unwrap().to_string());
         self.verified.lock().unwrap().push(pair);
         Ok(())
     }
