@@ -35,8 +35,7 @@ impl LayerStore for Store {
     }
 
     fn verified(&self, layer: &Wanted, registry: Option<&Host>) -> Result<(), ImageError> {
-        let registry = registry.expect("it comes from a registry");
-        let pair = (layer.blob.digest.clone(), registry.to_string());
+        let pair = (layer.blob.digest.clone(), registry.unwrap().to_string());
         self.verified.lock().unwrap().push(pair);
         Ok(())
     }
