@@ -7,6 +7,7 @@
 )]
 
 pub mod board;
+pub mod engine;
 pub mod fixtures;
 pub mod http;
 pub mod layout;

@@ -16,9 +16,9 @@ const CRANE_SUITE: &str = "sid";
 const DOCKER_SUITE: &str = "trixie";
 
 /// The directories with the peers that are unpacked and not installed: `docker-registry`,
-/// `containerd` and `dockerd`, whose packages would start services, and `crane`, which is younger than
-/// the releases.
-pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 4]> {
+/// `containerd` and `dockerd`, whose packages would start services, with `docker` and the `runc` that
+/// `dockerd` looks for, and `crane`, which is younger than the releases.
+pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 6]> {
     let release = Apt::open(workspace)?;
     let docker = Apt::open_suite(workspace, DOCKER_SUITE)?;
     let crane = Apt::open_suite(workspace, CRANE_SUITE)?;
@@ -27,6 +27,8 @@ pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 4]> {
         unpacked(workspace, &release, "containerd", &["containerd", "ctr"])?,
         unpacked(workspace, &crane, "crane", &["crane"])?,
         unpacked(workspace, &docker, "docker.io", &["dockerd"])?,
+        unpacked(workspace, &docker, "docker-cli", &["docker"])?,
+        unpacked(workspace, &release, "runc", &["runc"])?,
     ])
 }
 
