@@ -21,4 +21,5 @@ pub mod runs;
 pub mod scripted;
 pub mod soak;
 pub mod tar;
+pub mod tokens;
 pub mod vm;
