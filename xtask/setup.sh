@@ -58,6 +58,7 @@ peers() {
     need podman has podman
     need umoci has umoci
     need util-linux has unshare
+    need iproute2 has ip
     need curl has curl
     need openssl has openssl
     need apache2-utils has htpasswd

@@ -179,6 +179,10 @@ impl CredentialError {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -260,5 +264,57 @@ mod tests {
         let server = |host| helper_server(&Host::parse(host).unwrap());
         assert_eq!(server("docker.io"), "https://index.docker.io/v1/");
         assert_eq!(server("localhost:5000"), "localhost:5000");
+    }
+
+    proptest! {
+        #[test]
+        fn any_pair_gives_an_answer(text in "[a-c:é ]{0,9}|\\PC{0,30}") {
+            match Credential::from_pair(&text) {
+                Ok(Credential::Basic { username, password }) => {
+                    prop_assert!(!username.is_empty() && !username.contains(':'));
+                    prop_assert_eq!(format!("{username}:{}", password.expose()), text);
+                }
+                Ok(other) => prop_assert!(false, "{:?}", other),
+                Err(error) => {
+                    prop_assert_eq!(error, CredentialError::Pair);
+                    prop_assert!(text.starts_with(':') || !text.contains(':'));
+                }
+            }
+        }
+
+        #[test]
+        fn written_headers_are_read(
+            username in "[^:]{1,20}", password in "\\PC{0,30}|p{1500,1530}",
+            scheme in "[Bb][Aa][Ss][Ii][Cc]", before in " {1,3}", after in " {0,3}",
+        ) {
+            let credential = Credential::Basic { username, password: Secret::new(password) };
+            let header = credential.authorization().unwrap();
+            let encoded = header.expose().strip_prefix("Basic ").unwrap();
+            let sent = format!("{scheme}{before}{encoded}{after}");
+            let fits = sent.len() <= MAX_BASIC_HEADER;
+            prop_assert_eq!(Credential::from_basic_header(sent.as_bytes()), fits.then_some(credential));
+        }
+
+        #[test]
+        fn any_header_gives_an_answer(
+            bytes in prop::collection::vec(any::<u8>(), 0..60), basic: bool, encoded: bool,
+        ) {
+            let mut value = Vec::new();
+            if basic {
+                value.extend_from_slice(b"Basic ");
+            }
+            match encoded {
+                true => value.extend_from_slice(base64::encode(&bytes).as_bytes()),
+                false => value.extend_from_slice(&bytes),
+            }
+            let read = Credential::from_basic_header(&value);
+            if basic && encoded {
+                let text = String::from_utf8(bytes).ok();
+                prop_assert_eq!(read, text.and_then(|text| Credential::from_pair(&text).ok()));
+            } else if let Some(read) = read {
+                prop_assert!(matches!(read, Credential::Basic { .. }), "{:?}", read);
+                prop_assert!(value.to_ascii_lowercase().starts_with(b"basic "));
+            }
+        }
     }
 }

@@ -131,6 +131,10 @@ fn given(value: Option<&str>) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn facts() -> LabelValues {
@@ -265,6 +269,66 @@ mod tests {
             (Some("off"), false),
         ] {
             assert_eq!(enabled(value), expected, "{value:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_argument_gives_an_answer(text in "[a-c= \n\u{85}é]{0,9}|\\PC{0,30}") {
+            match parse_label(&text) {
+                Ok((name, value)) => {
+                    prop_assert_eq!(alloc::format!("{name}={value}"), text);
+                    prop_assert!(!name.is_empty() && !name.contains('='));
+                    prop_assert!(!name.chars().any(|c| c.is_whitespace() || c.is_control()));
+                }
+                Err(LabelError::Form) => prop_assert!(text.starts_with('=') || !text.contains('=')),
+                Err(LabelError::Name) => {
+                    let name = text.split('=').next().unwrap();
+                    prop_assert!(name.chars().any(|c| c.is_whitespace() || c.is_control()));
+                }
+                Err(LabelError::TooLong) => prop_assert!(false, "{} bytes", text.len()),
+            }
+        }
+
+        #[test]
+        fn lengths_are_bounded(name in MAX_NAME - 1..MAX_NAME + 2, value in MAX_VALUE - 1..MAX_VALUE + 2) {
+            let text = alloc::format!("{}={}", "n".repeat(name), "v".repeat(value));
+            prop_assert_eq!(parse_label(&text).is_ok(), name <= MAX_NAME && value <= MAX_VALUE);
+        }
+
+        #[test]
+        fn written_labels_are_read_and_nothing_else_changes(
+            there in prop::collection::btree_map("\\PC{0,5}", "\\PC{0,5}", 0..4),
+            labels in prop::collection::vec(("[a-c\"\\\\.]{1,2}", "\\PC{0,5}"), 0..5),
+            other in "\\PC{0,9}",
+        ) {
+            let config = serde_json::json!({
+                "architecture": other, "n": [1.50, 2e3],
+                "config": {"Labels": there, "Cmd": [other]},
+            });
+            let config = serde_json::to_string_pretty(&config).unwrap();
+            let changed = relabel(&config, &labels).unwrap();
+            let mut wanted: Value = serde_json::from_str(&config).unwrap();
+            let mut all: BTreeMap<_, _> = there.clone();
+            all.extend(labels.iter().cloned());
+            prop_assert_eq!(changed.is_none(), all == there);
+            wanted["config"]["Labels"] = serde_json::to_value(&all).unwrap();
+            let text = changed.unwrap_or(config);
+            let read: Value = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(read, wanted);
+            // Each name once, though the reader above would not tell; and a second time nothing is left to do.
+            let last: BTreeMap<_, _> = labels.into_iter().collect();
+            let last: Vec<_> = last.into_iter().collect();
+            prop_assert_eq!(relabel(&text, &last).unwrap(), None);
+        }
+
+        #[test]
+        fn any_configuration_gives_an_answer(text in "[\\[\\]{}:,\"a 1]{0,20}|\\{\"config\":\\PC{0,12}\\}") {
+            let label = ("n".to_owned(), "v".to_owned());
+            if let Ok(Some(text)) = relabel(&text, &[label]) {
+                let read: Value = serde_json::from_str(&text).unwrap();
+                prop_assert_eq!(&read["config"]["Labels"]["n"], "v");
+            }
         }
     }
 }

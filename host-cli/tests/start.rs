@@ -4,7 +4,7 @@ mod rig;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,67 @@ fn a_server_that_stays_silent_is_an_error() {
         words.contains("does not answer") && words.contains("container-registry stop"),
         "{words}"
     );
+}
+
+/// Answers everything on this port with the same bytes, for as long as the test runs.
+fn answering(port: u16, answer: &'static [u8]) {
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request);
+            let _ = stream.write_all(answer);
+        }
+    });
+}
+
+#[test]
+fn a_server_that_answers_badly_runs_and_is_not_healthy() {
+    for (answer, healthy) in [
+        (
+            &b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"[..],
+            false,
+        ),
+        (
+            b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            false,
+        ),
+        (
+            b"HTTP/1.1 404 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            false,
+        ),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", false),
+        (b"", false),
+        // That the answer is what makes the difference.
+        (
+            b"HTTP/1.1 200 OK\r\nDocker-Distribution-Api-Version: registry/2.0\r\n\
+              Content-Length: 2\r\nConnection: close\r\n\r\n{}",
+            true,
+        ),
+    ] {
+        let user = User::new();
+        let _held = silent_server(&user);
+        answering(user.port, answer);
+        let name = String::from_utf8_lossy(answer);
+        let shown = user.run(["status"]);
+        status(&shown, i32::from(!healthy));
+        let text = stdout(&shown);
+        assert!(text.contains("Registry running"), "{name}: {text}");
+        assert_eq!(text.contains("Status: healthy"), healthy, "{name}: {text}");
+        assert_eq!(
+            text.contains("Status: not healthy: "),
+            !healthy,
+            "{name}: {text}"
+        );
+        let shown = user.run(["status", "--json"]);
+        status(&shown, i32::from(!healthy));
+        let json: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+        assert_eq!(
+            (&json["running"], &json["healthy"]),
+            (&true.into(), &healthy.into()),
+            "{name}"
+        );
+    }
 }
 
 /// A server in the foreground, killed when it goes.

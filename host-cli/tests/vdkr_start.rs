@@ -159,46 +159,6 @@ fn no_secret_and_no_command_is_on_the_emulators_command_line() {
 }
 
 #[test]
-fn a_guest_that_runs_in_no_way_proves_nothing_about_acceleration() {
-    // A guest that gets nowhere under KVM, and an emulator that ends at once without it.
-    let script = "case \"$*\" in *'-accel kvm'*) echo kvm >>$HOME/tried; exec sleep 1000;; esac\n\
-                  echo tcg >>$HOME/tried; exit 9";
-    let (user, kernel) = with_emulator(script);
-    let options = [
-        "--stateless",
-        "--kernel",
-        &kernel,
-        "--initrd",
-        &kernel,
-        "images",
-    ];
-    let try_once = || {
-        let mut command = user.command(&options);
-        command.env(
-            "PATH",
-            format!("{}:/usr/bin:/bin", user.home.path().join("bin").display()),
-        );
-        let output = command.output().unwrap();
-        status(&output, 3);
-        let tried = fs::read_to_string(user.home.path().join("tried")).unwrap();
-        fs::remove_file(user.home.path().join("tried")).unwrap();
-        (stderr(&output), tried)
-    };
-    // Without a usable device there is nothing to prove.
-    let usable = cfg!(target_arch = "x86_64")
-        && fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .is_ok();
-    for _ in 0..2 {
-        let (words, tried) = try_once();
-        assert_eq!(tried, if usable { "kvm\ntcg\n" } else { "tcg\n" });
-        assert_eq!(words.contains("no sign of life"), usable, "{words}");
-    }
-}
-
-#[test]
 fn a_machine_that_was_killed_is_told_of_and_replaced() {
     let (user, kernel) = with_emulator("echo started >>$HOME/started; exit 9");
     fs::create_dir_all(user.state_dir()).unwrap();

@@ -7,6 +7,7 @@
 )]
 
 pub mod board;
+pub mod engine;
 pub mod fixtures;
 pub mod http;
 pub mod layout;
@@ -21,4 +22,5 @@ pub mod scripted;
 pub mod shared;
 pub mod soak;
 pub mod tar;
+pub mod tokens;
 pub mod vm;

@@ -116,8 +116,9 @@ impl DockerRegistry {
         Self::start_with(storage, scratch, &auth)
     }
 
+    /// Starts it with more lines of configuration.
     #[track_caller]
-    fn start_with(storage: &Path, scratch: &Path, more: &str) -> Self {
+    pub fn start_with(storage: &Path, scratch: &Path, more: &str) -> Self {
         let port = free_port();
         let config = Self::configuration(storage, scratch, port);
         let mut text = std::fs::read_to_string(&config).expect("read a configuration");

@@ -108,6 +108,12 @@ impl Terminal {
         }
     }
 
+    /// All that was shown so far, with what it is shown by: colours, the cursor's ways.
+    #[track_caller]
+    pub fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().expect("what was shown")).into_owned()
+    }
+
     /// Gives the window another size.
     #[track_caller]
     pub fn resize(&self, rows: u16, columns: u16) {

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// What a scripted registry does.
 #[derive(Clone, Copy, Debug)]
@@ -117,4 +118,39 @@ fn pass_on(client: TcpStream, target: u16) {
             let _ = to.shutdown(Shutdown::Write);
         });
     }
+}
+
+/// A narrow way to a server at `target` on this machine, for so many bytes a second and connection;
+/// its port.
+pub fn narrow(target: u16, bytes_a_second: usize) -> u16 {
+    const PIECES: u16 = 20;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let port = listener.local_addr().expect("its address").port();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else {
+                return;
+            };
+            let (Ok(mut to_client), Ok(mut to_server)) = (client.try_clone(), server.try_clone())
+            else {
+                return;
+            };
+            let (mut client, mut server) = (client, server);
+            std::thread::spawn(move || {
+                let mut piece = vec![0; bytes_a_second / usize::from(PIECES)];
+                while let Ok(length @ 1..) = client.read(&mut piece) {
+                    if to_server.write_all(&piece[..length]).is_err() {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_secs(1) / u32::from(PIECES));
+                }
+                let _ = to_server.shutdown(Shutdown::Write);
+            });
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut server, &mut to_client);
+                let _ = to_client.shutdown(Shutdown::Write);
+            });
+        }
+    });
+    port
 }

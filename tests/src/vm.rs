@@ -107,6 +107,16 @@ impl Process {
     }
 }
 
+/// Directory of the image that tests boot: `kernel`, `initramfs` and, for x86-64, `bzImage`.
+#[track_caller]
+pub fn image_dir(arch: &str) -> PathBuf {
+    let exe = std::env::current_exe().expect("the path of the running test");
+    let mut places = exe.ancestors().map(|dir| dir.join("vm").join(arch));
+    places
+        .find(|dir| dir.join("vm.json").is_file())
+        .expect("target/vm is missing; `cargo xtask image` makes it")
+}
+
 impl Drop for User {
     fn drop(&mut self) {
         // A VM kept by `memres start` must not outlive the test; without one this is a no-op.

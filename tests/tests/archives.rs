@@ -165,16 +165,17 @@ fn layouts_of_umoci_and_archives_of_any_compression_are_pushed() {
     }
     // And umoci unpacks what comes back.
     let back = dir.path().join("back");
-    let from = format!("docker://{}/yocto/made:t0", registry.host());
-    let platform = format!("linux/{}", std::env::consts::ARCH);
-    let ran = registry.run([
-        "copy",
-        "--platform",
-        &platform,
-        &from,
-        &format!("oci:{}:v1", back.display()),
-    ]);
-    ran.expect(0);
+    let from = format!("docker://{}/yocto/made@{wanted}", registry.host());
+    let to = format!("oci:{}:v1", back.display());
+    registry.run(["copy", &from, &to]).expect(0);
+    let bundle = dir.path().join("bundle");
+    let image = format!("{}:v1", back.display());
+    run(tool("umoci")
+        .args(["unpack", "--rootless", "--image", &image])
+        .arg(&bundle))
+    .expect(0);
+    let unpacked = std::fs::read(bundle.join("rootfs/file")).unwrap();
+    assert_eq!(unpacked, b"content");
 }
 
 #[test]

@@ -1,15 +1,13 @@
 //! The main job with real parts: registry, push, QEMU, pull through 10.0.2.2, run.
 
 use std::io::Read as _;
-use std::net::TcpListener;
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 use vdkr_tests::fixtures::{deploy_dir, layout};
-use vdkr_tests::process::run_within;
+use vdkr_tests::process::{free_port, run_within};
 use vdkr_tests::registry::Registry;
+use vdkr_tests::scripted::{Counter, Script, serve};
 use vdkr_tests::vm::{PATIENCE, User};
 
 /// A registry filled from the deploy directory as in the README.
@@ -222,21 +220,6 @@ fn images_are_listed_inspected_tagged_and_removed() {
         .expect(125);
 }
 
-/// Docker Hub, as a mirror on this host; counts who asks.
-fn counting_listener() -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let url = format!("http://localhost:{}", listener.local_addr().unwrap().port());
-    let count = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&count);
-    std::thread::spawn(move || {
-        for connection in listener.incoming() {
-            counted.fetch_add(1, Ordering::SeqCst);
-            drop(connection);
-        }
-    });
-    (url, count)
-}
-
 #[test]
 fn docker_hub_is_asked_after_a_404_and_never_else() {
     let registry = filled_registry();
@@ -281,22 +264,36 @@ fn docker_hub_is_asked_after_a_404_and_never_else() {
     let pulled = user.run(["pull", "container-base"]).expect(0).text();
     assert!(pulled.contains("10.0.2.2"), "{pulled}");
 
-    // Known to neither: after the mirror, Docker Hub itself has the last word, if it can be reached.
-    let unknown = user.run(["pull", "nobody/has-this"]);
-    assert!([3, 4, 5].contains(&unknown.code()), "{unknown:?}");
+    // Known to neither: one that refuses has said its word, and nobody else is asked.
+    let refusing = Counter::before(serve(Script::Status(403, "DENIED")));
+    user.run(["vconfig", "mirror", "docker.io", &refusing.url()])
+        .expect(0);
+    let unknown = user.run(["pull", "nobody/has-this"]).expect(4);
     assert!(
         unknown.stderr.contains("docker.io/nobody/has-this"),
         "{}",
         unknown.stderr
     );
+    assert!(refusing.count() > 0, "Docker Hub was not asked after a 404");
+
+    // A mirror that has nothing is asked first and leaves the last word to the registry itself.
+    let lacking = Counter::before(serve(Script::Status(404, "NAME_UNKNOWN")));
+    user.run(["vconfig", "mirror", &registry.host(), &lacking.url()])
+        .expect(0);
+    let beyond = format!("{}/yocto/container-base", registry.host());
+    user.run(["pull", "--quiet", &beyond]).expect(0);
+    assert!(lacking.count() > 0, "the mirror was not asked");
+    user.run(["vconfig", "mirror", &registry.host(), "--reset"])
+        .expect(0);
+
     // A name that names its host is tried there and nowhere else.
     user.run(["pull", &format!("{}/yocto/no-such", registry.host())])
         .expect(5);
 
     // With the registry stopped, Docker Hub is not asked, for pull or for run.
     registry.stop();
-    let (counting_url, asked) = counting_listener();
-    user.run(["vconfig", "mirror", "docker.io", &counting_url])
+    let hub_counted = Counter::before(free_port());
+    user.run(["vconfig", "mirror", "docker.io", &hub_counted.url()])
         .expect(0);
     let refused = user.run(["pull", "other"]).expect(3);
     assert!(
@@ -306,7 +303,7 @@ fn docker_hub_is_asked_after_a_404_and_never_else() {
     );
     user.run(["run", "other", "true"]).expect(125);
     assert_eq!(
-        asked.load(Ordering::SeqCst),
+        hub_counted.count(),
         0,
         "Docker Hub was asked behind an outage"
     );
@@ -394,14 +391,38 @@ fn qemu_of(user: &User) -> i32 {
 fn acceleration_is_proved_and_the_verdict_remembered() {
     let registry = filled_registry();
     let user = User::new("x86_64");
+    let kept = user.home().join(".cache/vdkr/acceleration.json");
+    let verdicts = || std::fs::read_to_string(&kept).ok();
     let pull = ["--registry", &*prefix(&registry), "pull", "container-base"];
-    user.run(pull).expect(0);
+    let first = user.run(pull).expect(0);
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm");
+    let proved = verdicts();
+    if cfg!(target_arch = "x86_64") && device.is_ok() {
+        let proved: Value = serde_json::from_str(proved.as_ref().unwrap()).unwrap();
+        let [verdict] = &proved.as_array().unwrap()[..] else {
+            panic!("one start proves one thing: {proved}")
+        };
+        let fell_back = first.stderr.contains("does not run under kvm");
+        match verdict["works"].as_str() {
+            Some("kvm") => assert!(!fell_back, "{}", first.stderr),
+            Some("tcg") => assert!(fell_back, "{}", first.stderr),
+            _ => panic!("{proved}"),
+        }
+    } else {
+        // Without a device there is nothing to prove.
+        assert_eq!(proved, None);
+        assert!(!first.stderr.contains("kvm"), "{}", first.stderr);
+    }
     let again = user.run(["run", "container-base", "true"]).expect(0);
     assert!(
         !again.stderr.contains("kvm"),
         "proved again: {}",
         again.stderr
     );
+    assert_eq!(verdicts(), proved);
 }
 
 #[test]

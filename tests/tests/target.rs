@@ -14,7 +14,7 @@ use vdkr_tests::fixtures::deploy_dir;
 use vdkr_tests::newc;
 use vdkr_tests::process::{free_port, run_within, tool, wait_until};
 use vdkr_tests::registry::Registry;
-use vdkr_tests::vm::{PATIENCE, User};
+use vdkr_tests::vm::{PATIENCE, User, image_dir};
 
 /// A registry with TLS and a password, filled from the deploy directory.
 struct Secured {
@@ -531,12 +531,7 @@ fn baked_registry(secured: &Secured, root: &Path, beside: bool) {
 
 /// The VM's image with the files of a directory.
 fn image_with(root: &Path, place: &Path) {
-    let exe = std::env::current_exe().unwrap();
-    let found = exe.ancestors().map(|dir| dir.join("vm/x86_64"));
-    let image = found
-        .into_iter()
-        .find(|dir| dir.join("vm.json").is_file())
-        .unwrap();
+    let image = image_dir("x86_64");
     fs::create_dir_all(place).unwrap();
     for name in ["kernel", "vm.json"] {
         fs::copy(image.join(name), place.join(name)).unwrap();

@@ -71,6 +71,20 @@ fn show(stage: &Stage, times: &mut Times) -> Result<()> {
     })?;
     times.step("see its exit status", || {
         stage.vdkr(&["run", "--rm", "container-base", "sh", "-c", "exit 7"], 7)
+    })?;
+    // So far the layers came by way of this computer. A board has none beside it that could help.
+    times.step("pull in the VM itself", || {
+        stage.vdkr(&["rmi", "container-base"], 0)?;
+        let in_the_vm = [&registry[..], &["--pull-in", "guest"]].concat();
+        let shown = stage.shown(
+            "vdkr",
+            &[&in_the_vm[..], &["pull", "container-base"]].concat(),
+        )?;
+        let stored = format!("10.0.2.2:{}/yocto/container-base:latest", stage.port);
+        if shown.lines().last() != Some(&*stored) {
+            bail!("the VM stored it under another name than {stored}");
+        }
+        stage.vdkr(&["run", "--rm", "--pull", "never", &stored, "true"], 0)
     })
 }
 
@@ -106,9 +120,26 @@ impl Stage {
         self.perform("vdkr", arguments, status)
     }
 
+    /// Performs a command of which the output is looked at, too.
+    fn shown(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        announce(program, arguments);
+        let output = self
+            .command(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .with_context(|| format!("cannot run {program}"))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        print!("{text}");
+        if !output.status.success() {
+            bail!("{program} ended with {}", output.status);
+        }
+        Ok(text)
+    }
+
     fn perform(&self, program: &str, arguments: &[&str], wanted: i32) -> Result<()> {
-        let shown: Vec<String> = arguments.iter().map(|argument| quoted(argument)).collect();
-        println!("$ {program} {}", shown.join(" "));
+        announce(program, arguments);
         let status = self
             .command(program)
             .args(arguments)
@@ -178,6 +209,12 @@ fn stop_on_signal(stage: &Arc<Stage>) -> Result<()> {
 fn free_port(wanted: u16) -> Option<u16> {
     let listener = TcpListener::bind(("127.0.0.1", wanted)).ok()?;
     Some(listener.local_addr().ok()?.port())
+}
+
+/// Shows a command as a user would type it.
+fn announce(program: &str, arguments: &[&str]) {
+    let shown: Vec<String> = arguments.iter().map(|argument| quoted(argument)).collect();
+    println!("$ {program} {}", shown.join(" "));
 }
 
 /// An argument as a user would type it in a shell.

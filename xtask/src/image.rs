@@ -329,3 +329,154 @@ fn read_baked(dir: &Path) -> Result<Vec<BakedFile>> {
     }
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Places of a workspace with the repository's own lists.
+    fn workspace(dir: &Path) -> Workspace {
+        let here = Workspace::find().unwrap();
+        Workspace {
+            target: dir.join("target"),
+            cache: dir.join("cache"),
+            ..here
+        }
+    }
+
+    /// A kernel that nothing is taken out of: its payload is compressed in no known way.
+    fn bzimage() -> Vec<u8> {
+        let mut file = vec![0; 0x4000];
+        file[0x1f1] = 4;
+        file[0x202..0x206].copy_from_slice(b"HdrS");
+        file[0x20e..0x210].copy_from_slice(&0x300_u16.to_le_bytes());
+        file[0x248..0x24c].copy_from_slice(&0x100_u32.to_le_bytes());
+        file[0x24c..0x250].copy_from_slice(&0x200_u32.to_le_bytes());
+        let release = b"6.6.1-yocto-standard (oe-user@oe-host)\0";
+        file[0x500..0x500 + release.len()].copy_from_slice(release);
+        file
+    }
+
+    /// Names, modes and contents of a first root file system.
+    fn unpacked(mut archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
+        let mut found = Vec::new();
+        loop {
+            assert_eq!(&archive[..6], b"070701");
+            let field = |at: usize| {
+                let text = std::str::from_utf8(&archive[6 + at * 8..14 + at * 8]).unwrap();
+                u32::from_str_radix(text, 16).unwrap()
+            };
+            let (mode, size, name) = (field(1), field(6) as usize, field(11) as usize);
+            let begin = (110 + name).next_multiple_of(4);
+            let text = String::from_utf8(archive[110..110 + name - 1].to_vec()).unwrap();
+            if text == "TRAILER!!!" {
+                return found;
+            }
+            found.push((text, mode, archive[begin..begin + size].to_vec()));
+            archive = &archive[(begin + size).next_multiple_of(4)..];
+        }
+    }
+
+    #[test]
+    fn a_kernel_by_path_gets_the_board_that_kernels_from_elsewhere_know_and_no_modules() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, agent) = (dir.path().join("bzImage-yocto"), dir.path().join("agent"));
+        fs::write(&kernel, bzimage()).unwrap();
+        fs::write(&agent, "the agent").unwrap();
+        let workspace = workspace(dir.path());
+        let source = Source::File(kernel.clone());
+        let image = build(&workspace, Arch::X86_64, &agent, &source, None).unwrap();
+        assert_eq!(image, workspace.target.join("vm/x86_64"));
+        assert!(fs::read(image.join("kernel")).unwrap() == bzimage());
+        let description = fs::read(image.join("vm.json")).unwrap();
+        let description: Value = serde_json::from_slice(&description).unwrap();
+        assert_eq!(
+            description,
+            json!({
+                "arch": "x86_64",
+                "kernel_version": "6.6.1-yocto-standard",
+                "kernel_format": "bzimage",
+                "machines": ["q35"],
+                "hot_disks": false,
+                "agent_sha256": file_sha256(&agent).unwrap(),
+                "modules": [],
+            })
+        );
+        let files = unpacked(&fs::read(image.join("initramfs")).unwrap());
+        let init = files.iter().find(|(name, ..)| name == "init").unwrap();
+        assert_eq!(init.1, 0o100_755);
+        assert_eq!(init.2, b"the agent");
+        assert!(!files.iter().any(|(name, ..)| name.starts_with("modules")));
+
+        let none = Source::File(dir.path().join("none"));
+        let error = build(&workspace, Arch::X86_64, &agent, &none, None).unwrap_err();
+        assert!(error.to_string().contains("cannot read the kernel"));
+        let error = build(&workspace, Arch::Aarch64, &agent, &source, None).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("bzImage-yocto: not a 64-bit ARM"),
+            "{error:#}"
+        );
+    }
+
+    #[test]
+    fn what_was_baked_is_brought_with_its_modes_and_nothing_in_the_agents_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, agent) = (dir.path().join("bzImage"), dir.path().join("agent"));
+        fs::write(&kernel, bzimage()).unwrap();
+        fs::write(&agent, "the agent").unwrap();
+        let workspace = workspace(dir.path());
+        let source = Source::File(kernel);
+        let baked = dir.path().join("rootfs");
+        let built = || build(&workspace, Arch::X86_64, &agent, &source, Some(&baked));
+        fs::create_dir(&baked).unwrap();
+        fs::write(baked.join("init"), "another").unwrap();
+        let error = built().unwrap_err().to_string();
+        assert!(
+            error.contains("holds nothing to bake") && error.contains("--profile vdkr"),
+            "{error}"
+        );
+
+        for (name, mode, text) in [
+            ("etc/vdkr/registry.conf", 0o644, "registry"),
+            ("root/.docker/config.json", 0o600, "secret"),
+        ] {
+            let path = baked.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        symlink("/etc/shadow", baked.join("etc/link")).unwrap();
+        let first = built().unwrap().canonicalize().unwrap();
+        let files = unpacked(&fs::read(first.join("initramfs")).unwrap());
+        let at = |wanted: &str| files.iter().position(|(name, ..)| name == wanted);
+        let file = |name: &str| {
+            let (_, mode, content) = &files[at(name).unwrap()];
+            (*mode, content.as_slice())
+        };
+        assert_eq!(
+            file("etc/vdkr/registry.conf"),
+            (0o100_644, &b"registry"[..])
+        );
+        assert_eq!(
+            file("root/.docker/config.json"),
+            (0o100_600, &b"secret"[..])
+        );
+        assert_eq!(file("init"), (0o100_755, &b"the agent"[..]));
+        assert_eq!(at("etc/link"), None);
+        // The kernel makes no directories by itself.
+        for (dir, within) in [
+            ("etc/vdkr", "etc/vdkr/registry.conf"),
+            ("root", "root/.docker"),
+            ("root/.docker", "root/.docker/config.json"),
+        ] {
+            assert!(at(dir).unwrap() < at(within).unwrap(), "{dir}");
+        }
+
+        // Another content is another image.
+        fs::write(baked.join("etc/vdkr/registry.conf"), "changed").unwrap();
+        let second = built().unwrap().canonicalize().unwrap();
+        assert_ne!(first, second);
+    }
+}

@@ -19,9 +19,9 @@ const VSOCK_SUITE: &str = "forky";
 const DOCKER_SUITE: &str = "trixie";
 
 /// The directories with the peers that are unpacked and not installed: `docker-registry`,
-/// `containerd` and `dockerd`, whose packages would start services, and `crane` and
-/// `vhost-device-vsock`, which are younger than the releases.
-pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 5]> {
+/// `containerd` and `dockerd`, whose packages would start services, with `docker` and the `runc` that
+/// `dockerd` looks for, and `crane` and `vhost-device-vsock`, which are younger than the releases.
+pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 7]> {
     let release = Apt::open(workspace)?;
     let docker = Apt::open_suite(workspace, DOCKER_SUITE)?;
     let crane = Apt::open_suite(workspace, CRANE_SUITE)?;
@@ -37,6 +37,8 @@ pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 5]> {
             "vhost-device-vsock",
             &["vhost-device-vsock"],
         )?,
+        unpacked(workspace, &docker, "docker-cli", &["docker"])?,
+        unpacked(workspace, &release, "runc", &["runc"])?,
     ])
 }
 

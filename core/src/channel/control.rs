@@ -139,6 +139,8 @@ pub fn signal_from_payload(payload: &[u8]) -> Result<u8, FrameError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -165,6 +167,33 @@ mod tests {
         }
         for bad in [&b""[..], &[0], &[65], &[9, 9]] {
             assert!(signal_from_payload(bad).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_what_was_written(payload in prop::collection::vec(any::<u8>(), 0..8)) {
+            let pipe = Pipe::from_payload(&payload).map(|pipe| pipe.to_payload().to_vec());
+            let legal = matches!(payload[..], [0..=2]);
+            prop_assert_eq!(pipe.ok(), legal.then(|| payload.clone()));
+            let credit = Credit::from_payload(&payload).map(|credit| credit.to_payload().to_vec());
+            let legal = matches!(payload[..], [0..=2, _, _, _, _]);
+            prop_assert_eq!(credit.ok(), legal.then(|| payload.clone()));
+            let size = Resize::from_payload(&payload).map(|size| size.to_payload().to_vec());
+            prop_assert_eq!(size.ok(), (payload.len() == 4).then(|| payload.clone()));
+            let signal = signal_from_payload(&payload).map(|signal| signal_payload(signal).to_vec());
+            let legal = matches!(payload[..], [1..=64]);
+            prop_assert_eq!(signal.ok(), legal.then(|| payload.clone()));
+        }
+
+        #[test]
+        fn refusals_say_the_kind_and_the_length(payload in prop::collection::vec(any::<u8>(), 6..40)) {
+            let length = payload.len();
+            let malformed = |kind| FrameError::Malformed { kind, length };
+            prop_assert_eq!(Pipe::from_payload(&payload), Err(malformed(Kind::Eof)));
+            prop_assert_eq!(Credit::from_payload(&payload), Err(malformed(Kind::Credit)));
+            prop_assert_eq!(Resize::from_payload(&payload), Err(malformed(Kind::Resize)));
+            prop_assert_eq!(signal_from_payload(&payload), Err(malformed(Kind::Signal)));
         }
     }
 }

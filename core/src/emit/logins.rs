@@ -203,3 +203,91 @@ fn merged(before: Option<&str>, logins: &Logins) -> Result<String, json_text::Js
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeSet;
+    use alloc::string::ToString as _;
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const SECRET: &str = "hunter2";
+
+    proptest! {
+        #[test]
+        fn any_text_gives_an_answer_without_its_secrets(
+            before in "[\\[\\]{}:,\"a-c0 ]{0,12}", after in "[\\[\\]{}:,\"a-c0 ]{0,12}", whole: bool,
+        ) {
+            let text = if whole {
+                format!("{{\"auths\":{{\"h\":{before}\"{SECRET}\"{after}}}}}")
+            } else {
+                format!("{before}{SECRET}{after}")
+            };
+            let shown = match parse_logins(&text) {
+                // The key of an entry is not secret, but what stands for one may be.
+                Ok(logins) => format!("{:?}", logins.entries.values().collect::<Vec<_>>()),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            prop_assert!(!shown.contains(SECRET), "{}", shown);
+        }
+
+        #[test]
+        fn what_is_written_is_read(
+            logins in prop::collection::btree_map("\\PC{1,12}", ("\\PC{0,8}", "\\PC{0,8}"), 1..5),
+            before in prop::option::of("\\PC{1,6}"),
+        ) {
+            let mut written = Logins::default();
+            for (key, (user, password)) in &logins {
+                written.insert(key, Login::basic(user, password));
+            }
+            // Others' entries stay, and those of one key are replaced.
+            let there = before.as_ref().map(|key| json!({"auths": {key: {"auth": "b2xkOm9sZA=="}}}).to_string());
+            let text = merged(there.as_deref(), &written).unwrap();
+            let mut read = parse_logins(&text).unwrap();
+            if let Some(key) = before.filter(|key| !logins.contains_key(key)) {
+                prop_assert_eq!(read.entries.remove(&key), Some(Login::basic("old", "old")));
+            }
+            prop_assert_eq!(read, written);
+        }
+
+        #[test]
+        fn credentials_are_kept_helpers_are_told_and_the_rest_is_left(
+            names in prop::collection::btree_set("[a-z.:0-9/]{1,9}", 1..6),
+            kinds in prop::collection::vec(0..5_usize, 6),
+            helped in prop::collection::btree_set("[A-Z]{1,4}", 0..3),
+        ) {
+            let mut auths = Map::new();
+            let (mut kept, mut elsewhere) = (BTreeSet::new(), helped.clone());
+            for (name, kind) in names.iter().zip(&kinds) {
+                let (entry, known) = match kind {
+                    0 => (json!({"auth": "dTpw", "email": "a@b"}), true),
+                    1 => (json!({"identitytoken": "t"}), true),
+                    2 => (json!({"username": "u", "password": "p"}), true),
+                    3 => (json!({}), false),
+                    _ => (json!({"auth": "", "email": "a@b", "password": 1}), false),
+                };
+                let set = if known { &mut kept } else { &mut elsewhere };
+                set.insert(name.clone());
+                auths.insert(name.clone(), entry);
+            }
+            let helpers: Map<_, _> = helped.iter().map(|key| (key.clone(), json!("pass"))).collect();
+            let text = json!({"auths": auths, "credHelpers": helpers}).to_string();
+            match parse_logins(&text) {
+                Ok(logins) => {
+                    prop_assert_eq!(logins.keys().map(str::to_owned).collect::<BTreeSet<_>>(), kept);
+                    prop_assert_eq!(&logins.elsewhere, &elsewhere.into_iter().collect::<Vec<_>>());
+                    let emails = logins.entries.values().filter(|login| login.0.contains_key("email"));
+                    prop_assert_eq!(emails.count(), 0);
+                }
+                Err(error) => {
+                    prop_assert!(kept.is_empty(), "{}", error);
+                    // There is something to be done about those that are in a helper.
+                    prop_assert!(error.to_string().contains("helper program"), "{}", error);
+                }
+            }
+        }
+    }
+}

@@ -490,3 +490,68 @@ impl Now {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn content() -> impl Strategy<Value = Content> {
+        ("[a-c\né☃\"\\\\]{0,12}", 0..0o7777_u32).prop_map(|(text, mode)| Content { text, mode })
+    }
+
+    /// A file's path, its owners, what was there and what was baked.
+    fn baked() -> impl Strategy<Value = (String, Vec<Profile>, Option<Content>, String)> {
+        (
+            "(/[a-z.é ]{0,3}[a-z]){1,4}",
+            prop::sample::subsequence(Profile::ALL.to_vec(), 1..=5),
+            prop::option::of(content()),
+            "[a-c\né☃\"\\\\]{0,12}",
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_gives_an_answer(
+            text in "\\PC{0,60}|\\{\"version\":1,\"files\":\\[[^\\]]{0,40}\\],\"directories\":\\[[^\\]]{0,40}\\]\\}",
+        ) {
+            if let Ok(state) = State::parse(&text) {
+                prop_assert_eq!(State::parse(&state.to_json()), Ok(state));
+            }
+        }
+
+        #[test]
+        fn what_is_kept_is_read_and_leads_back(
+            files in prop::collection::vec(baked(), 0..5),
+            directories in prop::collection::vec("(/[a-z]{1,3}){1,3}", 0..4),
+        ) {
+            let records = files.iter().map(|(path, profiles, before, after)| {
+                Record::new(path, profiles.clone(), before.as_ref(), after)
+            });
+            let state = State { files: records.collect(), directories, ..State::default() };
+            let text = state.to_json();
+            prop_assert_eq!(State::parse(&text), Ok(state.clone()));
+            // One that is cut is no shorter memory.
+            for (end, _) in text.trim_end().char_indices() {
+                prop_assert!(State::parse(&text[..end]).is_err(), "{}", &text[..end]);
+            }
+            for (record, (_, _, before, after)) in state.files.iter().zip(&files) {
+                let now = Content { text: after.clone(), mode: 0o644 };
+                let original = record.original(Some(&now));
+                prop_assert_eq!(original.ok().flatten(), before.clone());
+                // What somebody else has changed is not taken for ours.
+                let changed = Content { text: format!("{after}!"), mode: 0o644 };
+                let known = before.as_ref().is_some_and(|before| before.text == changed.text);
+                prop_assert_eq!(record.original(Some(&changed)).is_ok(), known);
+            }
+        }
+
+        #[test]
+        fn more_than_a_target_holds_is_refused(beyond in 0..3_usize) {
+            let directories = alloc::vec!["/d".to_owned(); MOST + beyond];
+            let state = State { directories, ..State::default() };
+            prop_assert_eq!(State::parse(&state.to_json()).is_ok(), beyond == 0);
+        }
+    }
+}

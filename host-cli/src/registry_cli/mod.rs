@@ -35,7 +35,6 @@ pub mod secure;
 pub mod tagging;
 pub mod transport;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -59,7 +58,7 @@ pub fn main() -> ExitCode {
     }
     tracing_subscriber::fmt()
         .with_writer(|| progress::Spoken)
-        .with_ansi(!json && std::io::stderr().is_terminal())
+        .with_ansi(false)
         .with_max_level(log_level())
         // A log that cannot be written is no reason to stop.
         .log_internal_errors(false)

@@ -182,6 +182,7 @@ impl Boot<'_> {
             serial: STATE_SERIAL.to_owned(),
             read_only: false,
         };
+        let begun = Instant::now();
         match qemu.attach(&disk).await {
             Ok(()) => Ok(()),
             // The emulator may have ended, and says why elsewhere.
@@ -189,6 +190,8 @@ impl Boot<'_> {
                 source: QmpError::Io(_),
                 ..
             }) => Err(Failed::ended(qemu).await),
+            // It hangs, perhaps in what runs the guest.
+            Err(DisksError::Silent { .. }) => Err(Failed::late(begun, qemu).await),
             Err(error) => Err(Failed::Disk(error)),
         }
     }

@@ -2,10 +2,13 @@
 
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::FromRawFd as _;
+use std::os::fd::{BorrowedFd, FromRawFd as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
+use rustix::io::{FdFlags, fcntl_setfd};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use vdkr_registry::{Registry, ServerConfig};
@@ -180,13 +183,37 @@ fn activated() -> Result<Option<Vec<TcpListener>>> {
     let count: i32 = var("LISTEN_FDS").and_then(|v| v.parse().ok()).unwrap_or(0);
     let mut listeners = Vec::new();
     for fd in 3..3 + count.clamp(0, 16) {
+        let refuse = || {
+            format!(
+                "LISTEN_FDS promises {count} listening sockets, and descriptor {fd} is none; \
+                 is the socket unit one with ListenStream=?"
+            )
+        };
+        let kind = std::fs::metadata(format!("/proc/self/fd/{fd}")).map(|meta| meta.file_type());
+        if !kind.is_ok_and(|kind| kind.is_socket()) {
+            bail!(refuse());
+        }
+        // SAFETY: it was seen to be open, and nothing closes it while it is asked what it is.
+        #[allow(
+            unsafe_code,
+            reason = "descriptors that systemd hands over come as bare numbers"
+        )]
+        let lent = unsafe { BorrowedFd::borrow_raw(fd) };
+        // A socket that was promised and not handed over may be one of our own by now.
+        if !getsockopt(&lent, AcceptConn).unwrap_or(false) {
+            bail!(refuse());
+        }
+        fcntl_setfd(lent, FdFlags::CLOEXEC)?;
         // SAFETY: with LISTEN_PID naming this process, descriptors 3 and up are ours alone
-        // (sd_listen_fds(3)), and nothing else in this program takes them.
+        // (sd_listen_fds(3)), and nothing else in this program listens yet.
         #[allow(
             unsafe_code,
             reason = "descriptors that systemd hands over come as bare numbers"
         )]
         let listener = unsafe { std::net::TcpListener::from_raw_fd(fd) };
+        listener
+            .local_addr()
+            .with_context(|| format!("descriptor {fd} (LISTEN_FDS) does not listen for TCP"))?;
         listener.set_nonblocking(true)?;
         listeners.push(TcpListener::from_std(listener)?);
     }
