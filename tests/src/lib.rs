@@ -20,4 +20,5 @@ pub mod runs;
 pub mod scripted;
 pub mod soak;
 pub mod tar;
+pub mod target;
 pub mod vm;
