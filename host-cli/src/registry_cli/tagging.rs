@@ -29,7 +29,7 @@ impl Tagging {
         let facts = facts::gather(config);
         // Said once for the run; `arch` alone depends on the image.
         for warning in tags(&strategies, &with_arch(&facts, "amd64")).warnings {
-            eprintln!("warning: {}", printable(&warning.to_string()));
+            eprintln!("warning: {}", printable(&warning));
         }
         Ok(Self::Strategies(strategies, facts))
     }
