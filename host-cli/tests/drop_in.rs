@@ -416,3 +416,188 @@ fn configuration_comes_from_the_storage_too() {
             .ends_with("config.toml")
     );
 }
+
+#[test]
+fn every_way_to_give_credentials_gives_access() {
+    let user = User::with_registry();
+    let layout = user.image("qemux86-64", "app");
+    let layout = layout.to_str().unwrap();
+    status(&user.run(["push", layout, "--tag", "v1"]), 0);
+    let basic = Gate::open(&header("me:right"), Some(user.port));
+    let bearer = Gate::open("Bearer tok", Some(user.port));
+    let entry = r#"{"auths":{"HOST":{"auth":"bWU6cmlnaHQ="}}}"#.replace("HOST", &basic.host());
+    user.write("auth.json", &entry);
+    let lines = "CONTAINER_REGISTRY_USER=me\nCONTAINER_REGISTRY_PASSWORD=right\n";
+    user.write("creds", lines);
+    user.write("token", "CONTAINER_REGISTRY_TOKEN=tok\n");
+
+    // The options of the source, at `import`.
+    for (gate, args) in [
+        (&basic, ["--src-creds", "me:right"]),
+        (&basic, ["--src-authfile", "auth.json"]),
+        (&basic, ["--src-credsfile", "creds"]),
+        (&bearer, ["--src-token", "tok"]),
+        (&bearer, ["--src-credsfile", "token"]),
+    ] {
+        let image = format!("{}/yocto/app:v1", gate.host());
+        let before = gate.shown().iter().flatten().count();
+        let without = user.run(["import", &image, "taken"]);
+        status(&without, 4);
+        assert_eq!(gate.shown().iter().flatten().count(), before, "{args:?}");
+        let output = user.run(["import", &image, "taken", args[0], args[1]]);
+        status(&output, 0);
+        assert!(gate.shown().iter().flatten().count() > before, "{args:?}");
+        status(&user.run(["delete", "taken:v1"]), 0);
+    }
+
+    // The options and the variables of the destination.
+    user.write("home/.docker/config.json", &entry);
+    let home = user.path("home").to_str().unwrap().to_owned();
+    let mode = |mode: &'static str| ("CONTAINER_REGISTRY_AUTH_MODE", mode);
+    let rows: &[(&Gate, &[(&str, &str)], &[&str])] = &[
+        (&basic, &[], &["--creds", "me:right"]),
+        (&basic, &[], &["--authfile", "auth.json"]),
+        (&basic, &[], &["--credsfile", "creds"]),
+        (&basic, &[("HOME", &home)], &["--use-home-auth"]),
+        (&bearer, &[], &["--token", "tok"]),
+        (&bearer, &[], &["--credsfile", "token"]),
+        (
+            &basic,
+            &[
+                mode("authfile"),
+                ("CONTAINER_REGISTRY_AUTHFILE", "auth.json"),
+            ],
+            &[],
+        ),
+        (
+            &basic,
+            &[mode("credsfile"), ("CONTAINER_REGISTRY_CREDSFILE", "creds")],
+            &[],
+        ),
+        (
+            &bearer,
+            &[mode("credsfile"), ("CONTAINER_REGISTRY_CREDSFILE", "token")],
+            &[],
+        ),
+        (&basic, &[mode("home"), ("HOME", &home)], &[]),
+        (
+            &basic,
+            &[
+                mode("env"),
+                ("CONTAINER_REGISTRY_USER", "me"),
+                ("CONTAINER_REGISTRY_PASSWORD", "right"),
+            ],
+            &[],
+        ),
+        (
+            &bearer,
+            &[mode("env"), ("CONTAINER_REGISTRY_TOKEN", "tok")],
+            &[],
+        ),
+    ];
+    for (number, (gate, env, args)) in rows.iter().enumerate() {
+        let host = gate.host();
+        let tag = format!("row{number}");
+        let line = ["--url", &host, "push", layout, "--tag", &tag];
+        status(&user.run(line), 4);
+        let mut command = user.command(line);
+        command.args(*args).envs(env.iter().copied());
+        status(&command.output().unwrap(), 0);
+        let tags = stdout(&user.run(["tags", "app"]));
+        assert!(tags.lines().any(|line| line == tag), "{args:?}: {tags}");
+    }
+}
+
+#[test]
+fn the_days_of_certificates_are_those_that_were_asked_for() {
+    for (variables, server, ca) in [
+        (&[][..], 365, 3650),
+        (&[("CONTAINER_REGISTRY_CERT_DAYS", "40")], 40, 3650),
+        (
+            &[
+                ("CONTAINER_REGISTRY_CERT_DAYS", "90"),
+                ("CONTAINER_REGISTRY_CA_DAYS", "800"),
+            ],
+            90,
+            800,
+        ),
+    ] {
+        let mut user = User::new();
+        user.set("CONTAINER_REGISTRY_SECURE", "1");
+        for (name, value) in variables {
+            user.set(name, *value);
+        }
+        user.start();
+        let show = user.run(["pki", "show", "--json"]);
+        status(&show, 0);
+        // Of the first day some seconds are gone.
+        let days = |which: &str| json(&show)[which]["days_left"].as_i64().unwrap() + 1;
+        for (which, wanted) in [("server", server), ("ca", ca)] {
+            let left = days(which);
+            assert!((wanted..=wanted + 1).contains(&left), "{which}: {left}");
+        }
+    }
+}
+
+#[test]
+fn insecure_lets_plain_http_be_spoken_to_the_named_registry_alone() {
+    let mut user = User::with_registry();
+    // A name of this machine that nobody takes for loopback, and that leads there all the same.
+    let url = format!("0.0.0.0:{}", user.port);
+    user.set("CONTAINER_REGISTRY_URL", &url);
+    let layout = user.image("qemux86-64", "app");
+    let layout = layout.to_str().unwrap();
+    let other = format!("0.0.0.0:{}", user.port ^ 1);
+    for (insecure, done) in [
+        ("", false),
+        ("0", false),
+        ("False", false),
+        (other.as_str(), false),
+        ("1", true),
+        ("True", true),
+        (url.as_str(), true),
+        ("0.0.0.0", true),
+    ] {
+        let mut command = user.command(["push", layout, "--tag", "v1"]);
+        command.env("CONTAINER_REGISTRY_INSECURE", insecure);
+        let output = command.output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.success(), done, "{insecure:?}: {said}");
+        if !done {
+            assert!(said.contains("--insecure"), "{insecure:?}: {said}");
+        }
+    }
+    let option = user.run(["--insecure", &url, "catalog"]);
+    status(&option, 0);
+    assert_eq!(stdout(&option), "yocto/app\n");
+}
+
+#[test]
+fn an_image_is_found_by_the_name_with_rootfs_too() {
+    let mut user = User::with_registry();
+    user.image("qemux86-64", "app");
+    user.image("qemux86-64", "other");
+    user.set("DEPLOY_DIR_IMAGES", user.deploy_dir().to_str().unwrap());
+    let push = user.run(["push", "app.rootfs", "--tag", "v1"]);
+    status(&push, 0);
+    assert_eq!(stdout(&user.run(["catalog"])), "yocto/app\n");
+    status(&user.run(["push", "none.rootfs", "--tag", "v1"]), 5);
+}
+
+#[test]
+fn a_port_of_the_earlier_registry_is_named_at_start() {
+    let user = User::new();
+    // It answers as a registry does, and is none of this storage.
+    let earlier = Gate::open("nothing fits", None);
+    let output = user.run(["--url", &earlier.host(), "start"]);
+    status(&output, 1);
+    let said = stderr(&output);
+    for words in [
+        earlier.port.to_string().as_str(),
+        "used by another program",
+        "CONTAINER_REGISTRY_URL=localhost:PORT",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    status(&user.run(["--url", &earlier.host(), "status"]), 3);
+}

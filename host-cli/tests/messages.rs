@@ -4,52 +4,41 @@
 //! read the difference before it is committed.
 
 mod rig;
+mod session;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
 
+use rig::snapshot::{compare, directory, report, updating};
 use rig::{User, stderr, stdout};
 use vdkr_host::registry_cli::help;
 
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots")
-}
-
-fn updating() -> bool {
-    std::env::var_os("UPDATE_SNAPSHOTS").is_some_and(|value| value == "1")
-}
-
-/// Compares with the file, or writes it. Returns what is wrong.
-fn compare(name: &str, text: &str) -> Option<String> {
-    let path = directory().join(name);
-    if updating() {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-        return None;
+/// A registry's day: one line for what is typed, what it says, and its status. Every command has to
+/// succeed once and to fail once.
+#[test]
+fn every_command_in_success_and_failure() {
+    let (mut day, gate) = session::prepared();
+    for (code, words) in session::LINES {
+        day.says(*code, words, &gate);
     }
-    let known = fs::read_to_string(&path).unwrap_or_default();
-    if known == text {
-        return None;
+    let mut wrong: Vec<_> = compare("session.txt", &day.text).into_iter().collect();
+    let mut all = Vec::new();
+    commands(&help::command(), &[], &mut all);
+    for words in &all {
+        let is_parent = all
+            .iter()
+            .any(|other| other.len() > words.len() && other.starts_with(words));
+        if is_parent {
+            continue;
+        }
+        for (what, good) in [("succeeds", true), ("fails", false)] {
+            if !day.seen.contains(&(words.join(" "), good)) {
+                wrong.push(format!("no line in which {} {what}", words.join(" ")));
+            }
+        }
     }
-    let at = known.lines().zip(text.lines()).position(|(a, b)| a != b);
-    let at = at.unwrap_or_else(|| known.lines().count().min(text.lines().count()));
-    Some(format!(
-        "{name}, line {}:\n  was: {}\n  is:  {}",
-        at + 1,
-        known.lines().nth(at).unwrap_or("(nothing)"),
-        text.lines().nth(at).unwrap_or("(nothing)")
-    ))
-}
-
-#[track_caller]
-fn report(wrong: &[String]) {
-    assert!(
-        wrong.is_empty(),
-        "messages changed; when that is meant: UPDATE_SNAPSHOTS=1 cargo test -p vdkr-host --test messages\n{}",
-        wrong.join("\n")
-    );
+    report(&wrong);
 }
 
 fn commands(command: &clap::Command, words: &[String], found: &mut Vec<Vec<String>>) {

@@ -22,5 +22,6 @@ pub mod scripted;
 pub mod shared;
 pub mod soak;
 pub mod tar;
+pub mod target;
 pub mod tokens;
 pub mod vm;

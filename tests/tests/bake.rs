@@ -11,72 +11,7 @@ use vdkr_tests::namespaces::as_root;
 use vdkr_tests::peers::{skopeo, skopeo_copy};
 use vdkr_tests::process::{Background, free_port, run, tool, wait_until};
 use vdkr_tests::registry::Registry;
-
-/// A root file system with this in `/etc/containers`, and what bake adds for the registry.
-struct Target {
-    dir: TempDir,
-}
-
-impl Target {
-    fn new() -> Self {
-        let dir = TempDir::new().expect("a temporary directory");
-        let containers = dir.path().join("rootfs/etc/containers");
-        std::fs::create_dir_all(containers.join("registries.conf.d")).unwrap();
-        std::fs::write(
-            containers.join("policy.json"),
-            r#"{"default":[{"type":"insecureAcceptAnything"}]}"#,
-        )
-        .unwrap();
-        std::fs::write(
-            containers.join("registries.conf"),
-            "unqualified-search-registries = [\"other.invalid\"]\n",
-        )
-        .unwrap();
-        Self { dir }
-    }
-
-    fn root(&self) -> PathBuf {
-        self.dir.path().join("rootfs")
-    }
-
-    #[track_caller]
-    fn bake(&self, registry: &Registry, args: &[&str]) {
-        let mut command = registry.command();
-        command.arg("bake").arg("--rootfs").arg(self.root());
-        run(command.args(args)).expect(0);
-    }
-
-    /// A command for which the target's `/etc/containers` is the system's: in a mount namespace.
-    fn inside(&self, program: &str) -> Command {
-        let found = tool(program);
-        let mut command = as_root(true);
-        command
-            .args(["sh", "-c"])
-            .arg(
-                "mount --bind \"$1\" /etc/containers || exit 1; shift; \"$@\"; status=$?; \
-                 umount /etc/containers; exit $status",
-            )
-            .arg("sh")
-            .arg(self.root().join("etc/containers"))
-            .arg(found.get_program())
-            .env("HOME", self.dir.path())
-            .env_remove("XDG_RUNTIME_DIR")
-            .env_remove("XDG_CONFIG_HOME");
-        command
-    }
-
-    fn podman(&self) -> Command {
-        let mut command = self.inside("podman");
-        command
-            .arg("--root")
-            .arg(self.dir.path().join("podman"))
-            .arg("--runroot")
-            .arg(self.dir.path().join("podman-run"))
-            .args(["--storage-driver", "vfs", "--events-backend", "none"])
-            .args(["--cgroup-manager", "cgroupfs"]);
-        command
-    }
-}
+use vdkr_tests::target::Target;
 
 fn push(registry: &Registry, name: &str) {
     let source = layout("qemux86-64", "container-base-latest-oci");
@@ -192,7 +127,7 @@ fn containerd_reads_its_configuration_and_fetches_by_hosts_toml() {
             .contains("config_path = \"/etc/containerd/certs.d\"")
     );
 
-    let daemon = Containerd::start(target.dir.path());
+    let daemon = Containerd::start(target.dir());
     let image = format!("{}/yocto/app:latest", registry.host());
     let fetched = run(daemon
         .ctr()
@@ -385,4 +320,75 @@ fn dockerd_finds_its_merged_configuration_valid() {
     let wrong = target.root().join("wrong.json");
     std::fs::write(&wrong, r#"{"insecure-registries": "x"}"#).unwrap();
     validate(&wrong).expect(1);
+}
+
+#[test]
+fn openssl_and_curl_find_the_baked_ca_in_the_directory_of_authorities() {
+    let storage = TempDir::new().unwrap();
+    let secure = [
+        ("CONTAINER_REGISTRY_SECURE", "1"),
+        ("CONTAINER_REGISTRY_AUTH", "0"),
+    ];
+    let registry = Registry::start_with(storage.path(), free_port(), &secure);
+    let target = Target::new();
+    let certs = target.root().join("etc/ssl/certs");
+    std::fs::create_dir_all(&certs).unwrap();
+    std::fs::write(certs.join("ca-certificates.crt"), "# authorities\n").unwrap();
+    let ca = storage.path().join("pki/ca.crt");
+    let hash = run(tool("openssl")
+        .args(["x509", "-noout", "-hash", "-in"])
+        .arg(&ca))
+    .expect(0)
+    .text();
+    // Somebody else's authority of the same subject.
+    let twin = certs.join(format!("{}.0", hash.trim()));
+    let subject = run(tool("openssl")
+        .args(["x509", "-noout", "-subject", "-nameopt", "compat", "-in"])
+        .arg(&ca))
+    .expect(0)
+    .text();
+    let subject = subject.trim().trim_start_matches("subject=").to_owned();
+    run(tool("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"])
+        .args(["-pkeyopt", "ec_paramgen_curve:P-256", "-subj", &subject])
+        .arg("-keyout")
+        .arg(storage.path().join("twin.key"))
+        .arg("-out")
+        .arg(&twin))
+    .expect(0);
+    let before = std::fs::read(&twin).unwrap();
+
+    let verified = || {
+        run(tool("openssl")
+            .args(["verify", "-no-CAfile", "-no-CAstore", "-CApath"])
+            .arg(&certs)
+            .arg(storage.path().join("pki/server.crt")))
+        .code()
+            == 0
+    };
+    let fetched = || {
+        let url = format!("https://{}/v2/", registry.host());
+        let mut curl = tool("curl");
+        curl.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
+        curl.args(["-fsS", "--capath"]);
+        run(curl.arg(&certs).arg(url)).code() == 0
+    };
+    let spoken = || {
+        let ran = run(tool("openssl")
+            .args(["s_client", "-brief", "-verify_return_error"])
+            .args(["-no-CAfile", "-no-CAstore", "-connect", &registry.host()])
+            .arg("-CApath")
+            .arg(&certs));
+        ran.code() == 0
+    };
+    assert!(!verified() && !spoken() && !fetched());
+    target.bake(&registry, &["--profile", "docker"]);
+    assert!(verified() && spoken() && fetched());
+    assert!(certs.join(format!("{}.1", hash.trim())).is_file());
+    assert_eq!(std::fs::read(&twin).unwrap(), before);
+    let mut undo = registry.command();
+    run(undo.args(["bake", "--undo", "--rootfs"]).arg(target.root())).expect(0);
+    assert!(!verified() && !spoken() && !fetched());
+    let left = std::fs::read_dir(&certs).unwrap().count();
+    assert_eq!(left, 2, "the bundle and the other authority");
 }

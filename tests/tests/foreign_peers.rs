@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use vdkr_tests::fixtures::layout;
 use vdkr_tests::layout::{digest, noise, write_image};
 use vdkr_tests::peers::{
-    ACCEPT, DockerRegistry, crane, crane_push, curl, curl_status, skopeo_copy, skopeo_raw,
+    ACCEPT, DockerRegistry, crane, crane_push, curl, curl_status, skopeo, skopeo_copy, skopeo_raw,
 };
 use vdkr_tests::process::{free_port, run, tool};
 use vdkr_tests::registry::Registry;
@@ -280,4 +280,42 @@ fn curl_reads_ranges_and_sees_errors_in_the_standard_form() {
         curl_status(&[&format!("{}/v2/Bad/Name/tags/list", registry.url())]),
         400
     );
+}
+
+#[test]
+fn weakness_4b_19_skopeo_takes_the_directory_that_holds_the_ca_alone() {
+    let dir = TempDir::new().unwrap();
+    let storage = dir.path().join("storage");
+    let secure = [("CONTAINER_REGISTRY_SECURE", "1")];
+    let ours = Registry::start_with(&storage, free_port(), &secure);
+    let image = layout("qemux86-64", "container-base-latest-oci");
+    ours.run(["push", image.to_str().unwrap(), "--tag", "v1"])
+        .expect(0);
+    let files: Vec<_> = std::fs::read_dir(storage.join("certs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert_eq!(files, [storage.join("certs/ca.crt")]);
+    let text = std::fs::read_to_string(&files[0]).unwrap();
+    assert!(text.contains("CERTIFICATE") && !text.contains("PRIVATE"));
+
+    let logins = dir.path().join("auth.json");
+    let login = Registry::command(&ours)
+        .args(["login", "-u", "yocto", "--password-stdin", "--authfile"])
+        .arg(&logins)
+        .stdin(std::fs::File::open(storage.join("auth/password")).unwrap())
+        .output()
+        .unwrap();
+    assert!(login.status.success(), "{login:?}");
+    let inspect = |certificates: &str| {
+        run(skopeo()
+            .args(["inspect", "--raw", "--authfile"])
+            .arg(&logins)
+            .arg("--cert-dir")
+            .arg(storage.join(certificates))
+            .arg(format!("docker://{}/yocto/container-base:v1", ours.host())))
+    };
+    inspect("certs").expect(0);
+    // The directory of keys does not serve: skopeo takes the server's for a client's.
+    assert_ne!(inspect("pki").code(), 0);
 }

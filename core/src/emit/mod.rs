@@ -14,6 +14,7 @@ mod logins;
 mod pem;
 mod podman;
 pub mod state;
+mod subject;
 mod toml;
 mod trust;
 pub mod vdkr;
@@ -293,6 +294,14 @@ pub fn inputs(profiles: &[Profile], home: &str) -> Vec<Input> {
     }
     inputs.push(Input::File(logins::docker_path(home)));
     inputs
+}
+
+/// The files of the target that matter because of what these settings trust.
+fn trusted(settings: &Settings) -> Vec<String> {
+    match &settings.trust {
+        Trust::Authority(authority) => trust::hashed(authority),
+        Trust::Public | Trust::Insecure => Vec::new(),
+    }
 }
 
 /// The file that says where root's home directory is.

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Emission, EmitError, File, Input, Present, Profile, Settings, emit, inputs};
+use super::{Emission, EmitError, File, Input, Present, Profile, Settings, emit, inputs, trusted};
 use crate::digest::Digest;
 
 /// Where the memory is kept, within the target. It may hold parts of secret files: mode 600.
@@ -317,6 +317,9 @@ pub fn bake<F: Files>(
                 }
             }
         }
+    }
+    for path in trusted(settings) {
+        now.read(files, &path)?;
     }
     let mut present: Present = now.texts();
     for path in state.paths() {

@@ -154,10 +154,10 @@ impl Config {
 
     /// A 0/1, true/false, yes/no value; unset is false.
     pub fn flag(&self, name: &'static str) -> Result<bool, ConfigError> {
-        match self.value(name).map(str::to_ascii_lowercase).as_deref() {
-            None | Some("" | "0" | "false" | "no" | "off") => Ok(false),
-            Some("1" | "true" | "yes" | "on") => Ok(true),
-            Some(_) => Err(self.bad(name, "expected 1 or 0")),
+        match self.value(name).map(truth) {
+            None => Ok(false),
+            Some(Some(said)) => Ok(said),
+            Some(None) => Err(self.bad(name, "expected 1 or 0")),
         }
     }
 
@@ -272,16 +272,17 @@ impl Config {
     }
 
     fn insecure_everywhere(&self) -> bool {
-        matches!(self.value("insecure"), Some("1" | "true" | "yes" | "on"))
+        self.value("insecure").and_then(truth) == Some(true)
     }
 
     /// Registries that the user named insecure: the configured one with `INSECURE=1`, or a list.
     /// Hosts of this machine may use plain HTTP without being named.
     pub fn insecure_hosts(&self) -> Result<Vec<Host>, ConfigError> {
-        match self.value("insecure") {
-            None | Some("" | "0" | "false" | "no" | "off") => Ok(Vec::new()),
-            Some(_) if self.insecure_everywhere() => Ok(vec![self.registry()?.host().clone()]),
-            Some(list) => list
+        let value = self.value("insecure").unwrap_or_default();
+        match truth(value) {
+            Some(false) => Ok(Vec::new()),
+            Some(true) => Ok(vec![self.registry()?.host().clone()]),
+            None => value
                 .split([' ', ','])
                 .filter(|entry| !entry.is_empty())
                 .map(|entry| {
@@ -355,6 +356,16 @@ pub enum DeployRoots {
     Machine(PathBuf),
     /// Nothing says where.
     Unknown,
+}
+
+/// What a 0/1, true/false, yes/no word says, in any case; `None` when it is another word. Nothing at
+/// all says no.
+fn truth(value: &str) -> Option<bool> {
+    match value.trim().to_ascii_lowercase().as_str() {
+        "" | "0" | "false" | "no" | "off" => Some(false),
+        "1" | "true" | "yes" | "on" => Some(true),
+        _ => None,
+    }
 }
 
 fn default_storage(env: &dyn Fn(&str) -> Option<String>) -> Option<String> {

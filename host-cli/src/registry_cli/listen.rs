@@ -7,6 +7,14 @@ use vdkr_core::candidates::{RegistryPrefix, Scheme};
 
 use super::config::{Config, ConfigError, DEFAULT_PORT};
 
+/// `[::1]` as `::1`; half a pair of brackets stays, as what it is: a mistake.
+fn without_brackets(word: &str) -> &str {
+    let inner = word
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    inner.unwrap_or(word)
+}
+
 /// Addresses to listen on, and the port that all of them have. Loopback unless `listen` says otherwise.
 pub fn addresses(config: &Config) -> Result<(Vec<SocketAddr>, u16), ConfigError> {
     let port = url_port(&config.registry()?).unwrap_or(DEFAULT_PORT);
@@ -21,7 +29,7 @@ pub fn addresses(config: &Config) -> Result<(Vec<SocketAddr>, u16), ConfigError>
     for word in listen.split([' ', ',']).filter(|w| !w.is_empty()) {
         words.push(if let Ok(address) = word.parse::<SocketAddr>() {
             (address.ip(), Some(address.port()))
-        } else if let Ok(ip) = word.trim_matches(['[', ']']).parse::<IpAddr>() {
+        } else if let Ok(ip) = without_brackets(word).parse::<IpAddr>() {
             (ip, None)
         } else {
             return Err(config.bad_value(
@@ -173,7 +181,14 @@ mod tests {
 
     #[test]
     fn no_address_and_several_ports_are_refused() {
-        for wrong in ["everywhere", " , ", "0.0.0.0:0", "127.0.0.1:7,[::1]:8"] {
+        for wrong in [
+            "everywhere",
+            "[::1",
+            "::1]",
+            " , ",
+            "0.0.0.0:0",
+            "127.0.0.1:7,[::1]:8",
+        ] {
             assert!(listen(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -35,13 +35,14 @@ pub mod secure;
 pub mod tagging;
 pub mod transport;
 
+use std::env::VarError;
 use std::process::ExitCode;
 
 use anyhow::Result;
 
 use self::args::{Cli, Command, GlobalArgs, ServeArgs};
 use self::command::push::PushArgs;
-use self::config::{Config, Overrides};
+use self::config::{Config, ConfigError, KEYS, Origin, Overrides};
 use self::error::{exit_of, printable, words};
 use crate::exit::Exit;
 use crate::progress::{self, Mode};
@@ -182,6 +183,21 @@ fn configuration(global: &GlobalArgs, command: &Command) -> Result<Config> {
         _ => {}
     }
     let overrides: Overrides = overrides;
+    // What is no text would count as unset, and another storage or registry be used without a word.
+    for key in KEYS {
+        if let Err(VarError::NotUnicode(value)) = std::env::var(key.env) {
+            Err(ConfigError::Value {
+                name: key.name,
+                value: if key.secret {
+                    "***".to_owned()
+                } else {
+                    value.to_string_lossy().into_owned()
+                },
+                origin: Origin::Environment(key.env),
+                reason: "expected text in UTF-8".to_owned(),
+            })?;
+        }
+    }
     Ok(Config::resolve(&overrides, &|name| {
         std::env::var(name).ok()
     })?)

@@ -1,6 +1,6 @@
 //! Names as users type them, and what they mean in the configured registry.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use vdkr_core::candidates::RegistryPrefix;
 use vdkr_core::reference::Reference;
 
@@ -10,7 +10,8 @@ use crate::exit::Exit;
 /// The image that `typed` means: a full name (`localhost:5000/yocto/app:v1`) of this registry, a
 /// repository as it is (`yocto/app`), or a name without a slash, which gets the namespace.
 pub fn in_registry(typed: &str, registry: &RegistryPrefix) -> Result<Reference> {
-    let parsed = Reference::parse(typed)?;
+    let no_name = || format!("{typed:?} is no name of an image");
+    let parsed = Reference::parse(typed).with_context(no_name)?;
     if parsed.has_explicit_host() {
         if parsed.host() != registry.host() {
             return Err(anyhow::anyhow!(
@@ -28,12 +29,8 @@ pub fn in_registry(typed: &str, registry: &RegistryPrefix) -> Result<Reference> 
         Some(namespace) if !name.contains('/') => format!("{namespace}/{name}"),
         _ => name.to_owned(),
     };
-    Ok(Reference::from_parts(
-        registry.host().clone(),
-        &repository,
-        parsed.tag(),
-        parsed.digest().cloned(),
-    )?)
+    let (tag, digest) = (parsed.tag(), parsed.digest().cloned());
+    Reference::from_parts(registry.host().clone(), &repository, tag, digest).with_context(no_name)
 }
 
 #[cfg(test)]

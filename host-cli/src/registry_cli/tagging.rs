@@ -5,7 +5,7 @@ use vdkr_core::manifest::Descriptor;
 use vdkr_core::tags::{Strategy, TagFacts, explicit_tags, parse_strategies, tags};
 
 use super::config::Config;
-use super::error::WithExit as _;
+use super::error::{WithExit as _, printable};
 use super::facts;
 use crate::exit::Exit;
 
@@ -29,7 +29,7 @@ impl Tagging {
         let facts = facts::gather(config);
         // Said once for the run; `arch` alone depends on the image.
         for warning in tags(&strategies, &with_arch(&facts, "amd64")).warnings {
-            eprintln!("warning: {warning}");
+            eprintln!("warning: {}", printable(&warning));
         }
         Ok(Self::Strategies(strategies, facts))
     }

@@ -38,7 +38,14 @@ fn weakness_4b_2_a_tag_goes_and_its_twins_stay() {
         told.contains("latest v1") && told.contains("--yes"),
         "{told}"
     );
-    site.run(&["delete", &by_digest], "n\n", 1);
+    // A no is done as it was said, as with gc and prune.
+    let no = site.run(&["delete", &by_digest], "n\n", 0);
+    assert!(no.stdout.is_empty(), "{no:?}");
+    let told = String::from_utf8(no.stderr).unwrap();
+    assert!(
+        told.ends_with("Cancelled.\n") && !told.contains("gc can free"),
+        "{told}"
+    );
     assert_eq!(site.ok(&["tags", "app"]), "latest\nv1\n");
     site.run(&["delete", &by_digest], "y\n", 0);
     site.fails(&["tags", "app"], 5);

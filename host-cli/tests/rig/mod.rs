@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub(crate) mod gate;
+pub(crate) mod snapshot;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,13 +1,13 @@
 //! `delete`: one tag and nothing else, or a digest with the tags that need it.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::sync::OnceCell;
 use vdkr_core::digest::Digest;
-use vdkr_core::extension::GcOptions;
+use vdkr_core::extension::{GcOptions, GcReport};
 use vdkr_core::manifest::{Descriptor, ManifestKind, media_type};
 use vdkr_core::reference::{Reference, Selector};
 use vdkr_transfer::{Repository, TransferError};
@@ -44,11 +44,14 @@ pub async fn run(config: &Config, args: &DeleteArgs) -> Result<Exit> {
         images.push(image);
     }
     let remote = Remote::connect(config, auth::configured(config)?).await?;
-    let before = OnceCell::new();
     let mut outcomes = Vec::new();
+    let mut deleted = false;
     for image in &images {
-        match delete(&remote, image, args.yes, &before).await {
-            Ok(()) => outcomes.push(Exit::Done),
+        match delete(&remote, image, args.yes).await {
+            Ok(is_gone) => {
+                deleted |= is_gone;
+                outcomes.push(Exit::Done);
+            }
             Err(error) if images.len() == 1 => return Err(error),
             Err(error) => {
                 eprintln!("error: {}", words(&error));
@@ -56,28 +59,14 @@ pub async fn run(config: &Config, args: &DeleteArgs) -> Result<Exit> {
             }
         }
     }
-    if let Some(Some(before)) = before.into_inner()
-        && outcomes.contains(&Exit::Done)
-        && let Some(after) = reclaimable(&remote).await
-    {
-        let freed = after.saturating_sub(before);
-        eprintln!(
-            "container-registry gc can free {} for it ({} bytes), {} in all, once unused for its grace",
-            size(freed),
-            freed,
-            size(after)
-        );
+    if deleted && let Some(report) = reclaimable(&remote).await {
+        eprintln!("{}", sum(&report));
     }
     Ok(Exit::of_several(outcomes))
 }
 
-/// Deletes one. What could be freed before the first deletion goes into `before`.
-async fn delete(
-    remote: &Remote,
-    image: &Reference,
-    yes: bool,
-    before: &OnceCell<Option<u64>>,
-) -> Result<()> {
+/// Deletes one, and says whether it is gone: who is asked may decide otherwise.
+async fn delete(remote: &Remote, image: &Reference, yes: bool) -> Result<bool> {
     let repository = remote.repository(image.repository())?;
     let missing = || anyhow!("not found: {image}");
     // What is not there is said before anything is asked.
@@ -99,9 +88,11 @@ async fn delete(
                 );
             }
         }
-        users.ask(image, yes)?;
+        if !users.ask(image, yes)? {
+            eprintln!("Cancelled.");
+            return Ok(false);
+        }
     }
-    before.get_or_init(|| reclaimable(remote)).await;
     let deleted = remote.client.delete_manifest(&repository, image.selector());
     let done = match (deleted.await, image.digest()) {
         (Err(error), None) if refuses_tags(&error) => {
@@ -125,7 +116,7 @@ async fn delete(
         return Err(missing()).exit(Exit::NotFound);
     }
     out!("Deleted {image}");
-    Ok(())
+    Ok(true)
 }
 
 /// What a tag or digest is. What the registry says is damaged there has neither type nor size, and can
@@ -165,9 +156,8 @@ fn refuses_tags(error: &TransferError) -> bool {
     }
 }
 
-/// Bytes that garbage collection would free without any grace. `None`: the registry cannot tell, or not
-/// soon.
-async fn reclaimable(remote: &Remote) -> Option<u64> {
+/// What garbage collection would free without any grace. `None`: the registry cannot tell, or not soon.
+async fn reclaimable(remote: &Remote) -> Option<GcReport> {
     let options = GcOptions {
         dry_run: true,
         grace: 0,
@@ -175,7 +165,24 @@ async fn reclaimable(remote: &Remote) -> Option<u64> {
     };
     let sum = remote.client.collect_garbage(remote.host(), &options);
     let (report, _) = tokio::time::timeout(SUM, sum).await.ok()?.ok()??;
-    Some(report.freed_bytes)
+    Some(report)
+}
+
+/// How much of the disk a deletion can give back, and what keeps the rest.
+fn sum(report: &GcReport) -> String {
+    let mut text = format!(
+        "container-registry gc can free {} in all ({} bytes), once unused for its grace",
+        size(report.freed_bytes),
+        report.freed_bytes
+    );
+    if report.history > 0 {
+        let _ = write!(
+            text,
+            "; {} more are kept as the history of tags, for rollback (--keep-history 0 frees them)",
+            size(report.history_bytes)
+        );
+    }
+    text
 }
 
 /// Who needs a manifest.
@@ -227,8 +234,8 @@ impl Users {
         Ok(users)
     }
 
-    /// Says which tags go or break, and asks where there are any.
-    fn ask(&self, image: &Reference, yes: bool) -> Result<()> {
+    /// Says which tags go or break, and asks where there are any. `false`: it is to stay.
+    fn ask(&self, image: &Reference, yes: bool) -> Result<bool> {
         if !self.tags.is_empty() {
             eprintln!(
                 "Deleting {image} also drops these tags: {}",
@@ -242,12 +249,9 @@ impl Users {
             );
         }
         if self.tags.is_empty() && self.listing.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
-        if !confirm("Proceed?", yes)? {
-            bail!("nothing was deleted");
-        }
-        Ok(())
+        confirm("Proceed?", yes)
     }
 }
 

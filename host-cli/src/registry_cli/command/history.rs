@@ -2,6 +2,9 @@
 
 use anyhow::{Result, anyhow};
 use clap::Args;
+use vdkr_core::extension::History;
+use vdkr_core::reference::Reference;
+use vdkr_transfer::TransferError;
 
 use crate::exit::Exit;
 use crate::out;
@@ -33,9 +36,7 @@ pub async fn run(config: &Config, args: &HistoryArgs) -> Result<()> {
         .exit(Exit::Usage);
     }
     let remote = Remote::connect(config, auth::configured(config)?).await?;
-    let repository = remote.repository(image.repository())?;
-    let tag = image.tag_or_latest();
-    let history = remote.client.history(&repository, tag).await?;
+    let history = of(&remote, &image).await?;
     let history = history.ok_or_else(|| {
         anyhow!(
             "{} keeps no history of its tags: it is another kind of registry",
@@ -63,6 +64,18 @@ pub async fn run(config: &Config, args: &HistoryArgs) -> Result<()> {
     }
     out!("{}", columns(&rows).trim_end());
     Ok(())
+}
+
+/// What a tag pointed to; `None`: the registry keeps no history.
+pub async fn of(remote: &Remote, image: &Reference) -> Result<Option<History>> {
+    let repository = remote.repository(image.repository())?;
+    let tag = image.tag_or_latest();
+    match remote.client.history(&repository, tag).await {
+        Err(TransferError::NotFound { .. }) => {
+            Err(anyhow!("not found: {image}")).exit(Exit::NotFound)
+        }
+        found => Ok(found?),
+    }
 }
 
 /// Seconds since the epoch in the time zone of this machine.

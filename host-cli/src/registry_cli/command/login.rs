@@ -15,7 +15,7 @@ use crate::exit::Exit;
 use crate::out;
 use crate::registry_cli::auth::{helper, store};
 use crate::registry_cli::config::Config;
-use crate::registry_cli::error::WithExit as _;
+use crate::registry_cli::error::{WithExit as _, printable};
 use crate::registry_cli::prompt::{Terminal, secret_from_stdin};
 use crate::registry_cli::remote::client;
 
@@ -59,7 +59,7 @@ pub async fn run(config: &Config, args: &LoginArgs) -> Result<()> {
     }
     let kept = keep(&path, &host, &credential)?;
     out!("Login succeeded");
-    eprintln!("{kept}");
+    eprintln!("{}", printable(&kept));
     Ok(())
 }
 
@@ -123,7 +123,7 @@ pub fn credential(args: &LoginArgs, host: &Host) -> Result<Credential> {
     };
     if username.is_empty() || username.contains(':') || username.contains(char::is_control) {
         return Err(anyhow!(
-            "a user name cannot be empty or contain a colon or control characters"
+            "the user name (--username) cannot be empty or contain a colon or control characters"
         ))
         .exit(Exit::Usage);
     }

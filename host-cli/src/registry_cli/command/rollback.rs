@@ -3,9 +3,10 @@
 use anyhow::{Result, anyhow};
 use clap::Args;
 use vdkr_core::digest::Digest;
-use vdkr_core::reference::Selector;
+use vdkr_core::reference::{Reference, Selector};
 use vdkr_transfer::{IfMatch, TransferError};
 
+use super::history;
 use crate::exit::Exit;
 use crate::out;
 use crate::registry_cli::auth;
@@ -53,7 +54,7 @@ pub async fn run(config: &Config, args: &RollbackArgs) -> Result<()> {
     };
     let to = match to {
         Some(to) => to,
-        None => before(&remote, &repository, tag).await?,
+        None => before(&remote, &image).await?,
     };
     if current.as_ref() == Some(&to) {
         out!("{image} is {to} already");
@@ -92,13 +93,9 @@ pub async fn run(config: &Config, args: &RollbackArgs) -> Result<()> {
     Ok(())
 }
 
-async fn before(
-    remote: &Remote,
-    repository: &vdkr_transfer::Repository,
-    tag: &str,
-) -> Result<Digest> {
-    let history = remote.client.history(repository, tag).await?;
-    let history = history
+async fn before(remote: &Remote, image: &Reference) -> Result<Digest> {
+    let history = history::of(remote, image)
+        .await?
         .ok_or_else(|| {
             anyhow!(
                 "{} keeps no history of its tags; say where to go with --to DIGEST",
@@ -111,6 +108,6 @@ async fn before(
         .into_iter()
         .find(|entry| !entry.current && entry.available)
         .map(|entry| entry.digest)
-        .ok_or_else(|| anyhow!("{repository}:{tag} has no earlier image to go back to"))
+        .ok_or_else(|| anyhow!("{image} has no earlier image to go back to"))
         .exit(Exit::NotFound)
 }

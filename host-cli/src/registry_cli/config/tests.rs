@@ -81,8 +81,13 @@ fn insecure_means_the_named_hosts_only() {
         let hosts = config.insecure_hosts();
         hosts.map(|hosts| hosts.iter().map(Host::to_string).collect::<Vec<_>>())
     };
-    assert_eq!(with("0").unwrap(), [""; 0]);
-    assert_eq!(with("1").unwrap(), ["build:5000"]);
+    for no in ["0", "false", "False", "NO", " off ", " "] {
+        assert_eq!(with(no).unwrap(), [""; 0], "{no:?}");
+    }
+    // BitBake and Python write True; it is no host of that name.
+    for yes in ["1", "true", "True", "TRUE", "Yes", "on", " 1 "] {
+        assert_eq!(with(yes).unwrap(), ["build:5000"], "{yes:?}");
+    }
     assert_eq!(
         with("other:5000, lab.local").unwrap(),
         ["other:5000", "lab.local"]
@@ -117,6 +122,9 @@ fn one_machine_directory_beats_a_weaker_parent() {
 fn secure_and_insecure_contradict() {
     for (pairs, legal) in [
         (&[("CONTAINER_REGISTRY_INSECURE", "1")][..], false),
+        (&[("CONTAINER_REGISTRY_INSECURE", "True")], false),
+        (&[("CONTAINER_REGISTRY_INSECURE", " YES ")], false),
+        (&[("CONTAINER_REGISTRY_INSECURE", "False")], true),
         (&[("CONTAINER_REGISTRY_INSECURE", "localhost:5000")], false),
         (&[("CONTAINER_REGISTRY_INSECURE", "localhost")], false),
         (&[("CONTAINER_REGISTRY_INSECURE", "lab:5000")], true),

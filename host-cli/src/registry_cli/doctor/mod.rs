@@ -1,6 +1,7 @@
 //! What `doctor` looks at: the server, the machine, the other clients, and the guest.
 //!
-//! Nothing is started and nothing changed: files are read, one request is sent.
+//! Nothing is changed: files are read, the registry is asked a few questions, and the other clients are
+//! made to ask one.
 
 mod certificate;
 mod clients;
@@ -81,6 +82,19 @@ struct Places {
     home: Option<PathBuf>,
     /// `$CONTAINERS_REGISTRIES_CONF`.
     registries_conf: Option<PathBuf>,
+    /// `$SSL_CERT_FILE`, which stands for the system's trust store.
+    ssl_cert_file: Option<PathBuf>,
+}
+
+/// What other clients are to ask the registry for, as `HOST/REPOSITORY:TAG`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Ask {
+    /// An image that is there.
+    Image(String),
+    /// One that is not, as none is, or none that we may know of.
+    Unknown(String),
+    /// Nothing: there is nobody to ask.
+    Nobody,
 }
 
 impl Places {
@@ -93,15 +107,16 @@ impl Places {
             etc: "/etc".into(),
             home: path("HOME"),
             registries_conf: path("CONTAINERS_REGISTRIES_CONF"),
+            ssl_cert_file: path("SSL_CERT_FILE"),
         }
     }
 }
 
 /// Looks at everything.
 pub async fn examine(config: &Config) -> Result<Vec<Check>> {
-    let mut checks = server::checks(config).await?;
+    let (mut checks, ask) = server::checks(config).await?;
     checks.extend(certificate::checks(config)?);
-    checks.extend(clients::checks(config, &Places::real())?);
+    checks.extend(clients::checks(config, &Places::real(), &ask).await?);
     checks.extend(guest::checks(config)?);
     Ok(checks)
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
+use vdkr_core::reference::Selector;
 use vdkr_transfer::TransferError;
 
-use super::{Check, Verdict};
+use super::{Ask, Check, Verdict};
 use crate::progress::bytes;
 use crate::registry_cli::auth;
 use crate::registry_cli::config::Config;
@@ -25,10 +26,13 @@ const SCARCE: u64 = 256 * 1024 * 1024;
 const LITTLE: u64 = 4 * 1024 * 1024 * 1024;
 /// How long the registry may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The name that clients ask for where there is no image: what is unknown shows who is let in.
+const NO_IMAGE: &str = "doctor:latest";
 /// How long another program on the port may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(1);
 
-pub(super) async fn checks(config: &Config) -> Result<Vec<Check>> {
+/// The findings, and what others can be made to ask the registry for.
+pub(super) async fn checks(config: &Config) -> Result<(Vec<Check>, Ask)> {
     let (addresses, port) = listen::addresses(config)?;
     let local = config.registry()?.host().is_loopback();
     let running = Instance::new(&config.storage(), port).running();
@@ -48,7 +52,7 @@ pub(super) async fn checks(config: &Config) -> Result<Vec<Check>> {
             let silent = check.verdict == Verdict::Fail;
             checks.push(check);
             if silent {
-                return Ok(checks);
+                return Ok((checks, Ask::Nobody));
             }
         }
         Ok(None) => {}
@@ -62,8 +66,9 @@ pub(super) async fn checks(config: &Config) -> Result<Vec<Check>> {
             checks.push(Check::fail("server", error.to_string(), advice));
         }
     }
-    checks.push(answer(config, matches!(running, Ok(Some(_)))).await?);
-    Ok(checks)
+    let (check, ask) = answer(config, matches!(running, Ok(Some(_)))).await?;
+    checks.push(check);
+    Ok((checks, ask))
 }
 
 fn storage(path: &Path, needed: bool) -> Check {
@@ -162,26 +167,35 @@ async fn not_running(port: u16) -> Check {
     )
 }
 
-/// One request as every command sends it.
-async fn answer(config: &Config, running: bool) -> Result<Check> {
-    let host = config.registry()?.host().clone();
+/// One request as every command sends it, and what other clients are to ask for.
+async fn answer(config: &Config, running: bool) -> Result<(Check, Ask)> {
+    let registry = config.registry()?;
+    let host = registry.host().clone();
+    let none = match registry.namespace() {
+        Some(namespace) => format!("{host}/{namespace}/{NO_IMAGE}"),
+        None => format!("{host}/{NO_IMAGE}"),
+    };
     let credentials = match auth::configured(config) {
         Ok(credentials) => credentials,
         Err(error) => {
-            return Ok(Check::fail(
+            let check = Check::fail(
                 "credentials",
                 words(&error),
                 "container-registry auth explain shows where they are looked for",
-            ));
+            );
+            return Ok((check, Ask::Unknown(none)));
         }
     };
     let remote = Remote::new(config, credentials)?;
     let found = match remote.ping(PATIENCE).await {
         Ok(()) => {
-            return Ok(Check::ok(
-                "registry",
-                format!("answers at {host} and lets us in"),
-            ));
+            let found = format!("answers at {host} and lets us in");
+            let image = tokio::time::timeout(PATIENCE, some_image(&remote)).await;
+            let ask = match image.ok().flatten() {
+                Some(image) => Ask::Image(format!("{host}/{image}")),
+                None => Ask::Unknown(none),
+            };
+            return Ok((Check::ok("registry", found), ask));
         }
         Err(error) => error,
     };
@@ -201,7 +215,30 @@ async fn answer(config: &Config, running: bool) -> Result<Check> {
         TransferError::Unreachable { .. } => "check its name, the port and the network".to_owned(),
         _ => format!("what answers at {host} is no working registry"),
     };
-    Ok(Check::fail("registry", found.to_string(), advice))
+    let ask = match found {
+        TransferError::Unreachable { .. } => Ask::Nobody,
+        _ => Ask::Unknown(none),
+    };
+    Ok((Check::fail("registry", found.to_string(), advice), ask))
+}
+
+/// An image that the registry has, as `REPOSITORY:TAG`.
+async fn some_image(remote: &Remote) -> Option<String> {
+    for name in remote.client.catalog(remote.host()).await.ok()? {
+        let Ok(repository) = remote.repository(&name) else {
+            continue;
+        };
+        for tag in remote.client.tags(&repository).await.unwrap_or_default() {
+            let head = remote
+                .client
+                .head_manifest(&repository, Selector::Tag(&tag));
+            // What is damaged proves nothing about a client.
+            if matches!(head.await, Ok(Some(_))) {
+                return Some(format!("{name}:{tag}"));
+            }
+        }
+    }
+    None
 }
 
 #[cfg(test)]

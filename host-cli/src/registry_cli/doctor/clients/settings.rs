@@ -1,67 +1,43 @@
-//! Docker, podman, skopeo and buildah on this machine: whether their configuration lets them pull
-//! from the registry.
+//! What the files of docker and of podman, skopeo and buildah say about the registry: why a client gets
+//! through or does not, and what to write where.
 
 use std::fs;
 use std::io::{ErrorKind, Read as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use vdkr_core::credentials::{Credential, StepSource, parse_docker_config};
 use vdkr_core::reference::Host;
 
-use super::{Check, Places};
-use crate::registry_cli::config::Config;
-use crate::registry_cli::secure::Mode;
-use crate::vm::locate::program;
+use super::super::{Check, Places};
+use crate::registry_cli::auth::store;
 
 /// Longest file of configuration that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
-/// Directories that an ordinary user's `PATH` often lacks.
-const SYSTEM: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/usr/sbin"];
+/// All authorities of a system in one file, where programs written in Go look for it.
+const BUNDLES: [&str; 4] = [
+    "ssl/certs/ca-certificates.crt",
+    "pki/tls/certs/ca-bundle.crt",
+    "ssl/ca-bundle.pem",
+    "pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+];
 
-pub(super) fn checks(config: &Config, places: &Places) -> Result<Vec<Check>> {
-    let host = config.registry()?.host().clone();
-    let mut checks = Vec::new();
-    let ca = if Mode::in_use(config)?.is_secure() {
-        Some(config.storage().join("pki/ca.crt"))
-    } else {
-        None
-    };
-    // A foreign registry is other people's to set up, unless plain HTTP was asked for.
-    let plain = ca.is_none() && (host.is_loopback() || config.insecure_hosts()?.contains(&host));
-    if ca.is_none() && !plain {
-        return Ok(checks);
-    }
-    if program("dockerd", &SYSTEM)
-        .or_else(|| program("docker", &SYSTEM))
-        .is_some()
-    {
-        checks.push(docker(&host, ca.as_deref(), places));
-    }
-    let installed: Vec<_> = ["podman", "skopeo", "buildah"]
-        .into_iter()
-        .filter(|name| program(name, &SYSTEM).is_some())
-        .collect();
-    if !installed.is_empty() {
-        checks.push(containers(
-            &installed.join(", "),
-            &host,
-            ca.as_deref(),
-            places,
-        ));
-    }
-    Ok(checks)
-}
-
-fn docker(host: &Host, ca: Option<&Path>, places: &Places) -> Check {
+/// What docker's files say. `ca` is the authority of a registry in secure mode; without one it speaks
+/// plain HTTP.
+pub(super) fn docker(host: &Host, ca: Option<&Path>, places: &Places) -> Check {
     const ADVICE: &str =
         "as root: container-registry bake --rootfs / --profile docker; then restart docker";
+    // The daemon counts 127.0.0.0/8 and ::1 among the insecure registries by itself: it tries TLS without
+    // looking at the certificate, then plain HTTP.
+    if host.is_loopback() {
+        return Check::ok(
+            "docker",
+            format!("takes {host} as it is, with any certificate or none"),
+        );
+    }
     if let Some(ca) = ca {
         let dirs = [places.etc.join("docker/certs.d")];
-        return trusted("docker", host, ca, &dirs, ADVICE);
-    }
-    if host.is_loopback() {
-        return Check::ok("docker", format!("takes plain HTTP from {host} as it is"));
+        return trusted("docker", host, ca, &dirs, places, ADVICE);
     }
     let path = places.etc.join("docker/daemon.json");
     let insecure = match read(&path).and_then(|text| docker_insecure(&text)) {
@@ -84,7 +60,13 @@ fn docker(host: &Host, ca: Option<&Path>, places: &Places) -> Check {
     )
 }
 
-fn containers(names: &str, host: &Host, ca: Option<&Path>, places: &Places) -> Check {
+/// What the files of podman, skopeo or buildah, which are the same, say.
+pub(super) fn containers(
+    name: &'static str,
+    host: &Host,
+    ca: Option<&Path>,
+    places: &Places,
+) -> Check {
     const ADVICE: &str =
         "as root: container-registry bake --rootfs / --profile podman; or pass --tls-verify=false";
     let user = places
@@ -97,7 +79,13 @@ fn containers(names: &str, host: &Host, ca: Option<&Path>, places: &Places) -> C
             .map(|dir| dir.join("certs.d"))
             .chain(["containers/certs.d", "docker/certs.d"].map(|dir| places.etc.join(dir)))
             .collect();
-        return trusted("containers", host, ca, &dirs, ADVICE);
+        // Beside the directory of keys, for this very option.
+        let alone = ca.ancestors().nth(2).map(|storage| storage.join("certs"));
+        let advice = format!(
+            "as root: container-registry bake --rootfs / --profile podman; or pass --cert-dir {}",
+            alone.unwrap_or_default().display()
+        );
+        return trusted(name, host, ca, &dirs, places, &advice);
     }
     let mut insecure = false;
     for path in registries_files(places, user.as_deref()) {
@@ -106,25 +94,25 @@ fn containers(names: &str, host: &Host, ca: Option<&Path>, places: &Places) -> C
             Ok(None) => {}
             Err(reason) => {
                 let found = format!("{}: {reason}", path.display());
-                return Check::fail("containers", found, "mend the file");
+                return Check::fail(name, found, "mend the file");
             }
         }
     }
     if insecure {
-        return Check::ok(
-            "containers",
-            format!("{names} may use plain HTTP with {host}"),
-        );
+        return Check::ok(name, format!("may use plain HTTP with {host}"));
     }
-    Check::warn(
-        "containers",
-        format!("{names} will insist on TLS with {host}"),
-        ADVICE,
-    )
+    Check::warn(name, format!("insists on TLS with {host}"), ADVICE)
 }
 
-/// Whether one of the directories makes a client trust the registry's CA.
-fn trusted(subject: &'static str, host: &Host, ca: &Path, dirs: &[PathBuf], advice: &str) -> Check {
+/// Whether one of the directories, or the system's trust store, makes a client trust the registry's CA.
+fn trusted(
+    subject: &'static str,
+    host: &Host,
+    ca: &Path,
+    dirs: &[PathBuf],
+    places: &Places,
+    advice: &str,
+) -> Check {
     let Ok(wanted) = read(ca) else {
         let found = format!("{} cannot be read", ca.display());
         return Check::fail(subject, found, "container-registry start makes it");
@@ -147,7 +135,78 @@ fn trusted(subject: &'static str, host: &Host, ca: &Path, dirs: &[PathBuf], advi
             );
         }
     }
+    let bundles = match &places.ssl_cert_file {
+        Some(file) => vec![file.clone()],
+        None => BUNDLES.iter().map(|file| places.etc.join(file)).collect(),
+    };
+    for bundle in bundles {
+        if read(&bundle).is_ok_and(|text| text.contains(wanted.trim())) {
+            let found = format!("{} holds the registry's CA", bundle.display());
+            return Check::ok(subject, found);
+        }
+    }
     Check::warn(subject, format!("does not know the CA of {host}"), advice)
+}
+
+/// Why podman, skopeo and buildah take no image of the registry, whoever lets them in: containers-policy.json(5)
+/// forbids it, or is missing. `image` is `HOST/REPOSITORY:TAG`.
+pub(super) fn forbidden(image: &str, places: &Places) -> Option<String> {
+    let user = places.home.as_ref().map(|home| home.join(".config"));
+    let dirs = user.into_iter().chain([places.etc.clone()]);
+    let mut files = dirs.map(|dir| dir.join("containers/policy.json"));
+    let Some(path) = files.find(|path| path.exists()) else {
+        return Some("there is no policy.json, without which it takes no image".to_owned());
+    };
+    let policy = read(&path).and_then(|text| {
+        serde_json::from_str::<serde_json::Value>(&text).map_err(|error| error.to_string())
+    });
+    match policy {
+        Ok(policy) if rejects(&policy, image) => {
+            Some(format!("{} rejects {image}", path.display()))
+        }
+        Ok(_) => None,
+        Err(reason) => Some(format!("{}: {reason}", path.display())),
+    }
+}
+
+/// Whether the requirements for the narrowest scope that holds an image reject it. What they say about
+/// signatures is the client's to judge.
+fn rejects(policy: &serde_json::Value, image: &str) -> bool {
+    let mut scopes = vec![image.to_owned()];
+    let mut name = match image.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => image,
+    };
+    // One part after the other, down to the host, and the domains it is in.
+    while let Some((parent, _)) = name.rsplit_once('/') {
+        scopes.push(name.to_owned());
+        name = parent;
+    }
+    scopes.push(name.to_owned());
+    while let Some((_, parent)) = name.split_once('.') {
+        scopes.push(format!("*.{parent}"));
+        name = parent;
+    }
+    scopes.push(String::new());
+    let docker = policy.pointer("/transports/docker");
+    let found = docker.and_then(|docker| scopes.iter().find_map(|scope| docker.get(scope)));
+    let list = found.or_else(|| policy.get("default"));
+    let list = list.and_then(|list| list.as_array());
+    list.into_iter()
+        .flatten()
+        .any(|requirement| requirement["type"] == "reject")
+}
+
+/// The user that docker would log in as, by its `config.json`: its command has no word for it.
+pub(super) fn docker_login(host: &Host) -> Option<String> {
+    let path = store::docker_file(&|name| std::env::var(name).ok())?;
+    let file = parse_docker_config(&store::read(&path).ok()?).ok()?;
+    let steps = file.steps(host, "").ok()?;
+    steps.into_iter().find_map(|step| match step.source {
+        StepSource::Stored(Credential::Basic { username, .. }) => Some(username),
+        StepSource::Stored(_) => None,
+        StepSource::Helper(helper) => Some(format!("docker-credential-{helper} says")),
+    })
 }
 
 /// The files of registries.conf(5) in the order in which later ones win.
@@ -268,7 +327,7 @@ fn registries_insecure(text: &str, host: &Host) -> Result<Option<bool>, String> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict;
+    use super::super::super::Verdict;
     use super::*;
 
     fn host(text: &str) -> Host {
@@ -280,6 +339,7 @@ mod tests {
             etc: dir.join("etc"),
             home: Some(dir.join("home")),
             registries_conf: None,
+            ssl_cert_file: None,
         }
     }
 
@@ -339,6 +399,59 @@ mod tests {
     }
 
     #[test]
+    fn policies_of_every_scope() {
+        let accept = r#"[{"type":"insecureAcceptAnything"}]"#;
+        let reject = r#"[{"type":"reject"}]"#;
+        let image = "lab.example.com:5000/yocto/app:v1";
+        for (default, scopes, expected) in [
+            (accept, vec![], false),
+            (reject, vec![], true),
+            (reject, vec![("", accept)], false),
+            (reject, vec![("lab.example.com:5000", accept)], false),
+            (reject, vec![("lab.example.com", accept)], true),
+            (reject, vec![("lab.example.com:5000/yocto", accept)], false),
+            (reject, vec![("lab.example.com:5000/yo", accept)], true),
+            (
+                accept,
+                vec![
+                    ("lab.example.com:5000/yocto/app", reject),
+                    ("lab.example.com:5000", accept),
+                ],
+                true,
+            ),
+            (accept, vec![(image, reject)], true),
+            (reject, vec![("*.example.com:5000", accept)], false),
+            (reject, vec![("*.com:5000", accept)], false),
+            (reject, vec![("*.org:5000", accept)], true),
+        ] {
+            let scopes: Vec<_> = scopes
+                .iter()
+                .map(|(scope, list)| format!("\"{scope}\":{list}"))
+                .collect();
+            let text = format!(
+                r#"{{"default":{default},"transports":{{"docker":{{{}}}}}}}"#,
+                scopes.join(",")
+            );
+            let policy = serde_json::from_str(&text).unwrap();
+            assert_eq!(rejects(&policy, image), expected, "{text}");
+        }
+        assert!(!rejects(&serde_json::Value::Null, "localhost:1/a:b"));
+
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(dir.path());
+        let says = || forbidden("localhost:5000/a:b", &places);
+        assert!(says().unwrap().contains("no policy.json"));
+        let system = places.etc.join("containers/policy.json");
+        write(&system, &format!(r#"{{"default":{reject}}}"#));
+        assert!(says().unwrap().contains("rejects"));
+        write(&system, "{ torn");
+        assert!(says().is_some());
+        let own = dir.path().join("home/.config/containers/policy.json");
+        write(&own, &format!(r#"{{"default":{accept}}}"#));
+        assert_eq!(says(), None);
+    }
+
+    #[test]
     fn docker_needs_no_setting_for_loopback_and_one_for_others() {
         let dir = tempfile::tempdir().unwrap();
         let places = places(dir.path());
@@ -383,24 +496,38 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_must_be_the_registrys() {
+    fn a_ca_must_be_the_registrys_and_docker_needs_none_on_loopback() {
         let dir = tempfile::tempdir().unwrap();
-        let places = places(dir.path());
+        let mut places = places(dir.path());
         let ca = dir.path().join("pki/ca.crt");
-        let host = host("localhost:5000");
-        let both = || {
+        let host = host("build:5000");
+        let both = |places: &Places| {
             [
-                docker(&host, Some(&ca), &places).verdict,
-                containers("podman", &host, Some(&ca), &places).verdict,
+                docker(&host, Some(&ca), places).verdict,
+                containers("podman", &host, Some(&ca), places).verdict,
             ]
         };
-        assert_eq!(both(), [Verdict::Warn; 2]);
+        assert_eq!(both(&places), [Verdict::Warn; 2]);
         write(&ca, "CERTIFICATE 1\n");
-        assert_eq!(both(), [Verdict::Warn; 2]);
-        let installed = places.etc.join("docker/certs.d/localhost:5000/ca.crt");
+        assert_eq!(both(&places), [Verdict::Warn; 2]);
+        let installed = places.etc.join("docker/certs.d/build:5000/ca.crt");
         write(&installed, "CERTIFICATE 2\n");
-        assert_eq!(both(), [Verdict::Warn; 2]);
+        assert_eq!(both(&places), [Verdict::Warn; 2]);
         write(&installed, "CERTIFICATE 1\n");
-        assert_eq!(both(), [Verdict::Ok; 2]);
+        assert_eq!(both(&places), [Verdict::Ok; 2]);
+        // What the whole system trusts, they trust; unless they are sent elsewhere.
+        write(&installed, "CERTIFICATE 2\n");
+        let bundle = places.etc.join("ssl/certs/ca-certificates.crt");
+        write(&bundle, "CERTIFICATE 3\nCERTIFICATE 1\n");
+        assert_eq!(both(&places), [Verdict::Ok; 2]);
+        places.ssl_cert_file = Some(installed);
+        assert_eq!(both(&places), [Verdict::Warn; 2]);
+        let own = Host::parse("localhost:5000").unwrap();
+        assert_eq!(docker(&own, Some(&ca), &places).verdict, Verdict::Ok);
+        let podman = containers("podman", &own, Some(&ca), &places);
+        assert_eq!(podman.verdict, Verdict::Warn);
+        let certs = dir.path().join("certs");
+        let option = format!("--cert-dir {}", certs.display());
+        assert!(podman.advice.unwrap().ends_with(&option));
     }
 }
