@@ -89,7 +89,7 @@ fn find_here<'a>(
     let names: Vec<&str> = shelf.names.iter().map(|(name, _)| *name).collect();
     let by_id = || ids_of(text, shelf);
     match resolve_local(text, registry, &names)? {
-        LocalMatch::Id => only(by_id()),
+        LocalMatch::Id => only(&by_id()),
         LocalMatch::Name(found) => {
             let stored = shelf.names.iter().find(|(name, _)| *name == found);
             let &(name, id) = stored.ok_or(NotMeant::Nothing)?;
@@ -98,10 +98,11 @@ fn find_here<'a>(
                 return Ok(meant);
             }
             let others = by_id().into_iter().filter(|other| other.id() != id);
-            only(core::iter::once(meant).chain(others).collect())
+            let all: Vec<_> = core::iter::once(meant).chain(others).collect();
+            only(&all)
         }
         LocalMatch::Ambiguous(names) => Err(NotMeant::Several(names)),
-        LocalMatch::None => only(by_id()),
+        LocalMatch::None => only(&by_id()),
     }
 }
 
@@ -136,8 +137,8 @@ fn ids_of<'a>(text: &str, shelf: &Shelf<'a>) -> Vec<Meant<'a>> {
         .collect()
 }
 
-fn only(found: Vec<Meant<'_>>) -> Result<Meant<'_>, NotMeant> {
-    match found.as_slice() {
+fn only<'a>(found: &[Meant<'a>]) -> Result<Meant<'a>, NotMeant> {
+    match found {
         [] => Err(NotMeant::Nothing),
         [one] => Ok(*one),
         several => {

@@ -38,6 +38,10 @@ impl Caretaker {
                 then(format!("rmdir {}", quoted_path(around)));
             }
         }
+        #[expect(
+            clippy::zombie_processes,
+            reason = "it waits for the end of this process"
+        )]
         let mut child = Command::new("sh")
             .args(["-c", &script])
             .stdin(Stdio::piped())

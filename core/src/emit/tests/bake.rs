@@ -247,3 +247,71 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn openssl_finds_the_ca_in_the_directory() {
+    // Two certificates of one subject.
+    let known: &[(&str, &str)] = &include!("../subject/known.in");
+    let [(hash, own), (same, twin)] = [known[0], known[1]];
+    assert_eq!(hash, same);
+    let text = |body: &str| {
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+        certificates(&pem).unwrap()
+    };
+    let (own, twin) = (text(own), text(twin));
+    let at = |number: u32| format!("/etc/ssl/certs/{hash}.{number}");
+    let trusting =
+        |authority: &str| settings("lab:5000/yocto", Trust::Authority(authority.to_owned()));
+    let bundle = Tree::with(&[(trust::BUNDLE, "# authorities\n")]);
+
+    let mut tree = bundle.clone();
+    tree.bake(&[Profile::Docker], &trusting(&own));
+    assert_eq!(tree.text(&at(0)), own);
+    tree.bake(&[Profile::Podman], &trusting(&own));
+    // The second profile needs it still.
+    tree.bake(
+        &[Profile::Docker],
+        &settings("lab:5000/yocto", Trust::Public),
+    );
+    assert_eq!(tree.text(&at(0)), own);
+    // A renewed CA takes the place of the old.
+    tree.bake(&[Profile::Docker, Profile::Podman], &trusting(&twin));
+    assert_eq!(tree.text(&at(0)), twin);
+    assert!(!tree.0.contains_key(&at(1)));
+    tree.undo();
+    assert_eq!(tree, bundle);
+
+    // What others trust is left alone, and what is there is not there twice.
+    let mut shared = bundle.clone();
+    shared.put(&at(0), &twin, 0o644);
+    for (authority, mine) in [(&own, true), (&twin, false)] {
+        let mut tree = shared.clone();
+        tree.bake(&Profile::ALL, &trusting(authority));
+        assert_eq!(tree.text(&at(0)), twin);
+        assert_eq!(tree.0.contains_key(&at(1)), mine);
+        let again = tree.bake(&Profile::ALL, &trusting(authority));
+        assert!(!again.does_something(), "{:?}", again.changes);
+        tree.undo();
+        assert_eq!(tree, shared);
+    }
+    let mut both = bundle.clone();
+    both.bake(&Profile::ALL, &trusting(&format!("{own}{twin}")));
+    assert_eq!((both.text(&at(0)), both.text(&at(1))), (&*own, &*twin));
+
+    // No room, or a name that cannot be compared: said.
+    let mut full = bundle.clone();
+    for number in 0..10 {
+        full.put(&at(number), &twin.replace('A', "B"), 0o644);
+    }
+    for (mut tree, settings) in [(full, trusting(&own)), (bundle, secure())] {
+        let notes = tree.bake(&[Profile::Docker], &settings).notes;
+        let said = notes
+            .iter()
+            .any(|note| note.contains("update-ca-certificates has run"));
+        assert!(said, "{notes:?}");
+    }
+    // Without a trust store there is nothing to put it in.
+    let mut none = Tree::default();
+    none.bake(&Profile::ALL, &trusting(&own));
+    assert!(!none.0.contains_key(&at(0)));
+}
