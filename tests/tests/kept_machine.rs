@@ -118,11 +118,9 @@ fn a_full_disk_is_told_of_by_its_name_and_nothing_hangs() {
         .env("VDKR_SNAPSHOT", "false")
         .args(["sh", "-c", FULL]);
     let ran = run_within(&mut command, b"", PATIENCE * 2).expect(0);
-    let (told, after) = ran
-        .text()
-        .split_once("== again\n")
-        .map(|(a, b)| (a.to_owned(), b.to_owned()))
-        .unwrap_or_else(|| panic!("{ran:?}"));
+    let text = ran.text();
+    let parts = text.split_once("== again\n");
+    let (told, after) = parts.unwrap_or_else(|| panic!("{ran:?}"));
     // The command that met the disk says so, and every one after it, until the machine is new.
     let file = home.path().join(".vdkr/x86_64/state.img");
     let words = format!(

@@ -40,7 +40,7 @@ mod tests {
             (format!("[\"\\\\\"{}0]", ",0".repeat(MAX_VALUES)), false),
             (String::new(), true),
         ] {
-            assert_eq!(has_few_values(text.as_bytes()), few, "{:.20}", text);
+            assert_eq!(has_few_values(text.as_bytes()), few, "{text:.20}");
         }
     }
 }

@@ -53,7 +53,7 @@ pub async fn run(settings: &Settings, args: &TopArgs) -> Result<u8> {
     let Reply::Container(ContainerReply::Top { titles, processes }) = reply else {
         return Err(wrong_reply(&reply));
     };
-    let rows = table(titles, processes, columns.as_deref());
+    let rows = table(titles, &processes, columns.as_deref());
     crate::output::write(format_args!("{}", human::columns(&rows)));
     Ok(0)
 }
@@ -61,7 +61,7 @@ pub async fn run(settings: &Settings, args: &TopArgs) -> Result<u8> {
 /// The lines, with the agent's own columns when none were asked for.
 fn table(
     titles: Vec<String>,
-    processes: Vec<Vec<String>>,
+    processes: &[Vec<String>],
     columns: Option<&[Column]>,
 ) -> Vec<Vec<String>> {
     // A process chooses what stands there.
@@ -180,7 +180,7 @@ mod tests {
         let columns = columns(&words(options)).map_err(|error| error.to_string())?;
         let titles = words(&["UID", "PID", "PPID", "CMD"]);
         let processes = vec![words(&["0", "7", "1", "sh\u{1b} -c x"])];
-        let rows = table(titles, processes, columns.as_deref());
+        let rows = table(titles, &processes, columns.as_deref());
         Ok(rows.iter().map(|row| row.join("|")).collect())
     }
 

@@ -48,7 +48,7 @@ const MAX_REPORT: u64 = 64 * 1024;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Report {
-    Ready(Description),
+    Ready(Box<Description>),
     Failed { exit: u8, message: String },
 }
 
@@ -104,7 +104,7 @@ pub(super) async fn hear(mut child: Child) -> Result<Description> {
         tokio::io::AsyncBufReadExt::read_until(&mut lines, b'\n', &mut text).await?;
     }
     match serde_json::from_slice(&text) {
-        Ok(Report::Ready(description)) => Ok(description),
+        Ok(Report::Ready(description)) => Ok(*description),
         Ok(Report::Failed { exit, message }) => {
             let exit = match exit {
                 2 => Exit::Usage,
@@ -184,7 +184,7 @@ async fn try_keep(settings: &Settings, args: &MemresStartArgs) -> Result<()> {
         idle_timeout,
     };
     say(&format!("running; stages: {}", stages.json()));
-    tell(&Report::Ready(description.clone()));
+    tell(&Report::Ready(Box::new(description.clone())));
     let ending = monitor::serve(started, listener, dir, &description).await?;
     match ending {
         Ending::Asked => say("stopped"),
