@@ -454,7 +454,8 @@ fn every_way_to_give_credentials_gives_access() {
     user.write("home/.docker/config.json", &entry);
     let home = user.path("home").to_str().unwrap().to_owned();
     let mode = |mode: &'static str| ("CONTAINER_REGISTRY_AUTH_MODE", mode);
-    let rows: &[(&Gate, &[(&str, &str)], &[&str])] = &[
+    type Row<'a> = (&'a Gate, &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let rows: &[Row<'_>] = &[
         (&basic, &[], &["--creds", "me:right"]),
         (&basic, &[], &["--authfile", "auth.json"]),
         (&basic, &[], &["--credsfile", "creds"]),

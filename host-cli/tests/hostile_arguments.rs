@@ -404,7 +404,8 @@ fn variables(layout: &str, taken: u16) -> Vec<Line> {
             a.extend(b);
             a
         };
-        let commands: Vec<(&[&str], Vec<(String, OsString)>)> = match key.name {
+        type Case = (&'static [&'static str], Vec<(String, OsString)>);
+        let commands: Vec<Case> = match key.name {
             "authfile" => vec![(&["catalog"][..], mode("authfile"))],
             "credsfile" => vec![(&["catalog"][..], mode("credsfile"))],
             "user" => {
