@@ -387,7 +387,7 @@ fn vsock(user: &User, board: &Board) {
     assert!(ended.status.success(), "{ended:?}");
 
     let nobody = format!("{target}:9");
-    let refused = user.run(["--target", &nobody, "images"]).expect(1);
+    let refused = user.run(["--target", &nobody, "images"]).expect(3);
     assert!(
         refused.stderr.contains("nobody listens on vsock port 9"),
         "{}",

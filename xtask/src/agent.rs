@@ -36,8 +36,13 @@ pub(crate) fn build(workspace: &Workspace, arch: Arch) -> Result<PathBuf> {
         &key.finish(),
         |place| {
             eprintln!("building the {} agent with {}", arch.name(), toolchain.id());
-            let program = compile(workspace, &toolchain, &["--package=vdkr-agent", "--features=silent"], "small")?
-                .join("vdkr-agent");
+            let program = compile(
+                workspace,
+                &toolchain,
+                &["--package=vdkr-agent", "--features=silent"],
+                "small",
+            )?
+            .join("vdkr-agent");
             check(&program)?;
             fs::copy(&program, place.join("vdkr-agent"))
                 .with_context(|| format!("cannot copy {}", program.display()))?;

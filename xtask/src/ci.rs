@@ -164,8 +164,29 @@ fn compile_tests(workspace: &Workspace) -> Result<()> {
 
 /// Unit, property and documentation tests, then those that drive the programs from end to end.
 fn tests(workspace: &Workspace) -> Result<()> {
+    cargo_test(workspace, &["--workspace".to_owned()])
+}
+
+/// Runs what is asked for. The VM images and fixtures are those that were made last.
+pub(crate) fn some_tests(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    // Cargo builds programs for the tests of their own package only.
+    run(cargo(workspace).args([
+        "build",
+        "--quiet",
+        "--bins",
+        "-p",
+        "vdkr-host",
+        "-p",
+        "vdkr-tests",
+    ]))?;
+    cargo_test(workspace, arguments)
+}
+
+fn cargo_test(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let mut tests = cargo(workspace);
-    tests.args(["test", "--quiet", "--no-fail-fast", "--workspace"]);
+    tests
+        .args(["test", "--quiet", "--no-fail-fast"])
+        .args(arguments);
     let mut tests = match has_terminals() {
         true => tests,
         false => with_terminals(&tests),

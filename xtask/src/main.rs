@@ -93,6 +93,12 @@ enum Task {
         #[arg(long, value_enum)]
         only: Option<ci::Only>,
     },
+    /// Run some tests alone: builds the programs that they drive, and puts the peers on the path
+    Test {
+        /// Arguments of `cargo test`, such as `-p vdkr-tests --test machine`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run the benches
     Bench {
         /// Arguments of the bench program
@@ -173,6 +179,7 @@ fn perform(workspace: &Workspace, task: Task) -> Result<()> {
         Task::Wasm { test: false } => wasm::build(workspace).map(drop)?,
         Task::Wasm { test: true } => wasm::test(workspace)?,
         Task::Ci { only } => ci::perform(workspace, only)?,
+        Task::Test { arguments } => ci::some_tests(workspace, &arguments)?,
         Task::Bench { arguments } => ci::bench(workspace, &arguments)?,
         Task::Soak { arguments } => ci::soak(workspace, &arguments)?,
         Task::Dist { arch } => dist::build(workspace, arch.list())?,
