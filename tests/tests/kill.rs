@@ -40,8 +40,8 @@ use Victim::{All, Command, Emulator, Monitor};
 struct Operation {
     name: &'static str,
     line: Vec<String>,
-    /// How long it takes when nobody kills it, with a machine that is kept and without.
-    takes: [Duration; 2],
+    /// How long it takes when nobody kills it.
+    takes: Duration,
     /// It brings the image that comes and goes.
     brings: bool,
 }
@@ -114,7 +114,7 @@ impl Place {
             .map(|(name, line)| Operation {
                 name,
                 line: line.iter().map(|&word| word.to_owned()).collect(),
-                takes: [Duration::ZERO; 2],
+                takes: Duration::ZERO,
                 brings: name != "run",
             })
             .collect()
@@ -139,11 +139,11 @@ impl Place {
         self.user.run(line).expect(0);
     }
 
-    fn measure(&self, operation: &mut Operation, kept: bool) {
+    fn measure(&self, operation: &mut Operation) {
         self.forget();
         let begun = Instant::now();
         self.perform(operation);
-        operation.takes[usize::from(kept)] = begun.elapsed();
+        operation.takes = begun.elapsed();
     }
 
     fn start(&self, operation: &Operation) -> Child {
@@ -160,7 +160,7 @@ impl Place {
             "{victim:?} in a {} at {percent} %, kept: {kept}",
             operation.name
         );
-        let mut delay = operation.takes[usize::from(kept)] * percent / 100;
+        let mut delay = operation.takes * percent / 100;
         eprintln!("{what}: {delay:?}");
         let mut child = loop {
             self.forget();
@@ -283,34 +283,36 @@ impl Place {
     }
 }
 
-#[test]
-fn a_kill_at_any_moment_loses_no_image_and_leaves_nothing() {
+/// Every kind of kill in every kind of work, at moments that are spread over all of them.
+fn a_kill_loses_no_image_and_leaves_nothing(kept: bool, victims: &[Victim], step: usize) {
     let place = Place::new();
+    if kept {
+        place.keep_machine();
+    }
     let mut operations = place.operations();
     for operation in &mut operations {
-        place.measure(operation, false);
-    }
-    place.keep_machine();
-    for operation in &mut operations {
-        place.measure(operation, true);
+        place.measure(operation);
     }
     let before = place.rest();
-
-    // Moments are spread over all kills of a kind.
-    for (row, operation) in operations.iter().enumerate() {
-        for (column, victim) in [Command, Emulator, All].into_iter().enumerate() {
-            let percent = u32::try_from((row * 3 + column) * 37 % 90).unwrap();
-            place.strike(operation, false, victim, percent);
-            place.works(operation);
-        }
+    if kept {
+        place.keep_machine();
     }
-    place.keep_machine();
     for (row, operation) in operations.iter().enumerate() {
-        for (column, victim) in [Command, Monitor, Emulator, All].into_iter().enumerate() {
-            let percent = u32::try_from((row * 4 + column) * 23 % 90).unwrap();
-            place.strike(operation, true, victim, percent);
+        for (column, &victim) in victims.iter().enumerate() {
+            let percent = (row * victims.len() + column) * step % 90;
+            place.strike(operation, kept, victim, u32::try_from(percent).unwrap());
             place.works(operation);
         }
     }
     assert_eq!(place.rest(), before);
+}
+
+#[test]
+fn a_kill_with_a_machine_of_the_commands_own_loses_no_image_and_leaves_nothing() {
+    a_kill_loses_no_image_and_leaves_nothing(false, &[Command, Emulator, All], 37);
+}
+
+#[test]
+fn a_kill_with_a_machine_that_is_kept_loses_no_image_and_leaves_nothing() {
+    a_kill_loses_no_image_and_leaves_nothing(true, &[Command, Monitor, Emulator, All], 23);
 }

@@ -154,7 +154,7 @@ impl State {
         }
         let files = state.files.iter().map(|record| &record.path);
         for path in files.chain(&state.directories) {
-            if !super::is_plain_path(path) || path == STATE {
+            if !super::is_plain_path(path) || path.ends_with('/') || path == STATE {
                 return Err(bad(format!("it names {path:?}, which no bake writes")));
             }
         }
@@ -548,6 +548,17 @@ mod tests {
                 let known = before.as_ref().is_some_and(|before| before.text == changed.text);
                 prop_assert_eq!(record.original(Some(&changed)).is_ok(), known);
             }
+        }
+
+        #[test]
+        fn a_path_that_is_no_files_is_refused(
+            path in "(/[a-z]{1,3}){1,3}",
+            ending in prop::sample::select(alloc::vec!["/", "/.", "/..", "\n", "//x"]),
+        ) {
+            let state = State { directories: alloc::vec![path.clone()], ..State::default() };
+            prop_assert!(State::parse(&state.to_json()).is_ok());
+            let state = State { directories: alloc::vec![path + ending], ..State::default() };
+            prop_assert!(State::parse(&state.to_json()).is_err());
         }
 
         #[test]
