@@ -79,7 +79,7 @@ fn one_that_was_killed_is_replaced_and_one_that_stands_still_is_not() {
 
 /// Fills the file system that the state is on, and goes on working.
 const FULL: &str = r#"
-mount -t tmpfs -o size=192m tmpfs "$HOME" || exit 90
+mount -t tmpfs -o size=512m tmpfs "$HOME" || exit 90
 cd "$HOME"
 vdkr() { "$VDKR" -a x86_64 --accel tcg "$@"; }
 trap 'vdkr memres stop >/dev/null 2>&1' EXIT

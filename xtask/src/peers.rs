@@ -45,14 +45,16 @@ pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 7]> {
 /// A directory that holds programs of a package.
 fn unpacked(workspace: &Workspace, apt: &Apt, package: &str, programs: &[&str]) -> Result<PathBuf> {
     let deb = apt.fetch(package, Arch::HOST, false)?;
-    let key = Key::new(package, 1).with("deb", &deb.sha256).finish();
+    let key = Key::new(package, 2).with("deb", &deb.sha256).finish();
     cache::entry(workspace, &format!("peers/{package}"), &key, |place| {
         let work = place.join("unpacked");
         fs::create_dir(&work)?;
         apt::unpack(&deb.file, &work)?;
         for name in programs {
             let places = ["usr/bin", "usr/sbin"].map(|part| work.join(part).join(name));
-            let Some(program) = places.into_iter().find(|program| program.is_file()) else {
+            // One of them may be a link to the other.
+            let is_program = |program: &PathBuf| program.is_file() && !program.is_symlink();
+            let Some(program) = places.into_iter().find(is_program) else {
                 bail!("{} holds no {name}", deb.file.display());
             };
             fs::rename(program, place.join(name))?;
