@@ -77,6 +77,24 @@ fn one_that_was_killed_is_replaced_and_one_that_stands_still_is_not() {
     assert_eq!(process(&user, "pid"), monitor);
 }
 
+#[test]
+fn one_that_is_just_starting_is_stopped() {
+    let user = User::new("x86_64");
+    let start = ["--accel", "tcg", "memres", "start"];
+    let mut starting = Background(user.command().args(start).spawn().unwrap());
+    wait_until("the emulator", PATIENCE, || {
+        user.processes().iter().any(|process| process.is_emulator())
+    });
+    // Nobody waits for it any more.
+    starting.0.kill().unwrap();
+    starting.0.wait().unwrap();
+    let stopped = user.run(["memres", "stop"]).expect(0);
+    assert!(stopped.stderr.contains("vdkr: stopped"), "{stopped:?}");
+    assert!(user.processes().is_empty());
+    let stopped = user.run(["memres", "stop"]).expect(0);
+    assert!(stopped.stderr.contains("not running"), "{stopped:?}");
+}
+
 /// Fills the file system that the state is on, and goes on working.
 const FULL: &str = r#"
 mount -t tmpfs -o size=512m tmpfs "$HOME" || exit 90

@@ -1,7 +1,6 @@
 //! The test command: every check in order, with the time that each took.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use crate::fixtures::Scope;
 use crate::image::Source;
 use crate::run::{capture, capture_text, cargo, run};
 use crate::workspace::{Arch, Workspace};
-use crate::{agent, board, core_targets, deny, fixtures, image, peers, wasm};
+use crate::{agent, board, core_targets, deny, fixtures, image, testing, wasm};
 
 /// One line of the table.
 struct Step {
@@ -70,12 +69,12 @@ const STEPS: &[Step] = &[
     Step {
         name: "compiling tests",
         lint: false,
-        perform: compile_tests,
+        perform: testing::compile,
     },
     Step {
         name: "tests",
         lint: false,
-        perform: tests,
+        perform: testing::all,
     },
 ];
 
@@ -156,85 +155,6 @@ fn all_fixtures(workspace: &Workspace) -> Result<()> {
     fixtures::build(workspace, Scope::Tests).map(drop)
 }
 
-/// The programs, and the tests of all rooms. One selection of packages for compiling and running:
-/// with another one cargo would choose other features and compile most dependencies again.
-fn compile_tests(workspace: &Workspace) -> Result<()> {
-    run(cargo(workspace).args(["test", "--quiet", "--no-run", "--workspace"]))
-}
-
-/// Unit, property and documentation tests, then those that drive the programs from end to end.
-fn tests(workspace: &Workspace) -> Result<()> {
-    cargo_test(workspace, &["--workspace".to_owned()])
-}
-
-/// Runs what is asked for. The VM images and fixtures are those that were made last.
-pub(crate) fn some_tests(workspace: &Workspace, arguments: &[String]) -> Result<()> {
-    // Cargo builds programs for the tests of their own package only.
-    run(cargo(workspace).args([
-        "build",
-        "--quiet",
-        "--bins",
-        "-p",
-        "vdkr-host",
-        "-p",
-        "vdkr-tests",
-    ]))?;
-    cargo_test(workspace, arguments)
-}
-
-fn cargo_test(workspace: &Workspace, arguments: &[String]) -> Result<()> {
-    let mut tests = cargo(workspace);
-    tests
-        .args(["test", "--quiet", "--no-fail-fast"])
-        .args(arguments);
-    let mut tests = match has_terminals() {
-        true => tests,
-        false => with_terminals(&tests),
-    };
-    run(tests.env("PATH", path_with_peers(workspace)?))
-}
-
-/// Whether pseudo-terminals can be opened here: not in a bare directory that was changed into.
-fn has_terminals() -> bool {
-    File::open("/dev/ptmx").is_ok()
-}
-
-/// The same command in a mount namespace of its own, with terminals.
-fn with_terminals(command: &Command) -> Command {
-    // The root may be a directory that is no mount, whose propagation cannot be changed: so what is
-    // mounted is taken away again, wherever it was seen.
-    const MOUNT: &str =
-        "mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts /dev/pts \
-        && mount --bind /dev/pts/ptmx /dev/ptmx || exit 1
-        \"$@\"
-        status=$?
-        umount /dev/ptmx
-        umount /dev/pts
-        exit $status";
-    eprintln!("no terminals can be opened here: the tests get their own");
-    let mut wrapped = Command::new("unshare");
-    wrapped.args([
-        "--mount",
-        "--propagation",
-        "unchanged",
-        "sh",
-        "-c",
-        MOUNT,
-        "sh",
-    ]);
-    wrapped.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => wrapped.env(name, value),
-            None => wrapped.env_remove(name),
-        };
-    }
-    if let Some(directory) = command.get_current_dir() {
-        wrapped.current_dir(directory);
-    }
-    wrapped
-}
-
 /// Runs the benches; `docs/benchmarks.md` says how to read them.
 pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     fixtures::build(workspace, Scope::Benches)?;
@@ -271,15 +191,6 @@ fn measure(workspace: &Workspace, program: &str, arguments: &[String]) -> Result
     let mut program = Command::new(workspace.target.join("release").join(program));
     run(program
         .args(arguments)
-        .env("PATH", path_with_peers(workspace)?)
+        .env("PATH", testing::path_with_peers(workspace)?)
         .current_dir(&workspace.root))
-}
-
-/// `PATH` with the programs that only tests talk to in front.
-fn path_with_peers(workspace: &Workspace) -> Result<OsString> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let parts = peers::directories(workspace)?
-        .into_iter()
-        .chain(std::env::split_paths(&path));
-    Ok(std::env::join_paths(parts)?)
 }

@@ -17,6 +17,7 @@ mod image;
 mod newc;
 mod peers;
 mod run;
+mod testing;
 mod toolchain;
 mod wasm;
 mod workspace;
@@ -93,9 +94,9 @@ enum Task {
         #[arg(long, value_enum)]
         only: Option<ci::Only>,
     },
-    /// Run some tests alone: builds the programs that they drive, and puts the peers on the path
+    /// Run all tests, or some alone, with the peers on the path
     Test {
-        /// Arguments of `cargo test`, such as `-p vdkr-tests --test machine`
+        /// Arguments of `cargo test`, such as `-p vdkr-tests --test machine`; without, all tests run
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -179,7 +180,8 @@ fn perform(workspace: &Workspace, task: Task) -> Result<()> {
         Task::Wasm { test: false } => wasm::build(workspace).map(drop)?,
         Task::Wasm { test: true } => wasm::test(workspace)?,
         Task::Ci { only } => ci::perform(workspace, only)?,
-        Task::Test { arguments } => ci::some_tests(workspace, &arguments)?,
+        Task::Test { arguments } if arguments.is_empty() => testing::all(workspace)?,
+        Task::Test { arguments } => testing::some(workspace, &arguments)?,
         Task::Bench { arguments } => ci::bench(workspace, &arguments)?,
         Task::Soak { arguments } => ci::soak(workspace, &arguments)?,
         Task::Dist { arch } => dist::build(workspace, arch.list())?,

@@ -15,8 +15,8 @@ use super::{
     disks::DisksError,
     pipe::{PipeError, greet_machine},
     process::{Qemu, SpawnError, ending},
-    qemu::{AGENT_DEVICE, Disks, Machine, MemoryFile, STATE_SERIAL},
-    qmp::QmpError,
+    qemu::{AGENT_CHANNEL, AGENT_DEVICE, Disks, Machine, MemoryFile, STATE_SERIAL},
+    qmp::{Qmp, QmpError},
     snapshot::{Saved, Unfinished},
     start::{CONSOLE_LOG, StartError, StartOptions, Started},
     timing::Stages,
@@ -93,10 +93,7 @@ impl Boot<'_> {
         let (mut qemu, agent) =
             self.spawn(machine, Some(&log), Some((&unfinished.memory, true)))?;
         let begun = Instant::now();
-        let open = qemu.control().event("VSERPORT_CHANGE", |data| {
-            data["id"] == AGENT_DEVICE && data["open"] == true
-        });
-        match timeout(patience, open).await {
+        match timeout(patience, port_is_open(qemu.control())).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(Failed::control(error, &mut qemu).await),
             Err(_) => return Err(Failed::late(begun, &mut qemu).await),
@@ -252,6 +249,21 @@ impl Boot<'_> {
 
 fn capabilities() -> Value {
     json!({ "capabilities": [{ "capability": IGNORE_SHARED, "state": true }] })
+}
+
+/// Waits until the guest has opened the agent's port.
+async fn port_is_open(control: &mut Qmp) -> Result<(), QmpError> {
+    // The emulator tells events to those who have spoken to it: an earlier one is not told.
+    let ports = control.execute("query-chardev").await?;
+    let is_open = |port: &Value| port["label"] == AGENT_CHANNEL && port["frontend-open"] == true;
+    if ports
+        .as_array()
+        .is_some_and(|ports| ports.iter().any(is_open))
+    {
+        return Ok(());
+    }
+    let opened = |data: &Value| data["id"] == AGENT_DEVICE && data["open"] == true;
+    control.event("VSERPORT_CHANGE", opened).await
 }
 
 /// Writes the devices' state; what is in memory is in its file already.

@@ -17,6 +17,8 @@ use super::{
 pub const AGENT_PORT: &str = "vdkr.agent";
 /// The emulator's own name for that port, in its events.
 pub const AGENT_DEVICE: &str = "agent-port";
+/// The emulator's name of the agent's channel.
+pub const AGENT_CHANNEL: &str = "agent";
 /// The emulator's name for the controller of hot disks.
 pub const DISK_CONTROLLER: &str = "disks";
 /// Name of the user network at the emulator.
@@ -139,6 +141,16 @@ pub struct Sockets {
 }
 
 impl Machine {
+    /// The emulator leaves out the memory barriers of a guest that can never have a second processor,
+    /// as if devices did not run beside it: an interrupt of a disk may then be lost, and whoever waits
+    /// for that disk waits for ever.
+    fn processors(&self) -> String {
+        match (self.accel, self.cpus) {
+            (Accel::Tcg, 1) => "1,maxcpus=2".to_owned(),
+            (_, cpus) => cpus.to_string(),
+        }
+    }
+
     /// The arguments after the program's name.
     pub fn arguments(&self, sockets: Sockets) -> Vec<OsString> {
         let mut args = Arguments::default();
@@ -148,7 +160,7 @@ impl Machine {
         args.pair("-M", &self.machine());
         args.pair("-accel", self.accel.name());
         args.pair("-cpu", self.cpu.model(self.accel, self.arch));
-        args.pair("-smp", &self.cpus.to_string());
+        args.pair("-smp", &self.processors());
         args.pair("-m", &format!("{}M", self.memory_mib));
         if let Some(MemoryFile { fd, shared }) = self.memory_file {
             let share = if shared { "on" } else { "off" };
@@ -173,11 +185,11 @@ impl Machine {
         args.pair("-chardev", &socket("control", sockets.control));
         args.pair("-mon", "chardev=control,mode=control");
 
-        args.pair("-chardev", &socket("agent", sockets.agent));
+        args.pair("-chardev", &socket(AGENT_CHANNEL, sockets.agent));
         args.device("virtio-serial", self.board, "");
         args.pair(
             "-device",
-            &format!("virtserialport,chardev=agent,name={AGENT_PORT},id={AGENT_DEVICE}"),
+            &format!("virtserialport,chardev={AGENT_CHANNEL},name={AGENT_PORT},id={AGENT_DEVICE}"),
         );
         args.pair("-netdev", &format!("user,id={NETWORK},ipv6=off"));
         let no_boot_rom = if self.board.has_pci() {
@@ -340,7 +352,8 @@ mod tests {
         assert_eq!(value(&line, "-M"), ["microvm"]);
         assert_eq!(value(&line, "-accel"), ["tcg"]);
         assert_eq!(value(&line, "-cpu"), ["qemu64"]);
-        assert_eq!(value(&line, "-smp"), ["1"]);
+        // Never `1` alone under emulation.
+        assert_eq!(value(&line, "-smp"), ["1,maxcpus=2"]);
         assert_eq!(value(&line, "-m"), ["512M"]);
         assert_eq!(
             value(&line, "-append"),
@@ -482,7 +495,9 @@ mod tests {
             accel: Accel::Kvm,
             ..arm
         };
-        assert_eq!(value(&self::line(&kvm), "-M"), ["virt,gic-version=host"]);
+        let line = self::line(&kvm);
+        assert_eq!(value(&line, "-M"), ["virt,gic-version=host"]);
+        assert_eq!(value(&line, "-smp"), ["1"]);
     }
 
     #[test]

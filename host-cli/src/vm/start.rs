@@ -321,10 +321,17 @@ async fn from_snapshot(
             Err(failed @ Failed::Disk(_)) => return Err(failed),
             Err(failed) => {
                 let reason = failed.reason();
+                // That this computer is slow now is no fault of the snapshot.
+                let next = match failed {
+                    Failed::Late { .. } => "is tried once more",
+                    _ => {
+                        snapshots.discard(&key);
+                        "is renewed"
+                    }
+                };
                 explain(&format!(
-                    "the snapshot does not start, so it is renewed: {reason}"
+                    "the snapshot does not start, so it {next}: {reason}"
                 ));
-                snapshots.discard(&key);
                 stages.mark("failed restore");
             }
         },
@@ -374,8 +381,11 @@ async fn from_snapshot(
         Err(failed @ Failed::Disk(_)) => Err(failed),
         Err(failed) => {
             let reason = failed.reason();
-            explain(&format!("the new snapshot does not start: {reason}"));
-            snapshots.condemn(&key, &reason);
+            explain(&format!("the snapshot does not start: {reason}"));
+            match failed {
+                Failed::Late { .. } => snapshots.discard(&key),
+                _ => snapshots.condemn(&key, &reason),
+            }
             stages.mark("failed restore");
             Ok(None)
         }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use monitor::{hear, keep, spawn_monitor};
+use monitor::{hear, keep, spawn_monitor, telling};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -196,9 +196,15 @@ pub async fn ensure(settings: &Settings) -> Result<()> {
         .mode(0o600)
         .open(&path)?;
     let description = interruptible(async {
-        while let Err(fs::TryLockError::WouldBlock) = turn.try_lock() {
-            sleep(TURN_PAUSE).await;
-        }
+        telling(
+            "another command is starting the machine; waiting for it",
+            async {
+                while let Err(fs::TryLockError::WouldBlock) = turn.try_lock() {
+                    sleep(TURN_PAUSE).await;
+                }
+            },
+        )
+        .await;
         if kept::connect(dir).await?.is_some() {
             return Ok(None);
         }
@@ -230,23 +236,20 @@ async fn stop(settings: &Settings) -> Result<u8> {
 /// Stops the machine that is kept in a directory; `false` when none is.
 pub(super) async fn end(dir: &Path) -> Result<bool> {
     let patience = Instant::now() + STOP_PATIENCE;
-    let description = Description::read(dir);
     match timeout(STOP_PATIENCE, ask_to_stop(dir)).await {
         Ok(Ok(true)) => {}
-        Ok(Ok(false)) if state::locked_by(dir).is_none() || description.is_none() => {
+        Ok(Ok(false)) if kept_by(dir).is_none() => {
             state::tidy(dir)?;
             return Ok(false);
         }
-        // It runs and cannot be talked to.
-        Ok(Ok(false) | Err(_)) | Err(_) => {
-            signal_monitor(dir, description.as_ref(), Signal::SIGTERM);
-        }
+        // It is just starting, or cannot be talked to.
+        Ok(Ok(false) | Err(_)) | Err(_) => signal_monitor(dir, Signal::SIGTERM),
     }
     // The lock is free when monitor and emulator have both gone.
-    while state::locked_by(dir).is_some_and(|holder| holder.starts_with("vdkr memres")) {
+    while kept_by(dir).is_some() {
         if Instant::now() > patience {
             say("it does not stop; ending it by force");
-            signal_monitor(dir, description.as_ref(), Signal::SIGKILL);
+            signal_monitor(dir, Signal::SIGKILL);
             sleep(Duration::from_millis(500)).await;
             break;
         }
@@ -267,13 +270,19 @@ async fn ask_to_stop(dir: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// The number of the monitor whose machine a directory is kept for: from when it starts until its
+/// machine has gone.
+fn kept_by(dir: &Path) -> Option<Pid> {
+    let holder = state::locked_by(dir)?;
+    let number = holder.strip_prefix("vdkr memres (process ")?;
+    let number = number.strip_suffix(')')?.parse().ok()?;
+    (number > 1).then(|| Pid::from_raw(number))
+}
+
 /// Signals the monitor of a directory, whose number is its own for as long as it holds the lock.
-fn signal_monitor(dir: &Path, description: Option<&Description>, signal: Signal) {
-    let pid = description.and_then(|description| i32::try_from(description.pid).ok());
-    if let (Some(pid), Some(holder)) = (pid, state::locked_by(dir))
-        && holder.contains(&format!("(process {pid})"))
-    {
-        let _ = kill(Pid::from_raw(pid), signal);
+fn signal_monitor(dir: &Path, signal: Signal) {
+    if let Some(pid) = kept_by(dir) {
+        let _ = kill(pid, signal);
     }
 }
 

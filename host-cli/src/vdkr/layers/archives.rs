@@ -62,7 +62,7 @@ impl Archives {
             return Ok(Self::default());
         }
         let cache = cache(settings)?;
-        let hold = cache.hold()?;
+        let hold = cache.hold().await?;
         // The word of a machine is no proof that it may have a layer: another one's image may be
         // private.
         let given = match &settings.state {

@@ -27,7 +27,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use vdkr_core::{
@@ -44,6 +44,7 @@ use vdkr_transfer::{
 };
 
 use super::origins::{self, Origin};
+use crate::vdkr::session::say;
 
 /// Name of the directory in the root of all state.
 const NAME: &str = "layers";
@@ -57,6 +58,10 @@ const ORIGINS: &str = "blobs";
 const NEW: &str = "new";
 /// Bytes that a pull leaves free on the disk.
 const RESERVE: u64 = 256 << 20;
+/// Between two tries for the lock.
+const PAUSE: Duration = Duration::from_millis(10);
+/// A wait that is longer is told of.
+const SILENT: Duration = Duration::from_secs(10);
 
 /// The layers of this user. Clones are the same cache.
 #[derive(Clone, Debug)]
@@ -177,12 +182,26 @@ impl Cache {
         self.root.join(ORIGINS).join(name)
     }
 
-    /// Keeps every layer where it is, until the hold is dropped. Waits for a collector to end.
-    pub fn hold(&self) -> Result<Hold, ImageError> {
+    /// Keeps every layer where it is, until the hold is dropped. Waits for a collector to end, and
+    /// says so when it takes long: it may have asked a machine that does not answer.
+    pub async fn hold(&self) -> Result<Hold, ImageError> {
         let lock = self.lock_file()?;
-        lock.lock_shared()
-            .map_err(ImageError::io("lock", self.root.join("lock")))?;
-        Ok(Hold { _lock: lock })
+        let begun = Instant::now();
+        let mut told = false;
+        loop {
+            match lock.try_lock_shared() {
+                Ok(()) => return Ok(Hold { _lock: lock }),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => {
+                    return Err(ImageError::io("lock", self.root.join("lock"))(error));
+                }
+            }
+            if !told && begun.elapsed() > SILENT {
+                told = true;
+                say("waiting for another command that clears up the layers");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// The right to remove layers; `None` while a command uses some.

@@ -162,16 +162,28 @@ mod tests {
         assert_eq!(collect(&cache, 0).unwrap().layers, 1);
     }
 
-    #[test]
-    fn nothing_goes_while_a_command_holds_the_cache() {
+    #[tokio::test]
+    async fn nothing_goes_while_a_command_holds_the_cache() {
         let root = tempfile::tempdir().unwrap();
         let cache = cache(root.path());
         let layer = take(&cache, 1);
-        let hold = cache.hold().unwrap();
+        let hold = cache.hold().await.unwrap();
         assert!(collect(&cache, 0).unwrap().busy);
         assert!(cache.has_layer(&layer));
         drop(hold);
         assert_eq!(collect(&cache, 0).unwrap().layers, 1);
+    }
+
+    #[tokio::test]
+    async fn a_command_waits_for_a_collector() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let own = cache.try_own().unwrap().unwrap();
+        let patience = std::time::Duration::from_millis(50);
+        let early = tokio::time::timeout(patience, cache.hold()).await;
+        assert!(early.is_err());
+        drop(own);
+        cache.hold().await.unwrap();
     }
 
     #[test]

@@ -196,7 +196,7 @@ async fn hand_over(
         .collect::<Result<_>>()?;
     let cache = cache(settings)?;
     let limit = limit(settings)?;
-    let hold = cache.hold()?;
+    let hold = cache.hold().await?;
     let cache = for_pull(&cache, settings, &needed.kept)?;
     let given = give(&cache, session, settings, needed, &layers, registry, news).await;
     drop(hold);

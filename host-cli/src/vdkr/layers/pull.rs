@@ -66,7 +66,7 @@ pub(super) async fn with_cache<T>(
     };
     let cache = cache(settings)?;
     let limit = limit(settings)?;
-    let hold = cache.hold()?;
+    let hold = cache.hold().await?;
     let cache = for_pull(&cache, settings, &kept)?;
     let done = work(session, &cache).await;
     drop(hold);

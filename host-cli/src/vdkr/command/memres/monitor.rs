@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
     process::{ExitStatus, Stdio},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use nix::{
@@ -41,6 +41,8 @@ use crate::{
 
 /// File of a monitor's own words in a state directory.
 const LOG: &str = "monitor.log";
+/// A wait that is longer is told of.
+const SILENT: Duration = Duration::from_secs(15);
 /// Longest message of a starting monitor, in bytes.
 const MAX_REPORT: u64 = 64 * 1024;
 
@@ -101,7 +103,12 @@ pub(super) async fn hear(mut child: Child) -> Result<Description> {
     if let Some(stdout) = child.stdout.take() {
         // It keeps its end open for as long as it lives, so the line is what is waited for.
         let mut lines = tokio::io::BufReader::new(stdout).take(MAX_REPORT);
-        tokio::io::AsyncBufReadExt::read_until(&mut lines, b'\n', &mut text).await?;
+        let line = tokio::io::AsyncBufReadExt::read_until(&mut lines, b'\n', &mut text);
+        telling(
+            "the machine is still starting; this computer may be very busy",
+            line,
+        )
+        .await?;
     }
     match serde_json::from_slice(&text) {
         Ok(Report::Ready(description)) => Ok(*description),
@@ -120,6 +127,18 @@ pub(super) async fn hear(mut child: Child) -> Result<Description> {
                 Exit::Failed,
                 format!("the monitor ended without a word ({status})"),
             ))
+        }
+    }
+}
+
+/// Does something, and tells what is waited for when it takes long.
+pub(super) async fn telling<T>(words: &str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    match tokio::time::timeout(SILENT, &mut work).await {
+        Ok(done) => done,
+        Err(_) => {
+            say(words);
+            work.await
         }
     }
 }
