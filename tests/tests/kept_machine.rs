@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use vdkr_tests::fixtures::layout;
 use vdkr_tests::namespaces::as_root;
 use vdkr_tests::process::{Background, program, run_within, wait_until};
-use vdkr_tests::vm::{PATIENCE, User};
+use vdkr_tests::vm::{PATIENCE, Process, User};
 
 /// `vdkr` as somebody uses it who has set nothing: the first command starts the machine of all.
 fn plainly(user: &User, args: &[&str]) -> Command {
@@ -83,7 +83,7 @@ fn one_that_is_just_starting_is_stopped() {
     let start = ["--accel", "tcg", "memres", "start"];
     let mut starting = Background(user.command().args(start).spawn().unwrap());
     wait_until("the emulator", PATIENCE, || {
-        user.processes().iter().any(|process| process.is_emulator())
+        user.processes().iter().any(Process::is_emulator)
     });
     // Nobody waits for it any more.
     starting.0.kill().unwrap();
