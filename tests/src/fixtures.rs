@@ -5,13 +5,19 @@ use std::path::{Path, PathBuf};
 /// The deploy directory with one folder per machine.
 #[track_caller]
 pub fn deploy_dir() -> PathBuf {
+    made("fixtures")
+}
+
+/// A directory of `target`, with its machines.
+#[track_caller]
+fn made(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("the path of the running test");
     let found = exe
         .ancestors()
-        .map(|dir| dir.join("fixtures/deploy/images"))
+        .map(|dir| dir.join(name).join("deploy/images"))
         .find(|d| d.is_dir());
     found
-        .expect("target/fixtures is missing; `cargo xtask fixtures` makes it")
+        .unwrap_or_else(|| panic!("target/{name} is missing; `cargo xtask {name}` makes it"))
         .canonicalize()
         .expect("the directory just seen")
 }
@@ -19,7 +25,17 @@ pub fn deploy_dir() -> PathBuf {
 /// A layout by its machine and directory name.
 #[track_caller]
 pub fn layout(machine: &str, name: &str) -> PathBuf {
-    let path = deploy_dir().join(machine).join(name);
+    whole(deploy_dir().join(machine).join(name))
+}
+
+/// A layout that only benches use, which `cargo xtask bench` makes.
+#[track_caller]
+pub fn bench_layout(machine: &str, name: &str) -> PathBuf {
+    whole(made("fixtures-bench").join(machine).join(name))
+}
+
+#[track_caller]
+fn whole(path: PathBuf) -> PathBuf {
     assert!(
         path.join("index.json").is_file(),
         "{} is no OCI layout",

@@ -188,7 +188,8 @@ fn files_of_a_container_that_has_ended(user: &User) {
     user.run(["rm", "db"]).expect(0);
 }
 
-/// An import that takes long ends at Ctrl-C, and leaves nothing half-done.
+/// An import that takes long ends at Ctrl-C, and leaves nothing half-done: unpacked in the machine, and
+/// on this computer.
 fn interrupted(user: &User) {
     // The zeros take no room here, and a while there.
     let (size, root) = (512 << 20, user.home().join("big.tar"));
@@ -196,21 +197,27 @@ fn interrupted(user: &User) {
     fs::write(&root, &header[..512]).unwrap();
     let file = fs::File::options().write(true).open(&root).unwrap();
     file.set_len(512 + size + 1024).unwrap();
-    let mut import = user.command();
-    import
-        .args(["import", root.to_str().unwrap(), "big"])
-        .stderr(Stdio::null());
-    let mut child = import.spawn().unwrap();
-    wait_until("the import to have begun", PATIENCE, || {
-        let status = user.run(["memres", "status", "--json"]).expect(0).text();
-        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-        status["busy"] == 1
-    });
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
-    wait_until("the end of the import", Duration::from_mins(1), || {
-        child.try_wait().unwrap().is_some()
-    });
-    assert_ne!(child.wait().unwrap().code(), Some(0));
-    let images = user.run(["images", "-q", "big"]).expect(0);
-    assert_eq!(images.text(), "");
+    let unfinished = user.home().join(".vdkr/layers/new");
+    for place in ["guest", "host"] {
+        let mut import = user.command();
+        import
+            .args(["--pull-in", place, "import", root.to_str().unwrap(), "big"])
+            .stderr(Stdio::null());
+        let mut child = import.spawn().unwrap();
+        wait_until("the import to have begun", PATIENCE, || {
+            if place == "host" {
+                return fs::read_dir(&unfinished).is_ok_and(|mut files| files.next().is_some());
+            }
+            let status = user.run(["memres", "status", "--json"]).expect(0).text();
+            let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+            status["busy"] == 1
+        });
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+        wait_until("the end of the import", Duration::from_mins(1), || {
+            child.try_wait().unwrap().is_some()
+        });
+        assert_ne!(child.wait().unwrap().code(), Some(0));
+        let images = user.run(["images", "-q", "big"]).expect(0);
+        assert_eq!(images.text(), "", "{place}");
+    }
 }

@@ -234,15 +234,22 @@ impl Apt {
     }
 }
 
-/// Writes a minimal Debian of the suite, with these packages more, into an archive.
+/// Writes a minimal Debian of the suite, with these packages more, into an archive. The packages of
+/// another architecture are unpacked and not configured, since nothing of theirs runs here.
 pub(crate) fn bootstrap(apt: &Apt, arch: Arch, packages: &[&str], archive: &Path) -> Result<()> {
     let tool = need_program("mmdebstrap", "mmdebstrap")?;
     let mut attempt = Ok(());
+    let (variant, mut packages) = match arch == Arch::HOST {
+        true => ("minbase", packages.to_vec()),
+        false => ("extract", [&["?essential"], packages].concat()),
+    };
+    packages.sort_unstable();
     // As root or with subordinate user ids the first mode works, else fakechroot may.
     for mode in ["auto", "fakechroot"] {
         let mut command = Command::new(&tool);
         command
-            .args(["--quiet", "--variant=minbase", "--format=tar"])
+            .args(["--quiet", "--format=tar"])
+            .arg(format!("--variant={variant}"))
             .arg(format!("--architectures={}", arch.debian()))
             .arg(format!("--mode={mode}"))
             .arg(format!("--aptopt={}", apt.settings_file().display()))

@@ -54,7 +54,14 @@ pub(crate) fn build(workspace: &Workspace, scope: Scope) -> Result<PathBuf> {
             images.push(debian_base(workspace, &apt)?);
             images
         }
-        Scope::Benches => vec![many_layers(workspace)?, big(workspace)?],
+        Scope::Benches => {
+            let apt = Apt::open(workspace)?;
+            let mut images = vec![many_layers(workspace)?, big(workspace)?];
+            for arch in Arch::ALL {
+                images.push(debian_large(workspace, &apt, arch)?);
+            }
+            images
+        }
     };
     let key = images
         .iter()
@@ -117,7 +124,23 @@ fn debian_base(workspace: &Workspace, apt: &Apt) -> Result<Image> {
         Arch::X86_64.machine(),
         "debian-base-latest-oci",
         key,
-        |place| base::debian_base(place, apt),
+        |place| base::debian_base(place, apt, Arch::X86_64, &[]),
+    )
+}
+
+/// A Debian of more than 50 MB when compressed.
+fn debian_large(workspace: &Workspace, apt: &Apt, arch: Arch) -> Result<Image> {
+    let packages = ["perl", "python3"];
+    let key = Key::new("debian-large", 1)
+        .with("suite", &apt.suite)
+        .with("arch", arch.name())
+        .with("packages", packages.join(" "));
+    image(
+        workspace,
+        arch.machine(),
+        "debian-large-latest-oci",
+        key,
+        |place| base::debian_base(place, apt, arch, &packages),
     )
 }
 

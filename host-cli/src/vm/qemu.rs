@@ -234,9 +234,11 @@ impl Machine {
             (true, Arch::X86_64) => add("earlyprintk=ttyS0"),
             (true, Arch::Aarch64) => add("earlycon"),
         }
-        add("panic=-1 cryptomgr.notests random.trust_cpu=on");
+        // On aarch64 a kernel at a secret place keeps page tables of its own, and the emulator begins
+        // anew with every change of tables.
+        add("panic=-1 cryptomgr.notests random.trust_cpu=on nokaslr mitigations=off");
         if self.arch == Arch::X86_64 {
-            add("no_timer_check nokaslr mitigations=off");
+            add("no_timer_check");
             if self.accel == Accel::Tcg {
                 if self.board == Board::Microvm
                     && let Some(khz) = self.tsc_khz
@@ -358,8 +360,8 @@ mod tests {
         assert_eq!(
             value(&line, "-append"),
             [
-                "console=ttyS0 quiet panic=-1 cryptomgr.notests random.trust_cpu=on no_timer_check \
-              nokaslr mitigations=off tsc_early_khz=2445435 tsc=reliable pci=off"
+                "console=ttyS0 quiet panic=-1 cryptomgr.notests random.trust_cpu=on nokaslr \
+              mitigations=off no_timer_check tsc_early_khz=2445435 tsc=reliable pci=off"
             ]
         );
         assert_eq!(
@@ -489,7 +491,9 @@ mod tests {
         assert_eq!(value(&line, "-cpu"), ["cortex-a57"]);
         assert_eq!(
             value(&line, "-append"),
-            ["console=ttyAMA0 quiet panic=-1 cryptomgr.notests random.trust_cpu=on"]
+            [
+                "console=ttyAMA0 quiet panic=-1 cryptomgr.notests random.trust_cpu=on nokaslr mitigations=off"
+            ]
         );
         let kvm = Machine {
             accel: Accel::Kvm,

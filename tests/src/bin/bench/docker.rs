@@ -4,7 +4,7 @@
 //! The engine makes no networks of its own here, which spares it the work of its bridge.
 
 use vdkr_tests::board::Board;
-use vdkr_tests::fixtures::layout;
+use vdkr_tests::fixtures::bench_layout;
 use vdkr_tests::registry::Registry;
 
 use crate::table::Samples;
@@ -19,7 +19,7 @@ pub(crate) fn run() {
         "### The same with Docker's engine in a Debian VM (q35), x86_64 under emulation (TCG)\n"
     );
     let registry = Registry::start();
-    let image = layout("qemux86-64", "debian-base-latest-oci");
+    let image = bench_layout("qemux86-64", "debian-large-latest-oci");
     let push = ["push", "--tag", "latest", image.to_str().expect("UTF-8")];
     registry.run(push).expect(0);
     let host = format!("10.0.2.2:{}", registry.port());
@@ -27,7 +27,7 @@ pub(crate) fn run() {
         "{{\"insecure-registries\": [\"{host}\"], \"iptables\": false, \"ip6tables\": false, \
          \"bridge\": \"none\"}}\n"
     );
-    let run = format!("docker run --rm --network host {host}/yocto/debian-base true");
+    let run = format!("docker run --rm --network host {host}/yocto/debian-large true");
     let mut samples: [Samples; 3] = Default::default();
     for _ in 0..ROUNDS {
         settle();

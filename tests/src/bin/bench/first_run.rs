@@ -1,7 +1,9 @@
 //! Pull of a Debian image and its first run, nothing of it there before: on the host, and in the
 //! machine.
 
-use vdkr_tests::fixtures::layout;
+use std::path::Path;
+
+use vdkr_tests::fixtures::bench_layout;
 use vdkr_tests::process::run_within;
 use vdkr_tests::registry::Registry;
 use vdkr_tests::vm::{PATIENCE, User};
@@ -9,11 +11,16 @@ use vdkr_tests::vm::{PATIENCE, User};
 use crate::table::{Samples, compare};
 use crate::{ROUNDS, settle, timed};
 
-/// Prints the table.
+/// Prints the tables.
 pub(crate) fn run() {
-    println!("### Pull of a Debian image and its first run, x86_64 under emulation (TCG)\n");
+    for (arch, machine) in [("x86_64", "qemux86-64"), ("aarch64", "qemuarm64")] {
+        one(arch, &bench_layout(machine, "debian-large-latest-oci"));
+    }
+}
+
+fn one(arch: &'static str, image: &Path) {
+    println!("### Pull of a Debian image and its first run, {arch} under emulation (TCG)\n");
     let registry = Registry::start();
-    let image = layout("qemux86-64", "debian-base-latest-oci");
     let push = ["push", "--tag", "latest", image.to_str().expect("UTF-8")];
     registry.run(push).expect(0);
     let bytes = std::fs::read_dir(image.join("blobs/sha256"))
@@ -21,14 +28,14 @@ pub(crate) fn run() {
         .filter_map(|blob| Some(blob.ok()?.metadata().ok()?.len()))
         .sum::<u64>();
     let prefix = format!("{}/yocto", registry.host());
-    let user = User::new("x86_64");
+    let user = User::new(arch);
     let first_run = |place: &str| {
         // State, images and layers go; what starts the machine stays.
         user.run(["vstorage", "clean", "--all"]).expect(0);
         settle();
         let mut command = user.command();
         command.args(["--accel", "tcg", "--registry", &prefix, "--pull-in", place]);
-        command.args(["run", "--rm", "debian-base", "true"]);
+        command.args(["run", "--rm", "debian-large", "true"]);
         let (time, ran) = timed(|| run_within(&mut command, b"", PATIENCE));
         ran.expect(0);
         time

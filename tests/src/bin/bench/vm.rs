@@ -104,7 +104,7 @@ impl Measured {
         self.whole.add_time(time);
         let mut start = 0.0;
         for (at, (name, ms)) in ran.expect(0).stderr.lines().filter_map(stage).enumerate() {
-            if !["request", "shutdown", "total"].contains(&&*name) {
+            if !["layers", "request", "shutdown", "total"].contains(&&*name) {
                 start += ms / 1000.0;
             }
             let known = self.stages.entry(name);
