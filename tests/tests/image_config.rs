@@ -215,7 +215,9 @@ fn volumes(place: &Place) {
         &["run", "--rm", "-v", &mount, "volume:1", "ls", "/data"],
         "here\n",
     );
-    assert_eq!(listed(), 0);
+    wait_until("the other one goes with its container", PATIENCE, || {
+        listed() == 0
+    });
 }
 
 fn signals(place: &Place) {
