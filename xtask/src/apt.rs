@@ -239,11 +239,10 @@ impl Apt {
 pub(crate) fn bootstrap(apt: &Apt, arch: Arch, packages: &[&str], archive: &Path) -> Result<()> {
     let tool = need_program("mmdebstrap", "mmdebstrap")?;
     let mut attempt = Ok(());
-    let (variant, mut packages) = match arch == Arch::HOST {
+    let (variant, packages) = match arch == Arch::HOST {
         true => ("minbase", packages.to_vec()),
         false => ("extract", [&["?essential"], packages].concat()),
     };
-    packages.sort_unstable();
     // As root or with subordinate user ids the first mode works, else fakechroot may.
     for mode in ["auto", "fakechroot"] {
         let mut command = Command::new(&tool);
@@ -257,9 +256,12 @@ pub(crate) fn bootstrap(apt: &Apt, arch: Arch, packages: &[&str], archive: &Path
                 ["doc", "man", "locale", "info"]
                     .map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*")),
             );
-        if !packages.is_empty() {
-            command.arg(format!("--include={}", packages.join(",")));
-        }
+        // A pattern and a name do not go into one option.
+        command.args(
+            packages
+                .iter()
+                .map(|package| format!("--include={package}")),
+        );
         attempt = run(command
             .arg(&apt.suite)
             .arg(archive)

@@ -130,7 +130,7 @@ fn debian_base(workspace: &Workspace, apt: &Apt) -> Result<Image> {
 
 /// A Debian of more than 50 MB when compressed.
 fn debian_large(workspace: &Workspace, apt: &Apt, arch: Arch) -> Result<Image> {
-    let packages = ["perl", "python3"];
+    let packages = ["apt", "git", "perl", "python3"];
     let key = Key::new("debian-large", 1)
         .with("suite", &apt.suite)
         .with("arch", arch.name())
