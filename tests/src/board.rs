@@ -187,6 +187,12 @@ impl Board {
     /// Runs a script on the board as root; gives its status and what it wrote.
     #[track_caller]
     pub fn try_sh(&mut self, script: &str) -> (i32, String) {
+        self.try_sh_within(script, PATIENCE)
+    }
+
+    /// The same for one that may take longer than others.
+    #[track_caller]
+    pub fn try_sh_within(&mut self, script: &str, patience: Duration) -> (i32, String) {
         self.asked += 1;
         let (begin, end) = (
             format!("begin-{}-x", self.asked),
@@ -200,7 +206,7 @@ impl Board {
         self.shell.write_all(line.as_bytes()).expect("write");
         let quick = Some(Duration::from_millis(500));
         self.shell.set_read_timeout(quick).expect("a time limit");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         let mut seen = Vec::new();
         let mut buffer = [0; 4096];
         loop {
@@ -209,7 +215,7 @@ impl Board {
                 Ok(length) => seen.extend_from_slice(&buffer[..length]),
                 Err(_) => assert!(
                     Instant::now() < deadline,
-                    "{script}: no end within {PATIENCE:?}\n{}\n--- console\n{}",
+                    "{script}: no end within {patience:?}\n{}\n--- console\n{}",
                     String::from_utf8_lossy(&seen),
                     self.console()
                 ),
