@@ -494,6 +494,8 @@ impl Hub {
         if by == By::Other {
             self.idle.came(Some(id));
         }
+        // Those of clients that have gone keep their room until somebody looks.
+        while self.writers.try_join_next().is_some() {}
         self.writers.spawn(write_to_client(writer, frames));
         tokio::spawn(read_from_client(reader, id, self.sender.clone()));
     }

@@ -52,7 +52,7 @@ pub struct FrameReader<R> {
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    fn new(pipe: R) -> Self {
+    pub(super) fn new(pipe: R) -> Self {
         Self {
             pipe,
             decoder: Decoder::new(),

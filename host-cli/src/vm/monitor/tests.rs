@@ -554,3 +554,20 @@ async fn a_path_is_served_for_a_client_as_long_as_it_is_there() {
     bench.emulator.end.notify_one();
     bench.served.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn clients_that_have_gone_leave_no_task_behind() {
+    let (host, _guest) = UnixStream::pair().unwrap();
+    let (reader, writer) = host.into_split();
+    let reader = FrameReader::new(reader);
+    let mut hub = Hub::new(reader, writer, GuestHello::default(), None);
+    for id in 1..=100 {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (reader, writer) = near.into_split();
+        hub.add_client(FrameReader::new(reader), writer, By::Other);
+        drop(far);
+        hub.disconnect(id);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(hub.writers.len() < 10, "{}", hub.writers.len());
+}
