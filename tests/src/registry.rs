@@ -29,6 +29,11 @@ pub fn container_registry() -> Command {
                 "BUILDDIR",
                 "IMAGE_VERSION",
                 "TARGET_ARCH",
+                // Where logins may be.
+                "DOCKER_CONFIG",
+                "REGISTRY_AUTH_FILE",
+                "XDG_CONFIG_HOME",
+                "XDG_RUNTIME_DIR",
             ]
             .contains(&&*name_text)
         {

@@ -37,10 +37,6 @@ impl Peer {
         let mut command = container_registry();
         command
             .env("HOME", self.dir.path())
-            .env_remove("XDG_RUNTIME_DIR")
-            .env_remove("XDG_CONFIG_HOME")
-            .env_remove("DOCKER_CONFIG")
-            .env_remove("REGISTRY_AUTH_FILE")
             .env("CONTAINER_REGISTRY_URL", self.registry.host())
             .env(
                 "CONTAINER_REGISTRY_STORAGE",

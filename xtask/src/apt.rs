@@ -234,14 +234,28 @@ impl Apt {
     }
 }
 
-/// Writes a minimal Debian of the suite, with these packages more, into an archive. The packages of
-/// another architecture are unpacked and not configured, since nothing of theirs runs here.
-pub(crate) fn bootstrap(apt: &Apt, arch: Arch, packages: &[&str], archive: &Path) -> Result<()> {
+/// What becomes of packages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Install {
+    /// They are set up as on a system of their own, for which their programs run.
+    Configured,
+    /// They are unpacked, which goes for any architecture.
+    Unpacked,
+}
+
+/// Writes a minimal Debian of the suite, with these packages more, into an archive.
+pub(crate) fn bootstrap(
+    apt: &Apt,
+    arch: Arch,
+    install: Install,
+    packages: &[&str],
+    archive: &Path,
+) -> Result<()> {
     let tool = need_program("mmdebstrap", "mmdebstrap")?;
     let mut attempt = Ok(());
-    let (variant, packages) = match arch == Arch::HOST {
-        true => ("minbase", packages.to_vec()),
-        false => ("extract", [&["?essential"], packages].concat()),
+    let (variant, packages) = match install {
+        Install::Configured => ("minbase", packages.to_vec()),
+        Install::Unpacked => ("extract", [&["?essential"], packages].concat()),
     };
     // As root or with subordinate user ids the first mode works, else fakechroot may.
     for mode in ["auto", "fakechroot"] {

@@ -170,7 +170,7 @@ fn disk(workspace: &Workspace, apt: &Apt, content: Content) -> Result<PathBuf> {
     cache::entry(workspace, "board-disk", &key, |place| {
         eprintln!("making a Debian with systemd");
         let archive = place.join("root.tar");
-        apt::bootstrap(apt, ARCH, &packages, &archive)?;
+        apt::bootstrap(apt, ARCH, apt::Install::Configured, &packages, &archive)?;
         // Whoever unpacks it, owners and devices reach the disk as they are in the archive.
         let script = "mkdir root && tar -xpf root.tar --numeric-owner -C root && \
                       \"$0\" -q -t ext4 -m 0 -E root_owner=0:0 -d root disk \"$1\"";

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 pub(crate) use base::busybox_of;
 
-use crate::apt::Apt;
+use crate::apt::{Apt, Install};
 use crate::cache::{self, Key};
 use crate::run::need_program;
 use crate::workspace::{Arch, Workspace};
@@ -124,13 +124,17 @@ fn debian_base(workspace: &Workspace, apt: &Apt) -> Result<Image> {
         Arch::X86_64.machine(),
         "debian-base-latest-oci",
         key,
-        |place| base::debian_base(place, apt, Arch::X86_64, &[]),
+        |place| base::debian_base(place, apt, Arch::X86_64, Install::Configured, &[]),
     )
 }
 
 /// A Debian of more than 50 MB when compressed.
 fn debian_large(workspace: &Workspace, apt: &Apt, arch: Arch) -> Result<Image> {
     let packages = ["apt", "git", "perl", "python3"];
+    let install = match arch == Arch::HOST {
+        true => Install::Configured,
+        false => Install::Unpacked,
+    };
     let key = Key::new("debian-large", 1)
         .with("suite", &apt.suite)
         .with("arch", arch.name())
@@ -140,7 +144,7 @@ fn debian_large(workspace: &Workspace, apt: &Apt, arch: Arch) -> Result<Image> {
         arch.machine(),
         "debian-large-latest-oci",
         key,
-        |place| base::debian_base(place, apt, arch, &packages),
+        |place| base::debian_base(place, apt, arch, install, &packages),
     )
 }
 

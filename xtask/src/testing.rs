@@ -74,7 +74,9 @@ pub(crate) fn all(workspace: &Workspace) -> Result<()> {
     let logs = workspace.target.join("test-logs");
     fs::create_dir_all(&logs)?;
     let path = path_with_peers(workspace)?;
-    let waiting = Mutex::new(VecDeque::from(in_order(programs(workspace)?)));
+    let programs = in_order(programs(workspace)?);
+    let count = programs.len();
+    let waiting = Mutex::new(VecDeque::from(programs));
     let ended = Mutex::new(Vec::new());
     let lanes = thread::available_parallelism().map_or(1, |count| count.get().min(MOST));
     let next = || waiting.lock().ok()?.pop_front();
@@ -92,12 +94,15 @@ pub(crate) fn all(workspace: &Workspace) -> Result<()> {
     });
     let ended = ended.into_inner().unwrap_or_default();
     let documentation = run(cargo(workspace).args(["test", "--quiet", "--doc", "--workspace"]));
-    let slowest: Duration = ended.iter().map(|end| end.time).sum();
+    let time: Duration = ended.iter().map(|end| end.time).sum();
     println!(
-        "{} programs of tests, {lanes} at a time, {:.0} s of theirs",
+        "{} of {count} programs of tests, {lanes} at a time, {:.0} s of theirs",
         ended.len(),
-        slowest.as_secs_f32()
+        time.as_secs_f32()
     );
+    if ended.len() != count {
+        bail!("some programs of tests have not run");
+    }
     let failed: Vec<_> = ended.iter().filter(|end| !end.passed).collect();
     if !failed.is_empty() {
         let names: Vec<_> = failed.iter().map(|end| end.name.as_str()).collect();
@@ -179,7 +184,9 @@ fn in_order(mut programs: Vec<Program>) -> Vec<Program> {
 
 /// Runs one, and tells how it ended; with all its words when it failed.
 fn perform(program: &Program, logs: &Path, path: &OsStr) -> Ended {
-    let log = logs.join(format!("{}.log", program.name.replace('/', "-")));
+    // Two may have one name in their room; files have different ones.
+    let file = program.path.file_name().unwrap_or_default();
+    let log = logs.join(file).with_extension("log");
     let begun = Instant::now();
     let result = perform_into(program, &log, path);
     let time = begun.elapsed();

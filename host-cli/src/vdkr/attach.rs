@@ -21,8 +21,9 @@ use super::{
     command::wrong_reply,
     error::{Error, Result},
     news::News,
-    session::{Session, say},
+    session::Session,
     terminal::{self, RawMode},
+    words::say,
 };
 use crate::vm::{
     channel::{Call, CallSender, ChannelError, Incoming},

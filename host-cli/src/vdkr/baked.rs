@@ -11,7 +11,7 @@ use vdkr_core::{
 };
 use vdkr_transfer::target::{RootFs, baked::defaults};
 
-use super::{registry::host_side, session::say, settings::Settings};
+use super::{registry::host_side, settings::Settings, words::say};
 
 /// What the machine's image says about registries.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use vdkr_core::{
 };
 use vdkr_transfer::{TransferError, pull::ImageError};
 
-use super::{config::ConfigError, session::printable, state::StateError};
+use super::{config::ConfigError, state::StateError, words::printable};
 use crate::{
     exit::Exit,
     registry_cli::error::{exit_of, words},

@@ -27,8 +27,9 @@ use vdkr_core::{
 use super::{
     command::wrong_reply,
     error::{Error, Result},
-    session::{Session, say},
+    session::Session,
     settings::{Settings, StatePlace},
+    words::say,
 };
 use crate::exit::Exit;
 

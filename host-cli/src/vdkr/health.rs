@@ -9,7 +9,7 @@ use tokio::{
 };
 use vdkr_core::channel::message::{MachineState, Reply, Request};
 
-use super::session::say;
+use super::words::say;
 use crate::vm::channel::Connection;
 
 /// After what silence of a request the machine is asked whether it is there.

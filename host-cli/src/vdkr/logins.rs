@@ -17,8 +17,8 @@ use vdkr_core::{
 use super::{
     baked::Baked,
     error::{Error, Result},
-    session::say,
     settings::Settings,
+    words::say,
 };
 use crate::{
     exit::Exit,

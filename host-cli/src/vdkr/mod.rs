@@ -42,6 +42,7 @@ pub mod value;
 pub mod volume_args;
 pub mod volumes;
 pub mod volumes_from;
+pub mod words;
 
 use clap::CommandFactory as _;
 
@@ -52,8 +53,8 @@ use self::{
     image_args::{ImageCommand, SystemCommand},
     machine_args::VstorageCommand,
     run_options::Verb,
-    session::say,
     settings::{Settings, Surroundings},
+    words::say,
 };
 use crate::exit::Exit;
 

@@ -4,7 +4,7 @@ use std::{collections::HashSet, fs::File, io::Write as _};
 
 use vdkr_core::channel::message::{Event, LogLevel, Phase, Request};
 
-use super::session::say;
+use super::words::say;
 use crate::{
     progress::{Mode, Progress},
     vm::channel::Connection,

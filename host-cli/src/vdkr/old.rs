@@ -9,7 +9,7 @@ use super::{
     args::{Cli, Command},
     container_args::{ContainerCommand, ContainerGroup},
     error::{Error, Result},
-    session::say,
+    words::say,
 };
 
 /// Options that stood before the command.

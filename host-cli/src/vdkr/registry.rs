@@ -19,9 +19,10 @@ use super::{
     config::NO_REGISTRY,
     error::{Error, Result},
     logins, roots,
-    session::{Session, say},
+    session::Session,
     settings::{Origin, Settings},
     value::{check_insecure, list, parse_bool},
+    words::say,
 };
 
 /// Longest file of certificates that is read, in bytes.

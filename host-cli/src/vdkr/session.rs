@@ -22,6 +22,7 @@ use super::{
     health::{self, Watch, Whose},
     settings::{Settings, StatePlace},
     state::{self, Lock, Wait},
+    words::say,
 };
 use crate::{
     exit::Exit,
@@ -48,18 +49,6 @@ const ENDING_PATIENCE: Duration = Duration::from_secs(1);
 const CLEANING_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the machine may take to go when nothing is left to be written.
 const POWER_OFF_PATIENCE: Duration = Duration::from_secs(3);
-
-/// Says something to the user beside the command's output.
-pub fn say(text: &str) {
-    eprintln!("vdkr: {}", printable(text));
-}
-
-/// Text without anything that could drive a terminal: registries and machines have a say in it. Lines
-/// stay lines.
-pub fn printable(text: &str) -> String {
-    let space = |c: char| if c.is_control() && c != '\n' { ' ' } else { c };
-    text.chars().map(space).collect()
-}
 
 /// An agent to talk to.
 #[derive(Debug)]

@@ -16,8 +16,9 @@ use crate::{
         granted,
         image_args::InspectArgs,
         names,
-        session::{Session, say, with_session},
+        session::{Session, with_session},
         settings::Settings,
+        words::say,
     },
 };
 

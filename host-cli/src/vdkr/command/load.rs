@@ -25,8 +25,9 @@ use crate::{
         },
         error::{Error, Result},
         image_args::LoadArgs,
-        session::{Session, interruptible, say, with_session},
+        session::{Session, interruptible, with_session},
         settings::Settings,
+        words::say,
     },
 };
 

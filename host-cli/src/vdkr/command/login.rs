@@ -13,8 +13,9 @@ use crate::{
         error::{Error, Result},
         image_args::LoginArgs,
         registry,
-        session::{interruptible, say},
+        session::interruptible,
         settings::Settings,
+        words::say,
     },
 };
 

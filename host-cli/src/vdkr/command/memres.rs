@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use monitor::{hear, keep, spawn_monitor, telling};
+use monitor::{hear, keep, spawn_monitor};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -27,9 +27,10 @@ use crate::{
         granted, health, human, layers,
         machine_args::{MemresCommand, MemresStartArgs, MemresStatusArgs},
         old,
-        session::{Session, interruptible, no_machine, say, tell_of_the_last},
+        session::{Session, interruptible, no_machine, tell_of_the_last},
         settings::{Settings, StatePlace},
         state, value,
+        words::{say, telling},
     },
     vm::{
         SOFTWARE,

@@ -12,8 +12,9 @@ use crate::{
     vdkr::{
         args::PortArgs,
         error::{Error, Result},
-        session::{no_ports, say},
+        session::no_ports,
         settings::{Settings, StatePlace},
+        words::say,
     },
     vm::kept,
 };

@@ -22,8 +22,9 @@ use crate::{
         layers, logins,
         news::News,
         platform, registry,
-        session::{Session, interruptible, say, with_session},
+        session::{Session, interruptible, with_session},
         settings::Settings,
+        words::say,
     },
     vm::channel::Incoming,
 };

@@ -19,8 +19,9 @@ use crate::{
         layers,
         names::{self, Found},
         registry,
-        session::{Session, say, with_session},
+        session::{Session, with_session},
         settings::Settings,
+        words::say,
     },
 };
 

@@ -27,9 +27,10 @@ use crate::{
         registry,
         run_options::{self, Parsed, RunOptions, Verb},
         sandbox,
-        session::{Session, interruptible, no_ports, say, with_session},
+        session::{Session, interruptible, no_ports, with_session},
         settings::Settings,
         volumes, volumes_from,
+        words::say,
     },
     vm::channel::Incoming,
 };

@@ -13,8 +13,8 @@ use crate::{
         error::Result,
         format::Format,
         image_args::VersionArgs,
-        session::say,
         settings::{Settings, StatePlace},
+        words::say,
     },
     vm::{kept, target},
 };

@@ -24,8 +24,9 @@ use crate::{
         },
         error::{Error, Result},
         image_args::VimportArgs,
-        session::{Session, say, with_session},
+        session::{Session, with_session},
         settings::Settings,
+        words::say,
     },
 };
 

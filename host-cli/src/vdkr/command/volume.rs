@@ -20,10 +20,11 @@ use crate::{
         error::{Error, Result},
         format::Format,
         human,
-        session::{say, with_session},
+        session::with_session,
         settings::Settings,
         value::parse_switch,
         volume_args::{VolumeCommand, VolumeListArgs},
+        words::say,
     },
 };
 

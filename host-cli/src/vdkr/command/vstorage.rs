@@ -18,9 +18,10 @@ use crate::{
         human,
         layers::{self, Cache, forget_user, unused},
         machine_args::{VstorageCleanArgs, VstorageCommand, VstorageListArgs, VstoragePathArgs},
-        session::{LOCK_PATIENCE, no_machine, say},
+        session::{LOCK_PATIENCE, no_machine},
         settings::{Settings, StatePlace},
         state::{self, Wait},
+        words::say,
     },
     vm::arch::Arch,
 };

@@ -27,7 +27,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use vdkr_core::{
@@ -44,7 +44,7 @@ use vdkr_transfer::{
 };
 
 use super::origins::{self, Origin};
-use crate::vdkr::session::say;
+use crate::vdkr::words::telling;
 
 /// Name of the directory in the root of all state.
 const NAME: &str = "layers";
@@ -60,8 +60,6 @@ const NEW: &str = "new";
 const RESERVE: u64 = 256 << 20;
 /// Between two tries for the lock.
 const PAUSE: Duration = Duration::from_millis(10);
-/// A wait that is longer is told of.
-const SILENT: Duration = Duration::from_secs(10);
 
 /// The layers of this user. Clones are the same cache.
 #[derive(Clone, Debug)]
@@ -186,22 +184,20 @@ impl Cache {
     /// says so when it takes long: it may have asked a machine that does not answer.
     pub async fn hold(&self) -> Result<Hold, ImageError> {
         let lock = self.lock_file()?;
-        let begun = Instant::now();
-        let mut told = false;
-        loop {
-            match lock.try_lock_shared() {
-                Ok(()) => return Ok(Hold { _lock: lock }),
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => {
-                    return Err(ImageError::io("lock", self.root.join("lock"))(error));
+        let words = "waiting for another command that clears up the layers";
+        telling(words, async {
+            while let Err(error) = lock.try_lock_shared() {
+                match error {
+                    TryLockError::WouldBlock => tokio::time::sleep(PAUSE).await,
+                    TryLockError::Error(error) => {
+                        return Err(ImageError::io("lock", self.root.join("lock"))(error));
+                    }
                 }
             }
-            if !told && begun.elapsed() > SILENT {
-                told = true;
-                say("waiting for another command that clears up the layers");
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+            Ok(())
+        })
+        .await?;
+        Ok(Hold { _lock: lock })
     }
 
     /// The right to remove layers; `None` while a command uses some.

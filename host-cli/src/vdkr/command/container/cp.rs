@@ -22,8 +22,9 @@ use crate::{
         container_args::CpArgs,
         error::{Error, Result},
         human, layers,
-        session::{Session, interruptible, say, with_session},
+        session::{Session, interruptible, with_session},
         settings::Settings,
+        words::say,
     },
     vm::channel::{CallSender, ChannelError, Incoming},
 };

@@ -16,8 +16,9 @@ use crate::{
         container_args::ContainerCommand,
         error::{Error, Result},
         granted,
-        session::{Session, interruptible, say, with_session},
+        session::{Session, interruptible, with_session},
         settings::Settings,
+        words::say,
     },
 };
 

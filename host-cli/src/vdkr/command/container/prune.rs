@@ -11,8 +11,9 @@ use crate::{
         container_args::ContainerPruneArgs,
         error::{Error, Result},
         granted,
-        session::{Session, interruptible, say, with_session},
+        session::{Session, interruptible, with_session},
         settings::Settings,
+        words::say,
     },
 };
 

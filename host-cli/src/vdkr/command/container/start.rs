@@ -133,7 +133,7 @@ async fn stay(
     let news = news.with_ports(published.then(|| session.adoption()).flatten());
     match attach(session, &request, terms, news).await {
         Err(error) if error.exit() == Exit::Failed && error.signalled().is_none() => {
-            crate::vdkr::session::say(&error.to_string());
+            crate::vdkr::words::say(&error.to_string());
             Ok(FAILED)
         }
         other => other,

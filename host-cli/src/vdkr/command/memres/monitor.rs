@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
     process::{ExitStatus, Stdio},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use nix::{
@@ -26,9 +26,10 @@ use crate::{
     vdkr::{
         error::{Error, Result},
         machine_args::MemresStartArgs,
-        session::{LOCK_PATIENCE, say},
+        session::LOCK_PATIENCE,
         settings::Settings,
         state::{self, Wait},
+        words::{say, telling},
     },
     vm::{
         SOFTWARE,
@@ -41,8 +42,6 @@ use crate::{
 
 /// File of a monitor's own words in a state directory.
 const LOG: &str = "monitor.log";
-/// A wait that is longer is told of.
-const SILENT: Duration = Duration::from_secs(15);
 /// Longest message of a starting monitor, in bytes.
 const MAX_REPORT: u64 = 64 * 1024;
 
@@ -127,18 +126,6 @@ pub(super) async fn hear(mut child: Child) -> Result<Description> {
                 Exit::Failed,
                 format!("the monitor ended without a word ({status})"),
             ))
-        }
-    }
-}
-
-/// Does something, and tells what is waited for when it takes long.
-pub(super) async fn telling<T>(words: &str, work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
-    match tokio::time::timeout(SILENT, &mut work).await {
-        Ok(done) => done,
-        Err(_) => {
-            say(words);
-            work.await
         }
     }
 }
