@@ -90,10 +90,12 @@ fn supervise() -> std::io::Result<()> {
 }
 
 fn start_agent() -> std::io::Result<Child> {
-    let mut channels = vec![Address::Port(PORT.to_owned())];
+    let mut channels = Vec::new();
     if Path::new("/dev/vsock").exists() {
         channels.push(Address::Vsock(VSOCK_PORT));
     }
+    // The last: when it opens, the host takes the machine for ready.
+    channels.push(Address::Port(PORT.to_owned()));
     let mut command = Command::new("/proc/self/exe");
     command.args(["serve", "--own-machine"]);
     command.args(["--state", STATE_DIR, "--boot-report", REPORT]);

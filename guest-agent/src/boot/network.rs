@@ -16,9 +16,11 @@ const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 pub fn configure() -> io::Result<()> {
     let mut netlink = Netlink::open()?;
     netlink.request(&Request::link_up(index_of("lo")?))?;
-    let Some(index) = first_device()? else {
+    let Some((index, name)) = find_device()? else {
         return Ok(());
     };
+    // This network has no IPv6; without it the kernel looks for no neighbours and routers there.
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
     netlink.request(&Request::address(index, ADDRESS, PREFIX))?;
     netlink.request(&Request::link_up(index))?;
     netlink.request(&Request::default_route(index, GATEWAY))?;
@@ -42,15 +44,21 @@ fn parse_gateway(routes: &str) -> Option<Ipv4Addr> {
 
 /// Index of the first interface that a device is behind.
 pub fn first_device() -> io::Result<Option<u32>> {
-    let mut found = None;
+    Ok(find_device()?.map(|(index, _)| index))
+}
+
+/// Index and name of the first interface that a device is behind.
+fn find_device() -> io::Result<Option<(u32, String)>> {
+    let mut found: Vec<(u32, String)> = Vec::new();
     for entry in fs::read_dir("/sys/class/net")?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
         if entry.path().join("device").exists()
-            && let Ok(index) = index_of(&entry.file_name().to_string_lossy())
+            && let Ok(index) = index_of(&name)
         {
-            found = Some(found.map_or(index, |known: u32| known.min(index)));
+            found.push((index, name));
         }
     }
-    Ok(found)
+    Ok(found.into_iter().min())
 }
 
 fn index_of(name: &str) -> io::Result<u32> {

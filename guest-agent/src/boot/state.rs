@@ -1,9 +1,13 @@
 //! Where images live: the state disk, or memory when there is none.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use nix::mount::MsFlags;
-use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
+use rustix::ioctl::{NoArg, Opcode, Setter, ioctl, opcode};
 
 use super::disks;
 
@@ -54,16 +58,28 @@ pub enum StateError {
     },
 }
 
+/// The state disk, when the machine has it already. What is on it is not known before a host has come.
+pub fn find() -> Option<PathBuf> {
+    disks::find(SERIAL)
+}
+
 /// Mounts the state disk on `target`, or a tmpfs when the machine has no such disk. Gives the word
-/// for the greeting. Blocks the thread.
+/// for the greeting. Blocks the thread. `known` is what [`find`] gave.
 ///
 /// A disk that is there and cannot be mounted is an error: images put into memory instead would be
 /// lost without a word.
-pub fn mount(target: &Path, wish: Wish) -> Result<&'static str, StateError> {
-    let disk = match wish {
-        Wish::Disk => Some(disks::wait_for(SERIAL, DISK_TIME).map_err(StateError::Missing)?),
-        Wish::Memory => None,
-        Wish::Either => disks::find(SERIAL),
+pub fn mount(
+    target: &Path,
+    wish: Wish,
+    known: Option<PathBuf>,
+) -> Result<&'static str, StateError> {
+    let disk = match (wish, known) {
+        (Wish::Memory, _) => None,
+        (Wish::Disk | Wish::Either, Some(disk)) => Some(disk),
+        (Wish::Disk, None) => {
+            Some(disks::wait_for(SERIAL, DISK_TIME).map_err(StateError::Missing)?)
+        }
+        (Wish::Either, None) => find(),
     };
     let error = |source: io::Error| StateError::Mount {
         disk: disk
@@ -74,6 +90,9 @@ pub fn mount(target: &Path, wish: Wish) -> Result<&'static str, StateError> {
         source,
     };
     fs::create_dir_all(target).map_err(error)?;
+    if let Some(disk) = &disk {
+        forget(disk).map_err(error)?;
+    }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
     let (source, kind, data, word) = match &disk {
         // The kernel replays the journal by itself, and gives back to the host what becomes free.
@@ -83,6 +102,19 @@ pub fn mount(target: &Path, wish: Wish) -> Result<&'static str, StateError> {
     nix::mount::mount(Some(source), target, Some(kind), flags, Some(data))
         .map_err(|errno| error(errno.into()))?;
     Ok(word)
+}
+
+/// `BLKFLSBUF` of `linux/fs.h`.
+const FORGET: Opcode = opcode::none(0x12, 97);
+
+/// Makes the kernel forget what it has read of a disk: the machine may have been saved with a blank
+/// one in its place.
+#[allow(unsafe_code, reason = "an ioctl without a safe wrapper")]
+fn forget(disk: &Path) -> io::Result<()> {
+    let disk = fs::File::open(disk)?;
+    // SAFETY: it takes no argument and touches no memory of ours.
+    unsafe { ioctl(&disk, NoArg::<FORGET>::new()) }?;
+    Ok(())
 }
 
 /// `FIFREEZE` and `FITHAW` of `ioctl_fs(2)`, which take a number that means nothing.

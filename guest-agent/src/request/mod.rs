@@ -3,6 +3,7 @@
 use std::{
     cell::{OnceCell, RefCell},
     fs, io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     pin::Pin,
     rc::Rc,
@@ -62,6 +63,12 @@ pub mod volume;
 const STOP_TIME: Duration = Duration::from_secs(10);
 /// Threads for unpacking and waiting; the machine is small.
 const BLOCKING_THREADS: usize = 8;
+/// How many of them are there from the beginning.
+const READY_THREADS: usize = 2;
+/// Bytes that requests find at hand, which the allocator keeps.
+const READY_HEAP: usize = 512 << 10;
+/// How long a thread without work stays. Under emulation it takes long to make one.
+const THREAD_STAY: Duration = Duration::from_hours(1);
 
 /// The agent's whole state.
 pub struct Agent {
@@ -86,6 +93,24 @@ pub struct Agent {
     greeting: tokio::sync::Mutex<()>,
     /// Their networks.
     networks: Rc<Networks>,
+    prepared: Prepared,
+}
+
+/// What a machine of the agent's own has looked up before it listens. A snapshot is taken then, so
+/// that no start from it has to do it again.
+#[derive(Default)]
+struct Prepared {
+    disk: Option<PathBuf>,
+    gateway: Option<Ipv4Addr>,
+}
+
+impl Prepared {
+    fn look() -> Self {
+        Self {
+            disk: state::find(),
+            gateway: network::gateway(),
+        }
+    }
 }
 
 /// Serves hosts until one asks for the end, or a signal does.
@@ -99,7 +124,9 @@ pub fn serve(options: &ServeOptions) -> io::Result<()> {
     }
     let result = local.block_on(&runtime, async {
         let agent = Rc::new(Agent::open(options)?);
-        if !options.own_machine {
+        if options.own_machine {
+            get_warm().await?;
+        } else {
             // Another agent may have the state: nobody shall come here for it.
             agent
                 .store()
@@ -130,11 +157,25 @@ pub fn serve(options: &ServeOptions) -> io::Result<()> {
     result
 }
 
+/// Does once what a machine that starts from a snapshot would have to do each time: makes the threads
+/// that wait for the first work, gets room for the first requests, and maps all pages of the agent.
+async fn get_warm() -> io::Result<()> {
+    let threads = [(); READY_THREADS].map(|()| tokio::task::spawn_blocking(|| {}));
+    for thread in threads {
+        thread.await.map_err(io::Error::other)?;
+    }
+    drop(std::hint::black_box(vec![1_u8; READY_HEAP]));
+    // A machine with too little memory for it does without.
+    let _ = rustix::mm::mlockall(rustix::mm::MlockAllFlags::CURRENT);
+    Ok(())
+}
+
 /// The threads and timers of an agent.
 pub(crate) fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(THREAD_STAY)
         .build()
 }
 
@@ -190,6 +231,11 @@ impl Agent {
             book: OnceCell::new(),
             greeting: tokio::sync::Mutex::new(()),
             networks: Rc::default(),
+            prepared: if options.own_machine {
+                Prepared::look()
+            } else {
+                Prepared::default()
+            },
         };
         if !agent.own_machine {
             agent.open_store();
@@ -269,7 +315,8 @@ impl Agent {
             Err(error) => eprintln!("vdkr-agent: cannot write the machine's id: {error}"),
         }
         let dir = self.state_dir.clone();
-        let mounted = tokio::task::spawn_blocking(move || state::mount(&dir, wish));
+        let disk = self.prepared.disk.clone();
+        let mounted = tokio::task::spawn_blocking(move || state::mount(&dir, wish, disk));
         let word = mounted
             .await
             .map_err(|error| error.to_string())?
@@ -409,6 +456,7 @@ impl Service for Agent {
                 eprintln!("vdkr-agent: time and randomness of the host: {error}");
             }
             let report = self.report.borrow().clone();
+            let gateway = self.prepared.gateway.or_else(network::gateway);
             GuestHello {
                 software: machine::SOFTWARE.to_owned(),
                 arch: machine::architecture().to_owned(),
@@ -419,7 +467,7 @@ impl Service for Agent {
                 state: report.state,
                 engine: "native".to_owned(),
                 registry: baked::registry(),
-                gateway: network::gateway().map(|address| address.to_string()),
+                gateway: gateway.map(|address| address.to_string()),
                 ..GuestHello::default()
             }
         })

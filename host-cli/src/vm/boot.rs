@@ -9,13 +9,11 @@ use std::{
 
 use serde_json::{Value, json};
 use tokio::{net::UnixStream, time::timeout};
-use vdkr_core::channel::message::DiskRequest;
 
 use super::{
-    disks::DisksError,
     pipe::{PipeError, greet_machine},
     process::{Qemu, SpawnError, ending},
-    qemu::{AGENT_CHANNEL, AGENT_DEVICE, Disks, Machine, MemoryFile, STATE_SERIAL},
+    qemu::{AGENT_CHANNEL, AGENT_DEVICE, Machine, MemoryFile},
     qmp::{Qmp, QmpError},
     snapshot::{Saved, Unfinished},
     start::{CONSOLE_LOG, StartError, StartOptions, Started},
@@ -26,6 +24,8 @@ use super::{
 const SAVING: Duration = Duration::from_mins(1);
 /// How often is looked whether it is written.
 const PAUSE: Duration = Duration::from_millis(2);
+/// What a machine still has to do after its agent has begun to listen; once here, or at each start.
+const SETTLING: Duration = Duration::from_millis(500);
 /// From the restored machine's first instruction to its agent's greeting, on a busy host.
 const WAKING: Duration = Duration::from_secs(30);
 /// Memory that is a file of its own is left out of the devices' state.
@@ -57,7 +57,6 @@ pub(super) enum Failed {
         console: String,
     },
     Pipe(PipeError),
-    Disk(DisksError),
     Qmp(QmpError),
 }
 
@@ -71,10 +70,9 @@ impl Boot<'_> {
         patience: Duration,
         stages: &mut Stages,
     ) -> Result<Started, Failed> {
-        let (mut qemu, agent) = self.spawn(machine, self.console_log().as_deref(), None)?;
+        let (qemu, agent) = self.spawn(machine, self.console_log().as_deref(), None)?;
         stages.mark("spawn");
         let spawned = Instant::now();
-        self.attach_state(&mut qemu, machine).await?;
         let started = self
             .greet(qemu, agent, machine, first_output, patience)
             .await?;
@@ -82,7 +80,8 @@ impl Boot<'_> {
         Ok(started)
     }
 
-    /// Boots a machine to the point where its agent listens, writes it down, and ends it.
+    /// Boots a machine to the point where its agent listens, writes it down, and ends it. Its state
+    /// disk must be blank: what a kernel has read of a disk, it believes later.
     pub(super) async fn take(
         &self,
         machine: &Machine,
@@ -98,6 +97,7 @@ impl Boot<'_> {
             Ok(Err(error)) => return Err(Failed::control(error, &mut qemu).await),
             Err(_) => return Err(Failed::late(begun, &mut qemu).await),
         }
+        tokio::time::sleep(SETTLING).await;
         let saved = match timeout(SAVING, save(&mut qemu, unfinished)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Failed::control(error, &mut qemu).await),
@@ -109,7 +109,7 @@ impl Boot<'_> {
         saved
     }
 
-    /// Starts a machine that was saved.
+    /// Starts a machine that was saved, with another state disk.
     pub(super) async fn restore(
         &self,
         machine: &Machine,
@@ -131,8 +131,6 @@ impl Boot<'_> {
             Err(_) => return Err(Failed::late(begun, &mut qemu).await),
         }
         stages.mark("restore");
-        self.attach_state(&mut qemu, machine).await?;
-        stages.mark("attach");
         let restored = Instant::now();
         let started = self.greet(qemu, agent, machine, None, WAKING).await?;
         stages.wake(restored.elapsed(), &started.hello);
@@ -168,29 +166,6 @@ impl Boot<'_> {
             inherited.push(file);
         }
         Qemu::spawn(self.program, &machine, console_log, inherited).map_err(Failed::Spawn)
-    }
-
-    async fn attach_state(&self, qemu: &mut Qemu, machine: &Machine) -> Result<(), Failed> {
-        let (Some(path), Disks::Hot) = (self.state_disk, &machine.disks) else {
-            return Ok(());
-        };
-        let disk = DiskRequest {
-            path: path.to_owned(),
-            serial: STATE_SERIAL.to_owned(),
-            read_only: false,
-        };
-        let begun = Instant::now();
-        match qemu.attach(&disk).await {
-            Ok(()) => Ok(()),
-            // The emulator may have ended, and says why elsewhere.
-            Err(DisksError::Qmp {
-                source: QmpError::Io(_),
-                ..
-            }) => Err(Failed::ended(qemu).await),
-            // It hangs, perhaps in what runs the guest.
-            Err(DisksError::Silent { .. }) => Err(Failed::late(begun, qemu).await),
-            Err(error) => Err(Failed::Disk(error)),
-        }
     }
 
     async fn greet(
@@ -352,8 +327,13 @@ impl Failed {
     pub(super) fn speaks_of_the_guest(&self) -> bool {
         match self {
             Self::Ended { .. } | Self::Late { .. } | Self::Pipe(_) => true,
-            Self::Spawn(_) | Self::Disk(_) | Self::Qmp(_) => false,
+            Self::Spawn(_) | Self::Qmp(_) => false,
         }
+    }
+
+    /// Whether the emulator ended for its state disk, which it names then.
+    pub(super) fn speaks_of_the_disk(&self, path: Option<&str>) -> bool {
+        matches!((self, path), (Self::Ended { words, .. }, Some(path)) if words.contains(path))
     }
 
     /// One line.
@@ -375,7 +355,6 @@ impl Failed {
                 format!("no answer of its agent in {:.1} s", waited.as_secs_f64())
             }
             Self::Pipe(error) => error.to_string(),
-            Self::Disk(error) => error.to_string(),
             Self::Qmp(error) => error.to_string(),
         }
     }
@@ -385,7 +364,7 @@ impl Failed {
         let (words, console) = match self {
             Self::Spawn(error) => return error.into(),
             Self::Pipe(error) => return error.into(),
-            Self::Disk(_) | Self::Qmp(_) => (String::new(), String::new()),
+            Self::Qmp(_) => (String::new(), String::new()),
             Self::Ended { words, console, .. } => (words, console),
             Self::Late { console, .. } => (String::new(), console),
         };
@@ -422,15 +401,6 @@ mod tests {
         };
         for (failed, speaks) in [
             (Failed::Qmp(refused()), false),
-            (Failed::Disk(DisksError::NotHot), false),
-            (
-                Failed::Disk(DisksError::Qmp {
-                    what: "attach",
-                    serial: "s".into(),
-                    source: refused(),
-                }),
-                false,
-            ),
             (
                 Failed::Late {
                     waited: Duration::ZERO,
@@ -443,6 +413,20 @@ mod tests {
         ] {
             assert_eq!(failed.speaks_of_the_guest(), speaks, "{}", failed.reason());
         }
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_opened_is_no_fault_of_the_snapshot() {
+        let ended = |words: &str| Failed::Ended {
+            how: "ended with status 1".into(),
+            words: words.into(),
+            console: String::new(),
+        };
+        let disk = Some("/state/state.img");
+        let refused = ended("qemu: -blockdev x: Could not open '/state/state.img': no");
+        assert!(refused.speaks_of_the_disk(disk));
+        assert!(!refused.speaks_of_the_disk(None));
+        assert!(!ended("qemu: no such machine").speaks_of_the_disk(disk));
     }
 
     #[test]

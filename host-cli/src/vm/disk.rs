@@ -17,7 +17,7 @@ pub const NAME: &str = "state.img";
 /// File name of a disk in the making. It is left behind only by a kill, and never used.
 const UNFINISHED: &str = "state.img.unfinished";
 /// Size as the guest sees it, in bytes. The file takes what is written.
-const SIZE: u64 = 64 << 30;
+pub const SIZE: u64 = 64 << 30;
 
 /// Options of mkfs.ext4, best first: an older one does not know them all. The file is fresh, so
 /// its blocks read as zeros and nothing has to be zeroed, now or in the guest; the features left

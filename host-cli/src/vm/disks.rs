@@ -125,9 +125,9 @@ impl Qemu {
 
     /// How the machine is, as the emulator sees it.
     pub async fn health(&mut self) -> Health {
-        let boot_disk = self.boot_disk().map(str::to_owned);
+        let state_disk = self.state_disk().map(str::to_owned);
         let (control, disks) = self.disks();
-        health(control, disks.as_deref(), boot_disk.as_deref()).await
+        health(control, disks.as_deref(), state_disk.as_deref()).await
     }
 
     /// Serial numbers of the disks that are attached.
@@ -140,7 +140,7 @@ impl Qemu {
     }
 }
 
-async fn health(control: &mut Qmp, disks: Option<&HotDisks>, boot_disk: Option<&str>) -> Health {
+async fn health(control: &mut Qmp, disks: Option<&HotDisks>, state_disk: Option<&str>) -> Health {
     // Events come before the answer to whatever is asked. One that ends says what it can.
     let stopped = match timeout(ERRORS, control.execute("query-status")).await {
         Ok(Ok(status)) if status["running"] == false => {
@@ -149,7 +149,7 @@ async fn health(control: &mut Qmp, disks: Option<&HotDisks>, boot_disk: Option<&
         _ => None,
     };
     Health {
-        disk_errors: disk_errors(control, disks, boot_disk),
+        disk_errors: disk_errors(control, disks, state_disk),
         stopped,
     }
 }
@@ -157,7 +157,7 @@ async fn health(control: &mut Qmp, disks: Option<&HotDisks>, boot_disk: Option<&
 fn disk_errors(
     control: &mut Qmp,
     disks: Option<&HotDisks>,
-    boot_disk: Option<&str>,
+    state_disk: Option<&str>,
 ) -> Vec<String> {
     let mut told: Vec<String> = Vec::new();
     for event in control.take_events("BLOCK_IO_ERROR") {
@@ -167,7 +167,7 @@ fn disk_errors(
             disks.find(|known| text("node-name") == known.name)
         });
         let file = known.map(|known| &*known.disk.path);
-        let file = file.or(boot_disk).unwrap_or("the machine's disk");
+        let file = file.or(state_disk).unwrap_or("the machine's disk");
         let verb = match text("operation") {
             "read" => "read",
             _ => "write to",

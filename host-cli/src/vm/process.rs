@@ -28,7 +28,7 @@ use tokio::{
 use super::{
     console::{Console, last_lines},
     disks::HotDisks,
-    qemu::{Disks, Machine, Sockets},
+    qemu::{Machine, Sockets, StateDisk},
     qmp::Qmp,
 };
 
@@ -45,8 +45,8 @@ pub struct Qemu {
     child: Child,
     control: Qmp,
     disks: Option<HotDisks>,
-    /// Path of the disk that it had from the start, where it takes no others.
-    boot_disk: Option<String>,
+    /// Path of the disk with the agent's state.
+    state_disk: Option<String>,
     console: Console,
     complaints: Arc<Mutex<Vec<u8>>>,
     listening: Option<JoinHandle<()>>,
@@ -96,9 +96,9 @@ impl Qemu {
         (&mut self.control, self.disks.as_mut())
     }
 
-    /// Path of the disk that the machine had from the start, where it takes no others.
-    pub(super) fn boot_disk(&self) -> Option<&str> {
-        self.boot_disk.as_deref()
+    /// Path of the disk with the agent's state.
+    pub(super) fn state_disk(&self) -> Option<&str> {
+        self.state_disk.as_deref()
     }
 
     /// The emulator's process id.
@@ -212,10 +212,10 @@ fn spawn(
         Qemu {
             child,
             control: Qmp::new(control),
-            disks: (machine.disks == Disks::Hot).then(HotDisks::default),
-            boot_disk: match &machine.disks {
-                Disks::AtStart(disk) => disk.clone(),
-                Disks::Hot => None,
+            disks: machine.hot_disks.then(HotDisks::default),
+            state_disk: match &machine.state_disk {
+                StateDisk::File(path) => Some(path.clone()),
+                StateDisk::Absent | StateDisk::Blank(_) => None,
             },
             console,
             complaints,

@@ -23,6 +23,8 @@ pub const AGENT_CHANNEL: &str = "agent";
 pub const DISK_CONTROLLER: &str = "disks";
 /// Name of the user network at the emulator.
 pub const NETWORK: &str = "net0";
+/// The emulator's name for what is behind the state disk.
+const STATE: &str = "state";
 /// Serial number of the block device with the agent's state.
 pub const STATE_SERIAL: &str = "vdkr-state";
 
@@ -77,14 +79,16 @@ impl Accel {
     }
 }
 
-/// How the machine gets its disks.
+/// What is behind the disk with the agent's state, which the machine has from its first instruction on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Disks {
-    /// The one with the agent's state, by its path, from the first instruction on; the guest may
-    /// know no other kind.
-    AtStart(Option<String>),
-    /// While it runs, on a controller made for that.
-    Hot,
+pub enum StateDisk {
+    /// There is no such disk.
+    Absent,
+    /// The file with this path.
+    File(String),
+    /// Zeros, as many bytes as the file has that a start from the snapshot puts there: the guest
+    /// has found its disk already, and only has to mount it.
+    Blank(u64),
 }
 
 /// A file in the place of the machine's memory, inherited by the emulator.
@@ -117,8 +121,10 @@ pub struct Machine {
     pub format: KernelFormat,
     /// The initramfs.
     pub initrd: PathBuf,
-    /// How it gets its disks.
-    pub disks: Disks,
+    /// Its state disk.
+    pub state_disk: StateDisk,
+    /// Whether it has a controller for disks that come while it runs; the guest must know it.
+    pub hot_disks: bool,
     /// What its memory is made of; anonymous memory when absent.
     pub memory_file: Option<MemoryFile>,
     /// Wait for a saved state instead of booting.
@@ -200,25 +206,33 @@ impl Machine {
         args.device(
             "virtio-net",
             self.board,
-            &format!(",netdev={NETWORK}{no_boot_rom}"),
+            // A machine that was saved has not moved within a network that would have to know.
+            &format!(",netdev={NETWORK},guest_announce=off{no_boot_rom}"),
         );
-        match &self.disks {
-            Disks::AtStart(None) => {}
-            Disks::AtStart(Some(disk)) => {
-                args.pair("-blockdev", &block_node("state", disk, false).to_string());
-                args.device(
-                    "virtio-blk",
-                    self.board,
-                    &format!(
-                        ",drive=state,serial={STATE_SERIAL},werror={ON_ERROR},rerror={ON_ERROR}"
-                    ),
-                );
-            }
-            Disks::Hot => {
-                args.device("virtio-scsi", self.board, &format!(",id={DISK_CONTROLLER}"));
-            }
+        if let Some(node) = self.state_node() {
+            args.pair("-blockdev", &node.to_string());
+            args.device(
+                "virtio-blk",
+                self.board,
+                &format!(
+                    ",drive={STATE},serial={STATE_SERIAL},werror={ON_ERROR},rerror={ON_ERROR}"
+                ),
+            );
+        }
+        if self.hot_disks {
+            args.device("virtio-scsi", self.board, &format!(",id={DISK_CONTROLLER}"));
         }
         args.0
+    }
+
+    fn state_node(&self) -> Option<Value> {
+        match &self.state_disk {
+            StateDisk::Absent => None,
+            StateDisk::File(path) => Some(block_node(STATE, path, false)),
+            StateDisk::Blank(size) => Some(json!({
+                "driver": "null-co", "node-name": STATE, "size": size, "read-zeroes": true,
+            })),
+        }
     }
 
     /// The kernel's command line. It may be read by every container.
@@ -326,7 +340,8 @@ mod tests {
             kernel: "/vm/kernel".into(),
             format: KernelFormat::Vmlinux,
             initrd: "/vm/initramfs".into(),
-            disks: Disks::AtStart(Some("/a,b/state \"1\".img".into())),
+            state_disk: StateDisk::File("/a,b/state \"1\".img".into()),
+            hot_disks: false,
             memory_file: None,
             incoming: false,
             tsc_khz: Some(2_445_435),
@@ -377,7 +392,7 @@ mod tests {
             [
                 "virtio-serial-device",
                 "virtserialport,chardev=agent,name=vdkr.agent,id=agent-port",
-                "virtio-net-device,netdev=net0",
+                "virtio-net-device,netdev=net0,guest_announce=off",
                 "virtio-blk-device,drive=state,serial=vdkr-state,werror=report,rerror=report"
             ]
         );
@@ -394,7 +409,7 @@ mod tests {
     #[test]
     fn stateless_has_no_disk() {
         let line = line(&Machine {
-            disks: Disks::AtStart(None),
+            state_disk: StateDisk::Absent,
             ..machine()
         });
         assert!(
@@ -407,12 +422,11 @@ mod tests {
     #[test]
     fn disks_come_to_a_controller_while_the_machine_runs() {
         let hot = Machine {
-            disks: Disks::Hot,
+            hot_disks: true,
             ..machine()
         };
         let devices = |machine: &Machine| {
             let line = line(machine);
-            assert!(value(&line, "-blockdev").is_empty());
             value(&line, "-device").last().map(ToString::to_string)
         };
         assert_eq!(devices(&hot).unwrap(), "virtio-scsi-device,id=disks");
@@ -421,6 +435,26 @@ mod tests {
             ..hot
         };
         assert_eq!(devices(&pc).unwrap(), "virtio-scsi-pci,id=disks");
+    }
+
+    #[test]
+    fn a_blank_state_disk_differs_in_nothing_that_the_guest_has_found() {
+        let blank = Machine {
+            state_disk: StateDisk::Blank(64 << 30),
+            ..machine()
+        };
+        let (blank, given) = (line(&blank), line(&machine()));
+        let node: Value = serde_json::from_str(value(&blank, "-blockdev")[0]).unwrap();
+        assert_eq!(node["driver"], "null-co");
+        assert_eq!(node["size"], 64_u64 << 30);
+        assert_eq!(node["read-zeroes"], true);
+        let differing: Vec<_> = blank
+            .iter()
+            .zip(&given)
+            .filter(|(blank, given)| blank != given)
+            .collect();
+        assert_eq!(blank.len(), given.len());
+        assert_eq!(differing.len(), 1, "{differing:?}");
     }
 
     #[test]
@@ -474,7 +508,10 @@ mod tests {
             ..machine()
         });
         assert_eq!(value(&line, "-cpu"), ["host"]);
-        assert!(value(&line, "-device").contains(&"virtio-net-pci,netdev=net0,romfile="));
+        assert!(
+            value(&line, "-device")
+                .contains(&"virtio-net-pci,netdev=net0,guest_announce=off,romfile=")
+        );
         assert!(value(&line, "-device").contains(&"virtio-serial-pci"));
     }
 

@@ -20,7 +20,7 @@ use super::{
     pipe::{FrameReader, PipeError},
     process::{Qemu, SpawnError},
     processor::CpuWish,
-    qemu::{Accel, Board, Disks, Machine, Sockets},
+    qemu::{Accel, Board, Machine, Sockets, StateDisk},
     snapshot::{self, Key, Snapshots, Turn},
     timing::Stages,
     tsc,
@@ -195,11 +195,10 @@ pub async fn start(
         kernel: image.kernel.clone(),
         format: image.format,
         initrd: image.initrd.clone(),
-        disks: if image.hot_disks {
-            Disks::Hot
-        } else {
-            Disks::AtStart(state_disk.clone())
-        },
+        state_disk: state_disk
+            .clone()
+            .map_or(StateDisk::Absent, StateDisk::File),
+        hot_disks: image.hot_disks,
         memory_file: None,
         incoming: false,
         tsc_khz: None,
@@ -281,7 +280,7 @@ async fn begin(
     say: &mut dyn FnMut(&str),
 ) -> Result<Started, Failed> {
     // A boot that is to prove something has to be one.
-    if boot.options.snapshot && machine.disks == Disks::Hot && first_output.is_none() {
+    if boot.options.snapshot && machine.hot_disks && first_output.is_none() {
         let verbose = boot.options.verbose;
         let mut explain = |text: &str| {
             if verbose {
@@ -306,7 +305,22 @@ async fn from_snapshot(
     explain: &mut dyn FnMut(&str),
 ) -> Result<Option<Started>, Failed> {
     let snapshots = Snapshots::in_directory(&boot.options.cache_dir);
-    let key = match facts(boot.program, machine) {
+    let size = match boot.state_disk.map(std::fs::metadata) {
+        Some(Ok(file)) => file.len(),
+        // The emulator tells better why it cannot be used.
+        Some(Err(_)) => return Ok(None),
+        None => disk::SIZE,
+    };
+    let blank = Machine {
+        state_disk: StateDisk::Blank(size),
+        ..machine.clone()
+    };
+    // Without state the machine has the blank disk too, and takes its memory.
+    let machine = match machine.state_disk {
+        StateDisk::File(_) => machine,
+        StateDisk::Absent | StateDisk::Blank(_) => &blank,
+    };
+    let key = match facts(boot.program, &blank) {
         Ok(facts) => Key::new(&facts),
         Err(error) => {
             explain(&format!("no snapshot: {error}"));
@@ -318,7 +332,7 @@ async fn from_snapshot(
         Ok(Some(saved)) => match boot.restore(machine, &saved, stages).await {
             Ok(started) => return Ok(Some(started)),
             // It would not be there for a booted machine either.
-            Err(failed @ Failed::Disk(_)) => return Err(failed),
+            Err(failed) if failed.speaks_of_the_disk(boot.state_disk) => return Err(failed),
             Err(failed) => {
                 let reason = failed.reason();
                 // That this computer is slow now is no fault of the snapshot.
@@ -351,7 +365,7 @@ async fn from_snapshot(
         Ok(Turn::Saved(saved)) => saved,
         Ok(Turn::Build(unfinished)) => {
             explain("making a snapshot for the next starts");
-            match boot.take(machine, &unfinished, patience).await {
+            match boot.take(&blank, &unfinished, patience).await {
                 Ok(()) => {}
                 Err(failed @ Failed::Late { .. }) => return Err(failed),
                 Err(failed) => {
@@ -378,7 +392,7 @@ async fn from_snapshot(
     };
     match boot.restore(machine, &saved, stages).await {
         Ok(started) => Ok(Some(started)),
-        Err(failed @ Failed::Disk(_)) => Err(failed),
+        Err(failed) if failed.speaks_of_the_disk(boot.state_disk) => Err(failed),
         Err(failed) => {
             let reason = failed.reason();
             explain(&format!("the snapshot does not start: {reason}"));
