@@ -395,6 +395,28 @@ fn weakness_4b_16_credentials_never_go_to_an_unverified_registry() {
     assert!(registry.manifest("yocto/app", "v1").is_some());
 }
 
+/// As when it has expired, or somebody has changed a right meanwhile.
+#[test]
+fn a_token_that_is_not_taken_any_more_is_renewed_in_the_middle_of_a_push() {
+    for method in ["PATCH", "PUT"] {
+        let home = TempDir::new().unwrap();
+        let registry = Double::start(Manners {
+            token: Some(("user".to_owned(), "word".to_owned())),
+            revoke_at: Some(method),
+            ..Manners::default()
+        });
+        let app = home.path().join("app-latest-oci");
+        layout(&app, "amd64", &[&noise(1, 17 << 20), b"small"]);
+        let mut command = push(&home, &registry);
+        command
+            .arg(&app)
+            .args(["--tag", "v1", "--creds", "user:word"]);
+        run(&mut command).expect(0);
+        registry.manners(|manners| assert_eq!(manners.revoke_at, None));
+        assert_eq!(platforms(&registry, "yocto/app", "v1"), ["amd64"]);
+    }
+}
+
 #[test]
 fn weakness_4b_17_a_registry_with_a_token_server_takes_pushes() {
     let home = TempDir::new().unwrap();

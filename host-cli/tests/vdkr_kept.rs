@@ -3,7 +3,14 @@
 mod fake_agent;
 mod user;
 
-use std::{os::unix::net::UnixListener, sync::atomic::Ordering};
+use std::{
+    fs::{self, File},
+    os::unix::net::UnixListener,
+    process::Stdio,
+    sync::atomic::Ordering,
+    thread,
+    time::{Duration, Instant},
+};
 
 use user::{User, status, stderr, stdout};
 use vdkr_core::channel::message::{MachineState, Request};
@@ -104,4 +111,54 @@ fn failing_disks_are_told_of_after_each_command() {
         state["disk_errors"][0],
         "cannot write to /x/state.img: No space left on device"
     );
+}
+
+/// The layers of this computer are everybody's: a command whose machine does not say what it still has
+/// waits for that alone, and tells its user.
+#[test]
+fn a_machine_that_hangs_holds_no_other_machine_up() {
+    let user = User::with_agent();
+    user.agent.layers.lock().unwrap().replace(0);
+    let said = user.state_dir().join("said");
+    let mut command = user.command(&["rmi", "container-base"]);
+    command
+        .stdout(Stdio::null())
+        .stderr(File::create(&said).unwrap());
+    let mut removing = command.spawn().unwrap();
+    let words = || fs::read_to_string(&said).unwrap();
+    let patience = Instant::now() + Duration::from_mins(2);
+    while words().is_empty() && Instant::now() < patience {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let lock = user.state_dir().parent().unwrap().join("layers/lock");
+    let free = File::open(lock).map_or(true, |lock| lock.try_lock_shared().is_ok());
+    removing.kill().unwrap();
+    removing.wait().unwrap();
+    let words = words();
+    assert!(
+        words.contains("waiting for the machine to look at its images"),
+        "{words}"
+    );
+    assert_eq!(words.lines().count(), 1, "{words}");
+    assert!(free, "no other command can use layers");
+}
+
+/// One that hangs after its first answer holds the others up for a moment, and what it has stays its own.
+#[test]
+fn a_machine_that_hangs_while_layers_are_settled_is_left_for_the_next_time() {
+    let user = User::with_agent();
+    user.agent.layers.lock().unwrap().replace(1);
+    let output = user.run(&["rmi", "container-base"]);
+    status(&output, 0);
+    assert_eq!(stderr(&output), "");
+    let asked = |request: &Request| matches!(request, Request::Layers { .. });
+    let requests = user.requests();
+    assert_eq!(requests.iter().filter(|one| asked(one)).count(), 2);
+    assert_eq!(user.agent.cancelled.lock().unwrap().len(), 1);
+    let lock = user.state_dir().parent().unwrap().join("layers/lock");
+    File::open(lock).unwrap().try_lock().unwrap();
+
+    // It answers again.
+    user.agent.layers.lock().unwrap().replace(9);
+    status(&user.run(&["rmi", "container-base"]), 0);
 }

@@ -21,6 +21,7 @@ pub mod runs;
 pub mod scripted;
 pub mod shared;
 pub mod soak;
+pub mod stage;
 pub mod tar;
 pub mod target;
 pub mod tokens;

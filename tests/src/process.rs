@@ -7,6 +7,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
 /// What a program did.
 #[derive(Debug)]
 pub struct Ran {
@@ -102,17 +106,11 @@ pub fn run_within(command: &mut Command, input: &[u8], patience: Duration) -> Ra
             let mut bytes = Vec::new();
             stderr.read_to_end(&mut bytes).map(|_| bytes)
         });
-        let deadline = Instant::now() + patience;
-        let (status, late) = loop {
-            if let Some(status) = child.try_wait().expect("wait for a child") {
-                break (status, false);
-            }
-            if Instant::now() > deadline {
-                child.kill().expect("kill a child");
-                break (child.wait().expect("wait for a child"), true);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
+        let late = !ended_within(&child, patience);
+        if late {
+            child.kill().expect("kill a child");
+        }
+        let status = child.wait().expect("wait for a child");
         let ran = Ran {
             status,
             stdout: out.join().expect("reader").expect("read stdout"),
@@ -127,6 +125,22 @@ pub fn run_within(command: &mut Command, input: &[u8], patience: Duration) -> Ra
         );
         ran
     })
+}
+
+/// Waits for the end of a child, which is known at once: what is measured of a short program is no
+/// step of a loop here. Its status is still to be asked for.
+fn ended_within(child: &Child, patience: Duration) -> bool {
+    let process = Pid::from_child(child);
+    let process = pidfd_open(process, PidfdFlags::empty()).expect("a descriptor of a child");
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = left.try_into().expect("a time that poll understands");
+        match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => {}
+            ended => return ended.expect("wait for a child") > 0,
+        }
+    }
 }
 
 /// Runs to the end, within a minute.
@@ -165,5 +179,34 @@ pub fn wait_until(what: &str, patience: Duration, mut ready: impl FnMut() -> boo
     while !ready() {
         assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_ends_with_all_that_it_said() {
+        let script = "cat; echo said >&2; exit 3";
+        let patience = Duration::from_mins(1);
+        let ran = run_within(tool("sh").args(["-c", script]), b"told", patience).expect(3);
+        assert_eq!((&*ran.text(), &*ran.stderr), ("told", "said\n"));
+        let killed = run(tool("sh").args(["-c", "kill -9 $$"]));
+        assert_eq!(killed.code(), 137);
+    }
+
+    #[test]
+    #[should_panic(expected = "did not end within 0ns")]
+    fn a_program_that_takes_too_long_is_ended() {
+        run_within(tool("sleep").arg("600"), b"", Duration::ZERO);
+    }
+
+    #[test]
+    fn a_child_that_has_ended_is_seen_without_waiting() {
+        let mut child = tool("true").spawn().unwrap();
+        assert!(ended_within(&child, Duration::from_mins(1)));
+        assert!(ended_within(&child, Duration::ZERO));
+        assert!(child.wait().unwrap().success());
     }
 }

@@ -138,7 +138,11 @@ fn record(key: &str, value: &str) -> Vec<u8> {
 
 /// A whole archive.
 pub fn archive(entries: &[Entry]) -> Vec<u8> {
-    let mut bytes: Vec<u8> = entries.iter().flat_map(Entry::encode).collect();
+    let mut bytes = entries
+        .iter()
+        .map(Entry::encode)
+        .collect::<Vec<_>>()
+        .concat();
     bytes.resize(bytes.len() + 2 * BLOCK, 0);
     bytes
 }

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use reqwest::Url;
 use reqwest::header::WWW_AUTHENTICATE;
@@ -114,33 +115,39 @@ impl Gate {
     }
 
     /// Learns from a 401 to a request that showed `shown`. What [`Gate::authorize`] gives afterwards
-    /// is another thing to show, or the same if there is nothing better.
+    /// is another thing to show, or the same if there is nothing better. False when asking again is of
+    /// no use: the token was fetched since the request had `begun`, for all that the challenge names.
     pub(crate) fn challenged(
         &self,
         visit: &Visit<'_>,
         shown: &Authorization,
+        begun: Instant,
         answer: &Response,
-    ) -> Result<(), TransferError> {
+    ) -> Result<bool, TransferError> {
         let Visit { base, scopes, .. } = *visit;
         let offer = Offer::read(answer);
         let config = visit.http.config();
         let trusted = |realm: &Url| belongs(visit.host, &base.url, realm, config);
         let Some(demand) = offer.demand(base, trusted)? else {
-            return Ok(());
+            return Ok(false);
         };
+        let mut useful = true;
         if let Demand::Bearer { .. } = demand {
+            let mut wider_than_before = false;
             if let Some((_, _, Some(asked))) = offer.bearer.first() {
                 let wanted = scopes.union(&Scopes::parse(asked));
+                let mut wider = lock(&self.wider);
+                wider_than_before = wanted != *wider.get(scopes).unwrap_or(scopes);
                 if wanted != *scopes {
-                    lock(&self.wider).insert(scopes.clone(), wanted);
+                    wider.insert(scopes.clone(), wanted);
                 }
             }
             if let Authorization::Bearer(stale) = shown {
-                visit.tokens.forget(stale);
+                useful = !visit.tokens.refuse(stale, begun) || wider_than_before;
             }
         }
         *lock(&self.demand) = Some(demand);
-        Ok(())
+        Ok(useful)
     }
 
     /// What the user should know when access was refused for good.

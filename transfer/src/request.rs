@@ -1,6 +1,8 @@
 //! What becomes of a request: credentials, one answer to a challenge, redirects followed by hand,
 //! and repetition of what may be repeated.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, LOCATION};
 use reqwest::{Body, Method, StatusCode, Url};
@@ -16,6 +18,9 @@ use crate::token::Tokens;
 
 /// Redirects in a row that are followed.
 const MAX_HOPS: usize = 5;
+/// Challenges in a row that are answered: the first, that of a kept token which is not taken any more,
+/// and that of its successor when the registry asks for more than before.
+pub(crate) const MAX_CHALLENGES: u32 = 3;
 
 /// A request whose body, if any, is at hand: it can be sent again.
 #[derive(Debug)]
@@ -105,15 +110,18 @@ impl Sender {
         request: &Request,
     ) -> Result<Response, TransferError> {
         let base = self.base(endpoint).await?;
+        let begun = Instant::now();
         let mut shown = self.authorization(endpoint, &base, request).await?;
-        let mut challenged = false;
+        let mut challenges = 0;
         loop {
             let answer = self
                 .exchange(lane(&base, &request.url), request, &request.url, &shown)
                 .await?;
-            if answer.status() == StatusCode::UNAUTHORIZED && !challenged {
-                challenged = true;
-                self.learn(endpoint, &base, request, &shown, &answer)?;
+            if answer.status() == StatusCode::UNAUTHORIZED
+                && challenges < MAX_CHALLENGES
+                && self.learn(endpoint, &base, request, (&shown, begun), &answer)?
+            {
+                challenges += 1;
                 let next = self.authorization(endpoint, &base, request).await?;
                 if next != shown {
                     shown = next;
@@ -184,8 +192,9 @@ impl Sender {
         endpoint: &Endpoint,
         request: &Request,
         body: Body,
-    ) -> Result<(reqwest::RequestBuilder, Authorization), TransferError> {
+    ) -> Result<(reqwest::RequestBuilder, (Authorization, Instant)), TransferError> {
         let base = self.base(endpoint).await?;
+        let begun = Instant::now();
         let shown = self.authorization(endpoint, &base, request).await?;
         let builder = self.http.prepare(
             lane(&base, &request.url),
@@ -194,7 +203,7 @@ impl Sender {
             request.headers.clone(),
             &shown,
         )?;
-        Ok((builder.body(body), shown))
+        Ok((builder.body(body), (shown, begun)))
     }
 
     /// Takes a challenge in. True when there is something else to show now.
@@ -202,28 +211,31 @@ impl Sender {
         &self,
         endpoint: &Endpoint,
         request: &Request,
-        shown: &Authorization,
+        (shown, begun): (&Authorization, Instant),
         answer: &Response,
     ) -> Result<bool, TransferError> {
         let base = self.base(endpoint).await?;
-        self.learn(endpoint, &base, request, shown, answer)?;
-        Ok(self.authorization(endpoint, &base, request).await? != *shown)
+        Ok(
+            self.learn(endpoint, &base, request, (shown, begun), answer)?
+                && self.authorization(endpoint, &base, request).await? != *shown,
+        )
     }
 
+    /// Takes a challenge in. False when there cannot be anything better to show.
     fn learn(
         &self,
         endpoint: &Endpoint,
         base: &Base,
         request: &Request,
-        shown: &Authorization,
+        (shown, begun): (&Authorization, Instant),
         answer: &Response,
-    ) -> Result<(), TransferError> {
+    ) -> Result<bool, TransferError> {
         // A stranger's challenge is none of our business.
         if !same_origin(&base.url, answer.url()) {
-            return Ok(());
+            return Ok(false);
         }
         let visit = self.visit(endpoint, base, request);
-        endpoint.gate.challenged(&visit, shown, answer)
+        endpoint.gate.challenged(&visit, shown, begun, answer)
     }
 
     fn visit<'a>(

@@ -39,19 +39,38 @@ type Key = (Host, String, Option<String>, Scopes);
 #[derive(Clone)]
 struct Token {
     value: Secret,
+    since: Instant,
     until: Instant,
+    /// Whether a registry did not take it. It is kept to tell the others who showed it how old it was.
+    refused: bool,
 }
 
+impl Token {
+    fn is_alive(&self) -> bool {
+        Instant::now() < self.until
+    }
+}
+
+/// A token is looked at without waiting for whoever fetches another one.
 #[derive(Default)]
 struct Slot {
-    token: Option<Token>,
-    failed: Option<(Instant, TransferError)>,
+    token: Mutex<Option<Token>>,
+    /// Held by whoever fetches; how that failed the last time.
+    fetching: tokio::sync::Mutex<Option<(Instant, TransferError)>>,
+}
+
+impl Slot {
+    fn good(&self) -> Option<Secret> {
+        let token = lock(&self.token);
+        let good = token.as_ref().filter(|one| !one.refused && one.is_alive());
+        good.map(|token| token.value.clone())
+    }
 }
 
 /// The tokens of one client.
 #[derive(Default)]
 pub(crate) struct Tokens {
-    slots: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Slot>>>>,
+    slots: Mutex<HashMap<Key, Arc<Slot>>>,
 }
 
 #[derive(Deserialize)]
@@ -65,19 +84,19 @@ struct TokenAnswer {
 }
 
 impl Tokens {
-    /// Drops a token that a registry did not take.
-    pub(crate) fn forget(&self, stale: &Secret) {
+    /// Uses a token no more that a registry did not take. True when it was new: given out since
+    /// `begun`, and good for longer, so that another one would do no better.
+    pub(crate) fn refuse(&self, stale: &Secret, begun: Instant) -> bool {
+        let mut new = false;
         for slot in lock(&self.slots).values() {
-            // A slot in use is being renewed already.
-            if let Ok(mut slot) = slot.try_lock()
-                && slot
-                    .token
-                    .as_ref()
-                    .is_some_and(|token| token.value == *stale)
+            if let Some(token) = &mut *lock(&slot.token)
+                && token.value == *stale
             {
-                slot.token = None;
+                new |= token.since >= begun && token.is_alive();
+                token.refused = true;
             }
         }
+        new
     }
 
     /// A token that is good now.
@@ -89,40 +108,37 @@ impl Tokens {
     ) -> Result<Secret, TransferError> {
         let asked = Instant::now();
         let slot = self.slot(wanted);
-        let mut slot = slot.lock().await;
-        if let Some(token) = &slot.token
-            && Instant::now() < token.until
-        {
-            return Ok(token.value.clone());
+        if let Some(token) = slot.good() {
+            return Ok(token);
         }
-        // Whoever waited while another one failed shares that failure.
-        if let Some((at, error)) = &slot.failed
+        let mut failed = slot.fetching.lock().await;
+        // Whoever waited for another one shares what came of that.
+        if let Some(token) = slot.good() {
+            return Ok(token);
+        }
+        if let Some((at, error)) = &*failed
             && *at >= asked
         {
             return Err(error.clone());
         }
         match fetch(http, wanted, credential).await {
             Ok(token) => {
-                slot.failed = None;
-                Ok(slot.token.insert(token).value.clone())
+                *failed = None;
+                Ok(lock(&slot.token).insert(token).value.clone())
             }
             Err(error) => {
-                slot.token = None;
-                slot.failed = Some((Instant::now(), error.clone()));
+                *failed = Some((Instant::now(), error.clone()));
                 Err(error)
             }
         }
     }
 
-    fn slot(&self, wanted: &Wanted) -> Arc<tokio::sync::Mutex<Slot>> {
+    fn slot(&self, wanted: &Wanted) -> Arc<Slot> {
         const MANY: usize = 256;
         let mut slots = lock(&self.slots);
         if slots.len() >= MANY {
-            let now = Instant::now();
-            slots.retain(|_, slot| match slot.try_lock() {
-                Ok(slot) => slot.token.as_ref().is_some_and(|token| token.until > now),
-                Err(_) => true,
-            });
+            // One that somebody holds may get its token yet.
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.good().is_some());
         }
         let key = (
             wanted.host.clone(),
@@ -234,7 +250,9 @@ async fn fetch_once(
         .max(DEFAULT_LIFE);
     Ok(Token {
         value,
+        since: Instant::now(),
         until: sent + life.saturating_sub(MARGIN),
+        refused: false,
     })
 }
 
@@ -266,6 +284,47 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn token(value: &str, since: Instant, life: Duration) -> Token {
+        Token {
+            value: Secret::new(value),
+            since,
+            until: since + life,
+            refused: false,
+        }
+    }
+
+    #[test]
+    fn what_was_given_since_the_request_had_begun_is_new() {
+        const HOUR: Duration = Duration::from_hours(1);
+        let (before, begun) = (Instant::now(), Instant::now() + Duration::from_millis(1));
+        let after = begun + Duration::from_millis(1);
+        for (since, life, new) in [
+            (before, HOUR, false),
+            (after, HOUR, true),
+            // It may have expired while the request was on its way.
+            (after, Duration::ZERO, false),
+        ] {
+            let slot = Arc::new(Slot::default());
+            *lock(&slot.token) = Some(token("T", since, life));
+            let tokens = Tokens::default();
+            let wanted = (Host::parse("r.example").unwrap(), String::new(), None);
+            let key = (wanted.0, wanted.1, wanted.2, Scopes::default());
+            lock(&tokens.slots).insert(key, slot.clone());
+            if life.is_zero() {
+                while Instant::now() < after {}
+            }
+            assert!(!tokens.refuse(&Secret::new("other"), begun));
+            assert_eq!(slot.good().is_some(), !life.is_zero());
+            // Whoever is just about to fetch another one does not keep it in use.
+            let fetching = slot.fetching.try_lock().unwrap();
+            for _ in 0..2 {
+                assert_eq!(tokens.refuse(&Secret::new("T"), begun), new);
+                assert_eq!(slot.good(), None);
+            }
+            drop(fetching);
+        }
+    }
 
     #[test]
     fn forms_are_encoded() {

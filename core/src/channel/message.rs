@@ -19,6 +19,7 @@ mod ports;
 mod reply;
 mod request;
 mod sandbox;
+mod task;
 mod volume;
 
 pub use bounds::MAX_VALUES;

@@ -15,11 +15,14 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
 };
 
-use tokio::sync::{Mutex, Notify};
+use tokio::{
+    sync::{Mutex, Notify},
+    task::spawn_blocking,
+};
 use vdkr_core::{
     channel::{
         frame::Resize,
@@ -51,8 +54,25 @@ use streams::Hub;
 pub struct Book {
     dir: PathBuf,
     entries: RefCell<BTreeMap<String, Rc<Entry>>>,
+    /// Containers that are being made.
+    coming: RefCell<Vec<Weak<Coming>>>,
     /// Containers that have ended and whose remains still hold their image.
     pub cleaning: Cell<u64>,
+}
+
+/// A container that is being made: while this lives, nobody else gets its name, and its volumes stay.
+#[derive(Debug)]
+pub struct Coming {
+    id: String,
+    name: String,
+    volumes: RefCell<Vec<String>>,
+}
+
+impl Coming {
+    /// Has a volume stay for this container.
+    pub fn has(&self, volume: &str) {
+        self.volumes.borrow_mut().push(volume.to_owned());
+    }
 }
 
 /// One container.
@@ -126,6 +146,7 @@ impl Book {
         let book = Self {
             dir,
             entries: RefCell::new(entries),
+            coming: RefCell::default(),
             cleaning: Cell::new(0),
         };
         Ok((book, leftovers))
@@ -136,6 +157,7 @@ impl Book {
         Self {
             dir,
             entries: RefCell::default(),
+            coming: RefCell::default(),
             cleaning: Cell::new(0),
         }
     }
@@ -171,37 +193,68 @@ impl Book {
             .count() as u64
     }
 
-    /// A new container of an image. It is on the disk, unless it goes away at its end.
-    pub fn add(&self, image: StoredImage, request: &RunRequest) -> Result<Rc<Entry>, Failure> {
-        let io = |step: &'static str| {
-            move |error: io::Error| Failure::new(FailureCode::Failed, format!("{step}: {error}"))
-        };
-        let id = crate::run::container::new_id().map_err(io("make a container id"))?;
-        let name = if let Some(name) = &request.name {
+    /// Begins to make a container of this name, or one of its own.
+    pub fn begin(&self, name: Option<&str>) -> Result<Rc<Coming>, Failure> {
+        let id = crate::run::container::new_id().map_err(io_failure("make a container id"))?;
+        let name = if let Some(name) = name {
             self.free_name(name)?
         } else {
             let digits = id.get(..16);
             let random = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
             name::random(random.unwrap_or_default(), |name| self.has_name(name))
         };
-        let dir = self.dir.join(&id);
-        make_private(&dir).map_err(io("make the container's directory"))?;
-        let record = Record::new(
-            id.clone(),
+        let coming = Rc::new(Coming {
+            id,
             name,
+            volumes: RefCell::default(),
+        });
+        let mut others = self.coming.borrow_mut();
+        others.retain(|other| other.strong_count() > 0);
+        others.push(Rc::downgrade(&coming));
+        Ok(coming)
+    }
+
+    /// A new container of an image. It is on the disk, unless it goes away at its end; nobody finds it
+    /// before. Others are served while the disk writes.
+    pub async fn add(
+        &self,
+        coming: Rc<Coming>,
+        image: StoredImage,
+        request: &RunRequest,
+    ) -> Result<Rc<Entry>, Failure> {
+        let dir = self.dir.join(&coming.id);
+        let record = Record::new(
+            coming.id.clone(),
+            coming.name.clone(),
             image.id.clone(),
             image.config.clone(),
             request,
         );
-        if !record.passing()
-            && let Err(error) = record.save(&dir, true)
-        {
-            let _ = fs::remove_dir_all(&dir);
-            return Err(io("write the container's record")(error));
-        }
+        let (made, written) = (dir.clone(), record.clone());
+        let write = spawn_blocking(move || {
+            make_private(&made).map_err(io_failure("make the container's directory"))?;
+            if !written.passing()
+                && let Err(error) = written.save(&made, true)
+            {
+                let _ = fs::remove_dir_all(&made);
+                return Err(io_failure("write the container's record")(error));
+            }
+            Ok(())
+        });
+        write
+            .await
+            .map_err(|error| Failure::new(FailureCode::Failed, error.to_string()))??;
         let entry = Rc::new(Entry::with_image(dir, record, Some(image)));
+        let id = entry.id.clone();
         self.entries.borrow_mut().insert(id, entry.clone());
         Ok(entry)
+    }
+
+    /// Whether a container that is being made has this volume.
+    pub fn is_coming_with(&self, volume: &str) -> bool {
+        let coming = self.coming.borrow();
+        let mut coming = coming.iter().filter_map(Weak::upgrade);
+        coming.any(|one| one.volumes.borrow().iter().any(|other| other == volume))
     }
 
     /// Gives a container another name.
@@ -224,14 +277,25 @@ impl Book {
             )
             .with_hint("remove or rename that container to reuse the name"));
         }
+        if self.is_coming(name) {
+            return Err(Failure::new(
+                FailureCode::Failed,
+                format!("the name {name:?} is in use by a container that is being made"),
+            )
+            .with_hint("remove or rename that container to reuse the name"));
+        }
         Ok(name.to_owned())
     }
 
     fn has_name(&self, name: &str) -> bool {
-        self.entries
-            .borrow()
-            .values()
-            .any(|entry| entry.name() == name)
+        let entries = self.entries.borrow();
+        entries.values().any(|entry| entry.name() == name) || self.is_coming(name)
+    }
+
+    fn is_coming(&self, name: &str) -> bool {
+        let coming = self.coming.borrow();
+        let mut coming = coming.iter().filter_map(Weak::upgrade);
+        coming.any(|one| one.name == name)
     }
 
     /// Takes a container out; its directory is the caller's to remove.
@@ -391,6 +455,10 @@ impl Entry {
             live.resize(size);
         }
     }
+}
+
+fn io_failure(step: &'static str) -> impl FnOnce(io::Error) -> Failure {
+    move |error| Failure::new(FailureCode::Failed, format!("{step}: {error}"))
 }
 
 fn name_failure(error: &NameError) -> Failure {

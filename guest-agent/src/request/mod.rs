@@ -408,7 +408,7 @@ impl Agent {
             Request::Images => images::images(&self),
             Request::Inspect { names } => inspect::inspect(&self, &names),
             Request::Remove { names, force } => remove::remove(&self, &names, force).await,
-            Request::Tag { source, target } => tag::tag(&self, &source, &target),
+            Request::Tag { source, target } => tag::tag(&self, source, target).await,
             Request::Info => info::info(&self),
             Request::AddImage(request) => add::image(&self, request, &stream).await,
             Request::AddLayer { diff_id } => add::layer(&self, diff_id, &stream).await,
@@ -502,3 +502,6 @@ impl Service for Agent {
 fn cancelled() -> Failure {
     Failure::new(FailureCode::Cancelled, "cancelled")
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,9 +9,10 @@ use vdkr_core::{
 
 use super::{Agent, share, volume};
 use crate::{
-    container::Entry,
+    container::{Coming, Entry},
     run::spec::{Volume, VolumeSource},
     share::ShareUse,
+    volume::NewVolume,
 };
 
 /// Mounts of one container, those of its image included.
@@ -29,8 +30,9 @@ pub(crate) struct Settled {
 }
 
 /// Settles what the user and the image want mounted.
-pub(crate) fn settle(
+pub(crate) async fn settle(
     agent: &Agent,
+    coming: &Coming,
     wanted: &[MountSpec],
     of_image: &BTreeSet<String>,
 ) -> Result<Settled, Failure> {
@@ -62,8 +64,9 @@ pub(crate) fn settle(
     }
     let mut settled = Settled::default();
     for (target, spec) in places {
-        if let Err(failure) = settled.add(agent, MountSpec { target, ..spec }) {
-            settled.give_up(agent);
+        let spec = MountSpec { target, ..spec };
+        if let Err(failure) = settled.add(agent, coming, spec).await {
+            settled.give_up(agent).await;
             return Err(failure);
         }
     }
@@ -75,7 +78,12 @@ pub(crate) fn settle(
 }
 
 impl Settled {
-    fn add(&mut self, agent: &Agent, mut spec: MountSpec) -> Result<(), Failure> {
+    async fn add(
+        &mut self,
+        agent: &Agent,
+        coming: &Coming,
+        mut spec: MountSpec,
+    ) -> Result<(), Failure> {
         match &mut spec.source {
             MountSource::Share { share, .. } => {
                 let held = agent.shares.hold(share);
@@ -83,11 +91,12 @@ impl Settled {
                     .push(held.map_err(|error| share::failed(&error))?);
             }
             MountSource::Volume { name, .. } => {
-                let volumes = &agent.volumes;
-                let made = volumes
-                    .create(name.as_deref(), BTreeMap::new())
-                    .map_err(volume::failed)?;
-                if name.is_none() {
+                let fresh = NewVolume::named(name.take()).map_err(volume::failed)?;
+                // Nobody removes it before the container is there to hold it.
+                coming.has(fresh.name());
+                let anonymous = fresh.is_anonymous();
+                let made = volume::create(agent, fresh).await?;
+                if anonymous {
                     self.own.push(made.clone());
                 }
                 *name = Some(made);
@@ -106,9 +115,9 @@ impl Settled {
     }
 
     /// There will be no container: what was made for it goes, while it is still empty.
-    pub(crate) fn give_up(self, agent: &Agent) {
+    pub(crate) async fn give_up(self, agent: &Agent) {
         if let Ok(gone) = agent.volumes.discard(&self.own, true, &|_| false) {
-            let _ = gone.remove();
+            let _ = tokio::task::spawn_blocking(move || gone.remove()).await;
         }
     }
 }
@@ -167,13 +176,13 @@ fn not_shared(path: &str) -> Failure {
     )
 }
 
-/// Whether a container has a volume.
+/// Whether a container has a volume, or will have it.
 pub(crate) fn is_used(agent: &Agent, name: &str) -> bool {
     let has = |entry: &Entry| {
         let record = entry.record.borrow();
         volumes_of(&record.request.mounts).any(|other| other == name)
     };
-    agent.book().all().iter().any(|entry| has(entry))
+    agent.book().all().iter().any(|entry| has(entry)) || agent.book().is_coming_with(name)
 }
 
 fn volumes_of(specs: &[MountSpec]) -> impl Iterator<Item = &str> {

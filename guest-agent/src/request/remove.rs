@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use vdkr_core::channel::message::Done;
+use tokio::task::spawn_blocking;
+use vdkr_core::channel::message::{Done, Failure, FailureCode};
 
 use super::Agent;
 use crate::image;
@@ -18,7 +19,11 @@ pub async fn remove(agent: &Agent, names: &[String], force: bool) -> Done {
     let (mut looks, pause) = CLEANING;
     loop {
         let cleaning = agent.book().cleaning.get() > 0 && looks > 0;
-        match image::remove(agent.store()?, names, force && !cleaning) {
+        let (store, names) = (agent.store()?.clone(), names.to_vec());
+        let force = force && !cleaning;
+        // The disk may take its time.
+        let removed = spawn_blocking(move || image::remove(&store, &names, force)).await;
+        match removed.map_err(|error| Failure::new(FailureCode::Failed, error.to_string()))? {
             Err(_) if cleaning => {
                 looks -= 1;
                 tokio::time::sleep(pause).await;

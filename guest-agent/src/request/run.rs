@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use tokio::sync::oneshot;
 use vdkr_core::{
     channel::message::{
         self, ContainerReply, Done, Event, Failure, FailureCode, LogLevel, PullPolicy, PullRequest,
@@ -17,7 +18,10 @@ use super::{
 };
 use crate::{
     channel::stream::SharedStream,
-    container::life::start,
+    container::{
+        Entry,
+        life::{remove, start},
+    },
     run::{
         EXIT_NOT_CREATED, Options, RunError, isolation,
         networks::Place,
@@ -42,19 +46,7 @@ pub async fn run(agent: &Rc<Agent>, request: &RunRequest, stream: &SharedStream)
     options(request, &defaults(&stored.config), &"0".repeat(64), None)
         .and_then(|options| isolation::resolve(&options.sandbox, network))
         .map_err(|error| usage(&error))?;
-    let settled = mounts::settle(agent, &request.mounts, &stored.config.config.volumes)?;
-    let wanted = RunRequest {
-        mounts: settled.specs.clone(),
-        ..request.clone()
-    };
-    let entry = match agent.book().add(stored, &wanted) {
-        Ok(entry) => entry,
-        Err(failure) => {
-            settled.give_up(agent);
-            return Err(failure);
-        }
-    };
-    entry.shares.replace(settled.shares);
+    let entry = make(agent, stored, request.clone()).await?;
     let created = Ok(Reply::Container(ContainerReply::Created {
         id: entry.id.clone(),
     }));
@@ -86,6 +78,51 @@ pub async fn run(agent: &Rc<Agent>, request: &RunRequest, stream: &SharedStream)
         ends_with_host: true,
     };
     attach(&entry, stream, seat, mode).await
+}
+
+/// Makes a container, to its end also when the host goes away meanwhile: then it is removed, as
+/// nobody has heard of it.
+pub(super) async fn make(
+    agent: &Rc<Agent>,
+    image: StoredImage,
+    request: RunRequest,
+) -> Result<Rc<Entry>, Failure> {
+    let (tell, told) = oneshot::channel();
+    let maker = agent.clone();
+    agent.tasks().spawn_local(async move {
+        let made = make_whole(&maker, image, request).await;
+        if let Err(Ok(entry)) = tell.send(made)
+            && let Err(failure) = remove(&maker, &entry, true, true).await
+        {
+            eprintln!("vdkr-agent: {}", failure.message);
+        }
+    });
+    let gone = |_| Failure::new(FailureCode::Failed, "the container was not made");
+    told.await.map_err(gone)?
+}
+
+async fn make_whole(
+    agent: &Rc<Agent>,
+    image: StoredImage,
+    request: RunRequest,
+) -> Result<Rc<Entry>, Failure> {
+    let coming = agent.book().begin(request.name.as_deref())?;
+    let of_image = &image.config.config.volumes;
+    let settled = mounts::settle(agent, &coming, &request.mounts, of_image).await?;
+    let wanted = RunRequest {
+        mounts: settled.specs.clone(),
+        ..request
+    };
+    match agent.book().add(coming, image, &wanted).await {
+        Ok(entry) => {
+            entry.shares.replace(settled.shares);
+            Ok(entry)
+        }
+        Err(failure) => {
+            settled.give_up(agent).await;
+            Err(failure)
+        }
+    }
 }
 
 /// The image to run, pulled when the request says so, with all its layers.

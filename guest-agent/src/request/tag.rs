@@ -1,11 +1,15 @@
 //! `tag`: one more name for an image.
 
-use vdkr_core::channel::message::Done;
+use tokio::task::spawn_blocking;
+use vdkr_core::channel::message::{Done, Failure, FailureCode};
 
 use super::Agent;
 use crate::image;
 
 /// Gives the image `source` the name `target` as well.
-pub fn tag(agent: &Agent, source: &str, target: &str) -> Done {
-    Ok(image::tag(agent.store()?, source, target)?)
+pub async fn tag(agent: &Agent, source: String, target: String) -> Done {
+    let store = agent.store()?.clone();
+    // The disk may take its time.
+    let tagged = spawn_blocking(move || image::tag(&store, &source, &target)).await;
+    Ok(tagged.map_err(|error| Failure::new(FailureCode::Failed, error.to_string()))??)
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use vdkr_core::channel::message::{Done, Failure, FailureCode, Reply, VolumeAction};
 
 use super::{Agent, mounts};
-use crate::volume::{Gone, VolumeError};
+use crate::volume::{Gone, NewVolume, VolumeError};
 
 /// Carries out one action.
 pub async fn volume(agent: &Rc<Agent>, action: VolumeAction) -> Done {
@@ -15,7 +15,8 @@ pub async fn volume(agent: &Rc<Agent>, action: VolumeAction) -> Done {
     let used = |name: &str| mounts::is_used(agent, name);
     match action {
         VolumeAction::Create { name, labels } => {
-            let name = volumes.create(name.as_deref(), labels).map_err(failed)?;
+            let new = NewVolume::named(name).map_err(failed)?;
+            let name = create(agent, new.labelled(labels)).await?;
             let volumes = volumes.list(&[name], &used).map_err(failed)?;
             Ok(Reply::Volumes { volumes })
         }
@@ -34,6 +35,14 @@ pub async fn volume(agent: &Rc<Agent>, action: VolumeAction) -> Done {
             "the agent does not know this action on volumes",
         )),
     }
+}
+
+/// Makes a volume, on a thread that may wait for the disk.
+pub(crate) async fn create(agent: &Agent, new: NewVolume) -> Result<String, Failure> {
+    let volumes = agent.volumes.clone();
+    let made = tokio::task::spawn_blocking(move || volumes.create(new)).await;
+    made.map_err(|error| Failure::new(FailureCode::Failed, error.to_string()))?
+        .map_err(failed)
 }
 
 async fn remove(mut gone: Gone) -> Done {

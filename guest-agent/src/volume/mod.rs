@@ -73,9 +73,50 @@ struct Record {
 }
 
 /// The volumes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Volumes {
     dir: PathBuf,
+}
+
+/// A volume that shall be there.
+#[derive(Debug)]
+pub struct NewVolume {
+    name: String,
+    labels: BTreeMap<String, String>,
+    anonymous: bool,
+}
+
+impl NewVolume {
+    /// One of this name; without a name it gets a new one.
+    pub fn named(name: Option<String>) -> Result<Self, VolumeError> {
+        let anonymous = name.is_none();
+        let name = match name {
+            Some(name) => name,
+            None => new_id().map_err(failed("make a name for", Path::new("a volume")))?,
+        };
+        check_name(&name)?;
+        Ok(Self {
+            name,
+            labels: BTreeMap::new(),
+            anonymous,
+        })
+    }
+
+    /// With these labels, should it be made.
+    #[must_use]
+    pub fn labelled(self, labels: BTreeMap<String, String>) -> Self {
+        Self { labels, ..self }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the user has named it.
+    pub fn is_anonymous(&self) -> bool {
+        self.anonymous
+    }
 }
 
 /// Directories that are out of sight and still have to be removed.
@@ -125,20 +166,18 @@ impl Volumes {
         }
     }
 
-    /// Makes a volume unless it is there. Without a name it gets a new one.
-    pub fn create(
-        &self,
-        name: Option<&str>,
-        labels: BTreeMap<String, String>,
-    ) -> Result<String, VolumeError> {
-        let id = new_id().map_err(failed("make a name in", &self.dir))?;
-        let anonymous = name.is_none();
-        let name = name.unwrap_or(&id);
-        check_name(name)?;
-        let path = self.dir.join(name);
+    /// Makes a volume unless it is there; its name. Blocks while the disk writes.
+    pub fn create(&self, wanted: NewVolume) -> Result<String, VolumeError> {
+        let NewVolume {
+            name,
+            labels,
+            anonymous,
+        } = wanted;
+        let path = self.dir.join(&name);
         if path.is_dir() {
-            return Ok(name.to_owned());
+            return Ok(name);
         }
+        let id = new_id().map_err(failed("make a name in", &self.dir))?;
         let record = Record {
             created: SystemTime::now()
                 .duration_since(SystemTime::UNIX_EPOCH)
@@ -158,8 +197,14 @@ impl Volumes {
             fs::rename(&new, &path)?;
             File::open(&self.dir)?.sync_all()
         };
-        make().map_err(failed("make volume", &path))?;
-        Ok(name.to_owned())
+        if let Err(error) = make() {
+            let _ = fs::remove_dir_all(&new);
+            // Two may want the same at a time: the second finds that of the first.
+            if !path.is_dir() {
+                return Err(failed("make volume", &path)(error));
+            }
+        }
+        Ok(name)
     }
 
     /// Where the content of a volume would be.
@@ -169,7 +214,7 @@ impl Volumes {
 
     /// Where the content of a volume is, which is made when it is missing.
     pub fn data(&self, name: &str) -> Result<PathBuf, VolumeError> {
-        let name = self.create(Some(name), BTreeMap::new())?;
+        let name = self.create(NewVolume::named(Some(name.to_owned()))?)?;
         Ok(self.place(&name))
     }
 

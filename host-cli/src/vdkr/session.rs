@@ -22,7 +22,7 @@ use super::{
     health::{self, Watch, Whose},
     settings::{Settings, StatePlace},
     state::{self, Lock, Wait},
-    words::say,
+    words::{asking, say},
 };
 use crate::{
     exit::Exit,
@@ -336,7 +336,7 @@ impl Session {
     /// gets the request, unless this one may have begun with it.
     async fn put(&mut self, request: &Request) -> Result<Result<Done, ChannelError>> {
         let connection = self.connection.clone();
-        let done = interruptible(async { Ok(connection.ask(request).await) }).await?;
+        let done = interruptible(async { Ok(asking(&connection, request).await) }).await?;
         let Some(renewal) = self.renewal.take() else {
             return Ok(done);
         };
@@ -350,7 +350,7 @@ impl Session {
             ..again
         };
         let connection = self.connection.clone();
-        interruptible(async { Ok(connection.ask(request).await) }).await
+        interruptible(async { Ok(asking(&connection, request).await) }).await
     }
 
     /// Leads ports of this computer to a container that is about to be run. They are closed when

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use vdkr_core::channel::message::{Done, Request};
+
+use crate::vm::channel::{ChannelError, Connection};
+
 /// A wait that is longer is told of.
 const SILENT: Duration = Duration::from_secs(15);
 
@@ -19,12 +23,52 @@ pub fn printable(text: &str) -> String {
 
 /// Does something, and says what it waits for when that takes long.
 pub async fn telling<T>(words: &str, work: impl Future<Output = T>) -> T {
+    telling_by(say, words, work).await
+}
+
+async fn telling_by<T>(say: impl FnOnce(&str), words: &str, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     match tokio::time::timeout(SILENT, &mut work).await {
         Ok(done) => done,
         Err(_) => {
             say(words);
             work.await
+        }
+    }
+}
+
+/// Asks a machine for something, and says what is waited for when the answer takes long and does not
+/// come late by nature: it may be the machine's disk, while all else in it is well.
+pub async fn asking(connection: &Connection, request: &Request) -> Result<Done, ChannelError> {
+    match request.task() {
+        Some(task) => telling(&waiting(task), connection.ask(request)).await,
+        None => connection.ask(request).await,
+    }
+}
+
+fn waiting(task: &str) -> String {
+    format!("waiting for the machine to {task}; it may have much to do, or its disk may not answer")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_wait_is_told_of_once_and_a_short_one_not() {
+        for (seconds, times) in [(0, 0), (14, 0), (16, 1), (600, 1)] {
+            let told = RefCell::new(Vec::new());
+            let say = |words: &str| told.borrow_mut().push(words.to_owned());
+            let work = async {
+                sleep(Duration::from_secs(seconds)).await;
+                seconds
+            };
+            assert_eq!(telling_by(say, "waiting", work).await, seconds);
+            assert_eq!(told.take(), vec!["waiting"; times], "{seconds}");
         }
     }
 }

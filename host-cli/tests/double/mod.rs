@@ -19,6 +19,8 @@ pub(crate) struct Manners {
     pub(crate) conditional: bool,
     /// Wants a bearer token of its token server, which wants this user and password.
     pub(crate) token: Option<(String, String)>,
+    /// Takes no token any more that was given before this method comes to an upload; once.
+    pub(crate) revoke_at: Option<&'static str>,
     /// Closes the connection after so many bytes of the body of a `PATCH`, keeping them; once.
     pub(crate) break_patch_after: Option<usize>,
     /// Takes so many bytes of the body of a `PATCH`, keeps them, and says no more; once.
@@ -47,6 +49,8 @@ struct Content {
     manifests: HashMap<(String, String), (String, Vec<u8>)>,
     sessions: HashMap<String, Vec<u8>>,
     opened: usize,
+    /// How often the tokens were revoked; stands in each.
+    revoked: usize,
     seen: Vec<Seen>,
     manners: Manners,
 }
@@ -295,7 +299,7 @@ impl Content {
 
     /// The token server and the gate that asks for its tokens.
     fn gate(
-        &self,
+        &mut self,
         method: &str,
         path: &str,
         query: &str,
@@ -316,10 +320,18 @@ impl Content {
                 .replace("%3A", ":")
                 .replace("%2F", "/")
                 .replace("%2C", ",");
-            let token = json!({ "token": format!("token({scope})"), "expires_in": 300 });
+            let token = json!({
+                "token": format!("token{}({scope})", self.revoked),
+                "expires_in": 300,
+            });
             return Some(status(200).body(token.to_string().into()));
         }
-        let name = match Route::parse(path) {
+        let route = Route::parse(path);
+        if matches!(route, Ok(Route::Upload { .. })) && self.manners.revoke_at == Some(method) {
+            self.manners.revoke_at = None;
+            self.revoked += 1;
+        }
+        let name = match route {
             Ok(
                 Route::Blob { name, .. }
                 | Route::Manifest { name, .. }
@@ -334,10 +346,11 @@ impl Content {
         } else {
             "push"
         };
+        let valid = authorization.starts_with(&format!("Bearer token{}(", self.revoked));
         let granted = match &name {
-            None => authorization.starts_with("Bearer token("),
+            None => valid,
             Some(name) => {
-                authorization.starts_with("Bearer token(")
+                valid
                     && authorization.contains(&format!("repository:{name}:"))
                     && authorization.contains(action)
             }

@@ -23,8 +23,9 @@ use vdkr_core::channel::{
     frame::{Credit, Resize, signal_from_payload},
     message::{
         ContainerReply, ContainerRequest, ContainerRow, ContainerState, Done, Event, Failure,
-        FailureCode, GuestHello, ImageRow, Info, MachineState, Message as _, Phase, Publication,
-        Pulled, Removed, Reply, Request, RowMount, RunRequest, Until, VolumeAction, VolumeRow,
+        FailureCode, GuestHello, ImageRow, Info, MachineState, Message as _, NeededLayers, Phase,
+        Publication, Pulled, Removed, Reply, Request, RowMount, RunRequest, Until, VolumeAction,
+        VolumeRow,
     },
 };
 use vdkr_core::container::ports::{Protocol, Published};
@@ -46,6 +47,9 @@ pub(crate) struct FakeAgent {
     pub(crate) mounts_nothing: Arc<AtomicBool>,
     /// Whether it answers nothing about itself.
     pub(crate) mute: Arc<AtomicBool>,
+    /// How often it says which layers it has, before it says nothing of them any more; none when it
+    /// does not know of layers.
+    pub(crate) layers: Arc<Mutex<Option<u64>>>,
     /// What is told of its machine, as if a monitor stood before it.
     pub(crate) machine: Arc<Mutex<MachineState>>,
     /// How many requests it turns away, as a monitor does that stops its machine, or drops with the
@@ -155,6 +159,19 @@ impl FakeAgent {
             Request::Info if self.mute.load(order) => {
                 while stream.wait().await {}
                 return;
+            }
+            Request::Layers { .. } if self.layers.lock().unwrap().is_some() => {
+                let answers = {
+                    let mut left = self.layers.lock().unwrap();
+                    let answers = left.is_some_and(|left| left > 0);
+                    *left = left.map(|left| left.saturating_sub(1));
+                    answers
+                };
+                if !answers {
+                    while !stream.cancelled && stream.wait().await {}
+                    return;
+                }
+                Ok(Reply::Layers(NeededLayers::default()))
             }
             Request::Pull(pull) => pull_image(&mut stream, &pull.reference).await,
             Request::Run(run) => {

@@ -95,7 +95,7 @@ fn sparse(size: u64, map: &str) -> Entry {
 }
 
 /// Zeros that hardly take any room in the registry: a gigabyte and a quarter.
-pub(crate) fn bomb() -> Hostile {
+fn bomb() -> Hostile {
     let header = Entry::file("pwned-bomb", "").size((8 << 30) - 512).encode();
     let mut blob = gzip(&header);
     let zeros = gzip(&vec![0; 64 << 20]);
@@ -116,8 +116,19 @@ fn says(script: &'static str, output: &str) -> Expect {
     Harmless(&[], script, output.to_owned())
 }
 
-/// Those that try to get out of their directory. `outside` is a directory of this computer.
-pub(crate) fn escapes(outside: &str) -> Vec<Hostile> {
+/// The whole corpus. `outside` is a directory of this computer that is nobody's business.
+pub(crate) fn all(outside: &str) -> Vec<Hostile> {
+    let images = [escapes(outside), rights(), lies(), sizes()];
+    images.into_iter().flatten().collect()
+}
+
+/// Those that are looked at before the machine gets them.
+pub(crate) fn looked_at(_outside: &str) -> Vec<Hostile> {
+    lies().into_iter().chain([bomb()]).collect()
+}
+
+/// Those that try to get out of their directory.
+fn escapes(outside: &str) -> Vec<Hostile> {
     let below = |name: &str| format!("{outside}/{name}");
     let seen = format!("cat {}", below("pwned"));
     let seen: &'static str = Box::leak(seen.into_boxed_str());
@@ -246,7 +257,7 @@ pub(crate) fn escapes(outside: &str) -> Vec<Hostile> {
 }
 
 /// Those that want rights.
-pub(crate) fn rights() -> Vec<Hostile> {
+fn rights() -> Vec<Hostile> {
     let open = "for d in /pwned-*; do cat $d 2>&1 | grep -q 'not permitted' && echo refused; done; \
                 ls -l /pwned-* | cut -c 1,4";
     vec![
@@ -325,7 +336,7 @@ pub(crate) fn rights() -> Vec<Hostile> {
 }
 
 /// Those that contradict themselves.
-pub(crate) fn lies() -> Vec<Hostile> {
+fn lies() -> Vec<Hostile> {
     let smuggled = archive(&[Entry::file("pwned-smuggled", "x")]);
     let size = smuggled.len().to_string();
     let disagree = "the headers of a member disagree about its size";
@@ -395,7 +406,7 @@ pub(crate) fn lies() -> Vec<Hostile> {
 }
 
 /// Those that want more than there is.
-pub(crate) fn sizes() -> Vec<Hostile> {
+fn sizes() -> Vec<Hostile> {
     let many: Vec<_> = (0..20_000)
         .map(|number| Entry::file(&format!("pwned-many/{number}"), ""))
         .collect();

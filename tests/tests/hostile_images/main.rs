@@ -4,19 +4,22 @@
 
 mod corpus;
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
 
 use corpus::{Damage, Expect, Hostile, Layer};
+use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 use vdkr_tests::fixtures::layout;
 use vdkr_tests::http::request;
 use vdkr_tests::layout::{digest, write_index};
 use vdkr_tests::process::{Ran, run_within, wait_until};
 use vdkr_tests::registry::Registry;
+use vdkr_tests::stage::Stage;
 use vdkr_tests::vm::{PATIENCE, User};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -176,12 +179,13 @@ struct Place {
     base: Base,
     /// A directory of this computer that is nobody's business.
     outside: tempfile::TempDir,
+    images: Vec<Hostile>,
     pull_in: &'static str,
     disk: u64,
 }
 
 impl Place {
-    fn new(way: Way, pull_in: &'static str) -> Self {
+    fn new(way: Way, pull_in: &'static str, corpus: Corpus) -> Self {
         let registry = Registry::start();
         let base = Base::read();
         let user = User::new("x86_64");
@@ -199,6 +203,7 @@ impl Place {
             way,
             registry,
             base,
+            images: corpus(outside.path().to_str().unwrap()),
             outside,
             pull_in,
             disk: 0,
@@ -256,7 +261,9 @@ impl Place {
         run_within(&mut command, b"", PATIENCE)
     }
 
-    fn try_out(&self, number: usize, image: &Hostile) {
+    /// Has the image with this number brought, run and removed.
+    fn try_out(&self, number: usize) {
+        let image = &self.images[number];
         let what = format!("{}, {:?} in the {}", image.name, self.way, self.pull_in);
         let name = format!("bad{number}");
         let pulled = self.bring(&name, image);
@@ -311,6 +318,7 @@ impl Place {
             fs::remove_file(entry.path()).unwrap();
         }
         fs::write(self.outside.path().join("kept"), "kept").unwrap();
+        self.unharmed("what was cleared away");
     }
 
     /// What must be as before after every image.
@@ -364,7 +372,6 @@ impl Place {
         let seen = ["run", "--rm", "--privileged", "good:1", "sh", "-c", look];
         wait_until("what was removed goes from the disk", PATIENCE, || {
             let seen = self.user.run(seen).expect(0).text();
-            eprintln!("{seen}");
             seen.is_empty()
         });
         // And a pull and a run of something new.
@@ -381,56 +388,99 @@ impl Place {
     }
 }
 
-/// The whole corpus.
-fn all(outside: &str) -> Vec<Hostile> {
-    let images = [
-        corpus::escapes(outside),
-        corpus::rights(),
-        corpus::lies(),
-        corpus::sizes(),
-    ];
-    images.into_iter().flatten().collect()
+/// Makes images; the argument is a directory of this computer that is nobody's business.
+type Corpus = fn(&str) -> Vec<Hostile>;
+
+/// The images that come in one way, and what they share there.
+struct Group<'a> {
+    name: &'static str,
+    way: Way,
+    pull_in: &'static str,
+    corpus: Corpus,
+    /// Names of its images.
+    images: &'a [&'static str],
 }
 
-fn every_image(way: Way, pull_in: &'static str, corpus: fn(&str) -> Vec<Hostile>) {
-    let place = Place::new(way, pull_in);
-    let outside = place.outside.path().to_str().unwrap().to_owned();
-    // One that fails does not hide what comes of the others.
-    let mut failed = Vec::new();
-    for (number, image) in corpus(&outside).iter().enumerate() {
-        let begun = std::time::Instant::now();
-        let tried = catch_unwind(AssertUnwindSafe(|| place.try_out(number, image)));
-        eprintln!("{}: {:?}", image.name, begun.elapsed());
-        if tried.is_err() {
-            failed.push(image.name);
-            place.clear();
+impl Group<'_> {
+    /// Its tests: one for each image, and one of what is left behind them all.
+    fn trials(&self, asked: &Arguments) -> (Vec<Trial>, Arc<Stage<Place>>) {
+        type Row = Box<dyn FnOnce(&Stage<Place>) -> Result<(), String> + Send>;
+        let mut rows: Vec<(String, Row)> = Vec::new();
+        for (number, image) in self.images.iter().enumerate() {
+            let try_out: Row = Box::new(move |stage| stage.perform(|place| place.try_out(number)));
+            rows.push((identifier(image), try_out));
         }
+        let nothing: Row = Box::new(|stage| stage.perform_last(Place::nothing_left));
+        rows.push(("nothing_is_left".to_owned(), nothing));
+        let mut names = HashSet::new();
+        for (name, _) in &rows {
+            assert!(names.insert(name), "two images are called {name}");
+        }
+        let named = |name: &str| format!("{}::{name}", self.name);
+        let asked_for = rows.iter().filter(|(name, _)| {
+            let probe = Trial::test(named(name), || Ok(()));
+            !asked.is_filtered_out(&probe)
+        });
+        let count = asked_for.count();
+        let Self {
+            way,
+            pull_in,
+            corpus,
+            ..
+        } = *self;
+        let start = move || Place::new(way, pull_in, corpus);
+        let stage = Arc::new(Stage::new(count, start, Place::clear));
+        let trials = rows.into_iter().map(|(name, row)| {
+            let stage = stage.clone();
+            Trial::test(named(&name), move || row(&stage).map_err(Failed::from))
+        });
+        (trials.collect(), stage)
     }
-    assert!(failed.is_empty(), "{failed:?}");
-    place.nothing_left();
 }
 
-#[test]
-fn hostile_images_pulled_in_the_machine() {
-    every_image(Way::Pulled, "guest", all);
+/// Words as the name of a test.
+fn identifier(words: &str) -> String {
+    let parts = words.split(|letter: char| !letter.is_ascii_alphanumeric());
+    let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
+    parts.join("_").to_ascii_lowercase()
 }
 
-#[test]
-fn hostile_images_pulled_on_this_computer() {
-    every_image(Way::Pulled, "host", all);
-}
-
-#[test]
-fn hostile_images_imported_on_this_computer() {
-    every_image(Way::Imported, "host", all);
-}
-
-/// What the machine unpacks it unpacks as a pull's; what differs is what is looked at here before.
-#[test]
-fn hostile_images_imported_in_the_machine() {
-    every_image(Way::Imported, "guest", |_| {
-        let mut images = corpus::lies();
-        images.push(corpus::bomb());
-        images
-    });
+fn main() -> ExitCode {
+    let mut asked = Arguments::from_args();
+    let threads = std::env::var("RUST_TEST_THREADS").ok();
+    asked.test_threads = asked.test_threads.or_else(|| threads?.parse().ok());
+    let names = |corpus: Corpus| -> Vec<_> {
+        let images = corpus("/outside");
+        images.iter().map(|image| image.name).collect()
+    };
+    let all = names(corpus::all);
+    let looked_at = names(corpus::looked_at);
+    let whole = |name, way, pull_in| Group {
+        name,
+        way,
+        pull_in,
+        corpus: corpus::all,
+        images: &all,
+    };
+    let groups = [
+        whole("pulled_by_the_guest", Way::Pulled, "guest"),
+        whole("pulled_by_the_host", Way::Pulled, "host"),
+        whole("imported_by_the_host", Way::Imported, "host"),
+        // What the machine unpacks it unpacks as a pull's; what differs is what is looked at before.
+        Group {
+            name: "imported_by_the_guest",
+            way: Way::Imported,
+            pull_in: "guest",
+            corpus: corpus::looked_at,
+            images: &looked_at,
+        },
+    ];
+    let (trials, stages): (Vec<_>, Vec<_>) =
+        groups.iter().map(|group| group.trials(&asked)).unzip();
+    let ended = libtest_mimic::run(&asked, trials.into_iter().flatten().collect());
+    // Whatever came of the tests, no machine outlives them.
+    for stage in stages {
+        stage.end();
+    }
+    ended.exit_code()
 }

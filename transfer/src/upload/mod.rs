@@ -142,7 +142,7 @@ impl Client {
             only_put: false,
             local: self.config().local_sessions.clone(),
             restarted: false,
-            challenged: false,
+            challenges: 0,
             progress: options.progress,
         };
         upload.content = if descriptor.size <= SMALL {

@@ -21,7 +21,7 @@ use crate::feed::{Activity, Feed, Outlet, UploadBody, WAITING};
 use crate::guard::{follow_location, redacted};
 use crate::http::{Response, classify};
 use crate::progress::{Progress, ProgressEvent};
-use crate::request::{Request, passing};
+use crate::request::{MAX_CHALLENGES, Request, passing};
 use crate::scope::Scopes;
 
 /// Blobs up to this size go with the request that ends the upload, bytes. Larger ones go by `PATCH`
@@ -48,6 +48,8 @@ enum Stop {
     Final(TransferError),
     /// It may work from where the registry stands now.
     Passing(TransferError),
+    /// It may work at once, from there: there is something else to show.
+    Renewed,
 }
 
 impl From<TransferError> for Stop {
@@ -78,8 +80,8 @@ pub(super) struct Upload<'a> {
     pub(super) local: Option<Arc<dyn LocalSessions>>,
     /// Whether the upload was begun anew because the registry found it wrong.
     pub(super) restarted: bool,
-    /// Whether a challenge was answered since the last success.
-    pub(super) challenged: bool,
+    /// Challenges in a row that were answered.
+    pub(super) challenges: u32,
     pub(super) progress: Progress,
 }
 
@@ -166,22 +168,25 @@ impl Upload<'_> {
                     self.abandon().await;
                     return Err(error);
                 }
-                Err(Stop::Passing(error)) => error,
+                Err(Stop::Passing(error)) => Some(error),
+                Err(Stop::Renewed) => None,
             };
-            failures += 1;
-            let retry = &self.client.config().retry;
-            let Some(pause) = retry.pause(failures, error.retry_after()) else {
-                if self.entry.is_none() {
-                    self.abandon().await;
-                }
-                return Err(error);
-            };
-            tracing::debug!(digest = %self.descriptor.digest, %error, "upload goes on");
-            self.progress.event(&ProgressEvent::Retrying {
-                digest: self.descriptor.digest.clone(),
-                reason: error.to_string(),
-            });
-            tokio::time::sleep(pause).await;
+            if let Some(error) = error {
+                failures += 1;
+                let retry = &self.client.config().retry;
+                let Some(pause) = retry.pause(failures, error.retry_after()) else {
+                    if self.entry.is_none() {
+                        self.abandon().await;
+                    }
+                    return Err(error);
+                };
+                tracing::debug!(digest = %self.descriptor.digest, %error, "upload goes on");
+                self.progress.event(&ProgressEvent::Retrying {
+                    digest: self.descriptor.digest.clone(),
+                    reason: error.to_string(),
+                });
+                tokio::time::sleep(pause).await;
+            }
             if self.recover().await? {
                 self.done();
                 return Ok(());
@@ -333,7 +338,6 @@ impl Upload<'_> {
         let answer = self.send(request, Payload::Rest, until).await?;
         match answer.status() {
             StatusCode::ACCEPTED | StatusCode::CREATED | StatusCode::NO_CONTENT => {
-                self.challenged = false;
                 let next = self
                     .client
                     .session(self.endpoint(), &answer, session.least_chunk)
@@ -409,18 +413,18 @@ impl Upload<'_> {
             // Why the content ended matters more than what became of the request.
             fed.map_err(Stop::Final)?;
         }
-        let (answer, shown) = sent?;
-        if answer.status() == StatusCode::UNAUTHORIZED && !self.challenged {
-            self.challenged = true;
-            let again = sender
-                .learn_stream(self.endpoint(), &request, &shown, &answer)
-                .await?;
-            let refused = self.fail(&request.method, answer).await;
-            return Err(if again {
-                Stop::Passing(refused)
-            } else {
-                Stop::Final(refused)
-            });
+        // A failure in between ends a row of challenges as well.
+        let challenges = std::mem::take(&mut self.challenges);
+        let (answer, (shown, begun)) = sent?;
+        if answer.status() == StatusCode::UNAUTHORIZED
+            && challenges < MAX_CHALLENGES
+            && sender
+                .learn_stream(self.endpoint(), &request, (&shown, begun), &answer)
+                .await?
+        {
+            self.challenges = challenges + 1;
+            answer.drain().await;
+            return Err(Stop::Renewed);
         }
         Ok(answer)
     }

@@ -13,6 +13,7 @@ mod memory;
 mod mirror;
 mod pull;
 mod redirect;
+mod renewal;
 mod resume;
 mod tls;
 mod token;

@@ -265,6 +265,45 @@ async fn an_expired_token_in_the_middle_is_renewed_and_the_upload_goes_on() {
     upload.finish();
 }
 
+/// Each request of an upload may need a new token, also when the one before broke off.
+#[tokio::test]
+async fn a_token_is_renewed_for_each_request_of_an_upload() {
+    let upload = Upload::of(pattern(BIG)).await;
+    let server = &upload.server;
+    let value = format!(r#"Bearer realm="{}""#, server.url("/token"));
+    let refused = Reply::status(401).header("WWW-Authenticate", value);
+    let opens = "/v2/a/blobs/uploads/";
+    server
+        .on("POST", opens)
+        .authorized("")
+        .reply(refused.clone());
+    for value in ["T1", "T2", "T3"] {
+        server
+            .on("GET", "/token?scope=repository%3Aa%3Apull%2Cpush")
+            .reply(Reply::ok(format!(r#"{{"token":"{value}"}}"#)));
+    }
+    server
+        .on("POST", opens)
+        .authorized("Bearer T1")
+        .reply(Reply::status(202).header("Location", "/up"));
+    let put = format!("/up?digest={}", upload.digest());
+    let shows = |method: &str, target: &str, token: &str| {
+        server
+            .on(method, target)
+            .authorized(&format!("Bearer {token}"))
+    };
+    shows("PUT", &put, "T1").reply(refused.clone());
+    shows("GET", "/up", "T2").reply(stands("/up", 0));
+    shows("PUT", &put, "T2").reply(Reply::hang_up(1_000_000));
+    shows("GET", "/up", "T2").reply(stands("/up", 500_000));
+    shows("PATCH", "/up", "T2").reply(refused);
+    shows("GET", "/up", "T3").reply(stands("/up", 500_000));
+    shows("PATCH", "/up", "T3").reply(accepted("/up", BIG));
+    shows("PUT", &put, "T3").reply(created());
+    upload.run().await.unwrap();
+    upload.finish();
+}
+
 #[tokio::test]
 async fn progress_tells_positions_and_falls_back_on_a_break() {
     let mut upload = Upload::of(pattern(BIG)).await;

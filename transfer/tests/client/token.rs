@@ -17,16 +17,16 @@ const MANIFEST: &str =
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 const PLAIN: &str = "Basic dTpw"; // u:p
 
-fn challenge(realm: &str) -> Reply {
+pub(super) fn challenge(realm: &str) -> Reply {
     let value = format!(r#"Bearer realm="{realm}",service="reg",scope="repository:a:pull""#);
     Reply::status(401).header("WWW-Authenticate", value)
 }
 
-fn manifest() -> Reply {
+pub(super) fn manifest() -> Reply {
     Reply::ok(MANIFEST).header("Content-Type", "application/vnd.oci.image.index.v1+json")
 }
 
-async fn pull(client: &Client, server: &Double) -> Result<(), TransferError> {
+pub(super) async fn pull(client: &Client, server: &Double) -> Result<(), TransferError> {
     let repository = repository(&server.host(), "a");
     client
         .get_manifest(&repository, Selector::Tag("t"))

@@ -1,6 +1,8 @@
 //! Layers into a machine: attached as disks, then mounted by its agent.
 
-use std::{cell::RefCell, collections::BTreeSet};
+use std::{cell::RefCell, collections::BTreeSet, path::Path, time::Duration};
+
+use tokio::time::timeout;
 
 use vdkr_core::{
     channel::message::{
@@ -31,6 +33,8 @@ use crate::vdkr::{
 const SERIAL: &str = "layer-";
 /// Digits of a layer's digest in its disk's serial number, which has 36 characters at most.
 const DIGITS: usize = 30;
+/// For how long others wait while a machine that has just answered says what layers it has.
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// What the machine has of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,27 +117,49 @@ pub async fn settle(session: &mut Session, settings: &Settings) -> Result<()> {
     let StatePlace::Directory(dir) = &settings.state else {
         return Ok(());
     };
+    // Before the lock, so that waiting for this machine holds up nobody who uses others.
+    if kept_layers(session).await?.is_none() {
+        return Ok(());
+    }
     let cache = cache(settings)?;
     // A pull under way has attached what no image has yet; whoever comes next settles.
     let Some(_own) = cache.try_own()? else {
         return Ok(());
     };
+    // So it is when the machine stops answering now. Nothing is collected by that: until the machine
+    // has answered, all that it was given counts as its own.
+    match timeout(SETTLING, settle_alone(session, &cache, dir)).await {
+        Ok(settled) => settled,
+        Err(_) => Ok(()),
+    }
+}
+
+/// Layers kept here that the images of a machine have; `None` of an agent that does not know.
+async fn kept_layers(session: &mut Session) -> Result<Option<Vec<String>>> {
     let question = Request::Layers {
         image: None,
         of_container: false,
         settings: RegistrySettings::default(),
     };
-    // An agent that does not know has nothing of ours.
-    let Ok(Reply::Layers(NeededLayers { kept, .. })) = session.ask_plainly(&question).await? else {
+    match session.ask_plainly(&question).await? {
+        Ok(Reply::Layers(NeededLayers { kept, .. })) => Ok(Some(kept)),
+        _ => Ok(None),
+    }
+}
+
+/// Settles while no other command uses layers. The answer of before is none now: a pull may have
+/// ended in between.
+async fn settle_alone(session: &mut Session, cache: &Cache, dir: &Path) -> Result<()> {
+    let Some(kept) = kept_layers(session).await? else {
         return Ok(());
     };
     let kept = kept.iter().filter_map(|layer| Digest::parse(layer).ok());
     // The machine's word may take layers away from it, and give it none.
-    let given = layers_of(&cache, dir)?;
+    let given = layers_of(cache, dir)?;
     let kept: BTreeSet<Digest> = kept.filter(|layer| given.contains(layer)).collect();
     let serials: BTreeSet<String> = kept.iter().map(serial).collect();
-    repair(&cache, dir, &kept)?;
-    note_users_layers(&cache, dir, &kept)?;
+    repair(cache, dir, &kept)?;
+    note_users_layers(cache, dir, &kept)?;
     // A machine of this command's own goes with its disks.
     if let Ok(Reply::Machine(state)) = session.ask_plainly(&Request::Machine).await? {
         for disk in state.disks {
