@@ -332,9 +332,10 @@ fn lists_and_descriptions() {
         (&json[0]["Id"], &json[1]["Id"]),
         (&"one".into(), &"two".into())
     );
-    assert!(stderr(&output).contains("no such image: missing"));
+    assert!(stderr(&output).contains("no container, image or volume \"missing\" here"));
     let none = user.run(&["image", "inspect", "missing"]);
     status(&none, 5);
+    assert!(stderr(&none).contains("no such image: missing"));
     assert_eq!(stdout(&none), "[]\n");
 }
 
