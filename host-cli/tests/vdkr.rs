@@ -332,9 +332,10 @@ fn lists_and_descriptions() {
         (&json[0]["Id"], &json[1]["Id"]),
         (&"one".into(), &"two".into())
     );
-    assert!(stderr(&output).contains("no such image: missing"));
+    assert!(stderr(&output).contains("no container, image or volume \"missing\" here"));
     let none = user.run(&["image", "inspect", "missing"]);
     status(&none, 5);
+    assert!(stderr(&none).contains("no such image: missing"));
     assert_eq!(stdout(&none), "[]\n");
 }
 
@@ -437,6 +438,15 @@ fn usage() {
         (&["--version"], 0, ""),
         (&["frobnicate"], 2, "unknown command"),
         (&["build"], 2, "build with BitBake"),
+        (&["secret", "ls"], 2, "-v FILE:/path:ro"),
+        (&["network", "create", "mine"], 2, "--add-host NAME:ADDRESS"),
+        (&["image", "frobnicate"], 2, "there are: history, import"),
+        (
+            &["container", "statr", "x"],
+            2,
+            "did you mean start or stats?",
+        ),
+        (&["-I", "x", "memres", "strt"], 2, "did you mean start?"),
         (&["--bogus", "images"], 2, "--bogus"),
         (&["pull"], 2, "NAME"),
         (&["-I", "../x", "images"], 2, "../x"),

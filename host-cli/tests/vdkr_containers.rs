@@ -139,6 +139,7 @@ fn exec_takes_its_own_options_and_no_others() {
         ..ExecRequest::default()
     };
     assert_eq!(asked(&user), ContainerRequest::Exec(expected));
+    status(&user.run(&["exec", "-d", "web", "missing"]), 127);
     status(&user.run(&["exec", "web"]), 2);
     status(&user.run(&["exec", "-it", "web", "sh"]), 2);
 }

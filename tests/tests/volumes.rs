@@ -391,6 +391,31 @@ fn same(left: &Path, right: &Path) -> bool {
     }
 }
 
+/// A program that has the kernel copy a file into its output holds the pipe until the host has
+/// answered; the agent that waited for the pipe could not ask the host.
+#[test]
+fn a_shared_file_is_copied_straight_into_the_output() {
+    let registry = registry();
+    let user = user_with_vm(&registry);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let big = noise(3, 3 << 20);
+    for (name, content) in [("a line", &b"shared\n"[..]), ("big ü", &big)] {
+        fs::write(dir.path().join(name), content).expect("write a file");
+        let file = dir.path().join(name);
+        let volume = format!("{}:/f", file.display());
+        for attempt in 0..3 {
+            let ran = user.run(["run", "--rm", "-v", &volume, IMAGE, "cat", "/f"]);
+            assert!(ran.expect(0).stdout == content, "{name}, {attempt}");
+        }
+    }
+    let volume = format!("{}:/v", dir.path().display());
+    let args = ["run", "-d", "--name", "kept", "-v", &volume, IMAGE];
+    user.run(args.into_iter().chain(["sleep", "600"])).expect(0);
+    let ran = user.run(["exec", "kept", "cat", "/v/big ü"]);
+    assert!(ran.expect(0).stdout == big);
+    user.run(["rm", "-f", "kept"]).expect(0);
+}
+
 #[test]
 fn volumes_keep_what_containers_leave() {
     let registry = registry();

@@ -247,7 +247,8 @@ fn open_at_end(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, whole))
 }
 
-fn now_ns() -> u64 {
+/// Nanoseconds since 1970.
+pub fn now_ns() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

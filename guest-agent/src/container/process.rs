@@ -28,7 +28,7 @@ use crate::{
     request::{Agent, mounts, run},
     run::{
         Container, EXIT_NOT_CREATED, Image, Remains, Report, RunError, Streams, cgroup,
-        networks::Place,
+        networks::Place, pipes::Reader,
     },
 };
 
@@ -203,10 +203,7 @@ pub(super) async fn incarnation(
     (ended, live.container.take_remains())
 }
 
-type Outputs = (
-    tokio::net::unix::pipe::Receiver,
-    tokio::net::unix::pipe::Receiver,
-);
+type Outputs = (Reader, Reader);
 
 fn begin(agent: &Rc<Agent>, entry: &Rc<Entry>) -> Result<(Live, Option<Outputs>), NotStarted> {
     let record = entry.record.borrow();
@@ -287,7 +284,7 @@ fn place(agent: &Rc<Agent>, entry: &Entry, sandbox: &Sandbox) -> Result<Place, N
         .map_err(|error| NotStarted::from(&error))
 }
 
-fn drain(entry: &Rc<Entry>, from: tokio::net::unix::pipe::Receiver, pipe: Pipe) -> JoinHandle<()> {
+fn drain(entry: &Rc<Entry>, from: Reader, pipe: Pipe) -> JoinHandle<()> {
     let entry = entry.clone();
     spawn_local(async move {
         let outlet = Outlet {

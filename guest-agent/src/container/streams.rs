@@ -2,19 +2,17 @@
 
 use std::{cell::RefCell, os::fd::OwnedFd, rc::Rc};
 
-use bytes::BufMut as _;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::unix::pipe,
-    sync::Mutex,
-};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use vdkr_core::channel::{HEADER_LEN, Pipe};
 
 use super::{Entry, log::Log};
 use crate::{
     channel::stream::{OUTPUT_CHUNK, SharedStream},
-    run::stdio::{END_OF_INPUT, Terminal, empty_frame},
+    run::{
+        pipes::{Reader, Writer},
+        stdio::{END_OF_INPUT, Terminal, empty_frame},
+    },
 };
 
 /// The hosts that see a container's output.
@@ -137,13 +135,9 @@ impl Outlet<'_> {
     }
 
     /// Everything that comes out of a pipe.
-    pub async fn drain_pipe(&self, mut from: pipe::Receiver, pipe: Pipe) {
-        loop {
-            let mut frame = empty_frame(OUTPUT_CHUNK);
-            match from.read_buf(&mut (&mut frame).limit(OUTPUT_CHUNK)).await {
-                Ok(length) if length > 0 => self.put(pipe, frame).await,
-                _ => return,
-            }
+    pub async fn drain_pipe(&self, mut from: Reader, pipe: Pipe) {
+        while let Some(frame) = from.read_frame(OUTPUT_CHUNK).await {
+            self.put(pipe, frame).await;
         }
     }
 
@@ -161,15 +155,15 @@ pub enum Inlet {
     /// Nowhere: nothing was asked for.
     None,
     /// A pipe, until it is closed.
-    Pipe(Mutex<Option<pipe::Sender>>),
+    Pipe(Mutex<Option<Writer>>),
     /// A terminal.
     Terminal(Terminal),
 }
 
 impl Inlet {
     /// A pipe, if there is one.
-    pub fn pipe(sender: Option<pipe::Sender>) -> Self {
-        sender.map_or(Self::None, |sender| Self::Pipe(Mutex::new(Some(sender))))
+    pub fn pipe(writer: Option<Writer>) -> Self {
+        writer.map_or(Self::None, |writer| Self::Pipe(Mutex::new(Some(writer))))
     }
 
     /// A terminal's master side.

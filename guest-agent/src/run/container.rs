@@ -19,16 +19,14 @@ use nix::{
     unistd::pipe2,
 };
 use rustix::process::{Signal, pidfd_send_signal};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    net::unix::pipe,
-};
+use tokio::io::{Interest, unix::AsyncFd};
 use vdkr_core::channel::message::Sandbox;
 
 use super::{
     ContainerSpec, Report, RunError,
     cgroup::{self, Cgroup},
     device_filter, isolation, names,
+    pipes::{Reader, Writer},
     report::{borrow, send_with_fds},
     spec::{self, BoundFile, FilesJob, IdleRoot, InitMessage, Network, Process, Root, Volume},
 };
@@ -76,11 +74,11 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Streams {
     /// Standard input, unless it is empty.
-    pub stdin: Option<pipe::Sender>,
+    pub stdin: Option<Writer>,
     /// Standard output.
-    pub stdout: pipe::Receiver,
+    pub stdout: Reader,
     /// Standard error.
-    pub stderr: pipe::Receiver,
+    pub stderr: Reader,
 }
 
 /// A container that was started, or one more process in it. Call [`Container::take_remains`] at its
@@ -480,18 +478,16 @@ fn open_streams(stdin: bool, fds: &mut Vec<OwnedFd>) -> io::Result<Streams> {
         let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
         let _ = rustix::pipe::fcntl_setpipe_size(&ours, PIPE_SIZE);
         fds.push(theirs);
-        rustix::io::ioctl_fionbio(&ours, true)?;
-        Some(pipe::Sender::from_owned_fd(ours)?)
+        Some(Writer::new(ours)?)
     } else {
         fds.push(fs::File::open("/dev/null")?.into());
         None
     };
-    let mut output = || -> io::Result<pipe::Receiver> {
+    let mut output = || -> io::Result<Reader> {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
         let _ = rustix::pipe::fcntl_setpipe_size(&ours, PIPE_SIZE);
         fds.push(theirs);
-        rustix::io::ioctl_fionbio(&ours, true)?;
-        pipe::Receiver::from_owned_fd(ours)
+        Reader::new(ours)
     };
     Ok(Streams {
         stdin,

@@ -23,6 +23,7 @@ pub mod mounts;
 pub mod names;
 pub mod network;
 pub mod networks;
+pub mod pipes;
 mod point;
 pub mod process;
 pub mod report;

@@ -345,9 +345,14 @@ pub fn missing_command(name: &str) -> String {
         ("builder", BUILD),
         ("buildx", BUILD),
         (
+            "checkpoint",
+            "vdkr pause and unpause keep a container as it is",
+        ),
+        (
             "compose",
             "start the containers one by one: vdkr run -d --name NAME ...",
         ),
+        ("config", SECRET),
         (
             "context",
             "machines are told apart by vdkr -I NAME, boards by vdkr --target TARGET",
@@ -362,10 +367,14 @@ pub fn missing_command(name: &str) -> String {
         ),
         (
             "network",
-            "there are the networks host, bridge and none: vdkr run --network NETWORK ...",
+            "there are bridge, host, none and container:NAME: vdkr run --network NETWORK ...; \
+             containers of the bridge reach each other by the addresses that are told by: vdkr \
+             inspect -f '{{.NetworkSettings.IPAddress}}' NAME, and by names with: vdkr run \
+             --add-host NAME:ADDRESS ...",
         ),
         ("node", SWARM),
         ("plugin", "there are none"),
+        ("secret", SECRET),
         ("service", SWARM),
         ("stack", SWARM),
         ("swarm", SWARM),
@@ -378,6 +387,7 @@ pub fn missing_command(name: &str) -> String {
     const BUILD: &str =
         "build with BitBake, buildah or docker, then: container-registry push, or vdkr vimport";
     const SWARM: &str = "a machine stands alone";
+    const SECRET: &str = "give a container a file: vdkr run -v FILE:/path:ro ...";
     /// Commands of the earlier shell program that are not there.
     const OLD: &[(&str, &str)] = &[
         (

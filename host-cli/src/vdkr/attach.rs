@@ -21,7 +21,7 @@ use super::{
     command::wrong_reply,
     error::{Error, Result},
     news::News,
-    session::Session,
+    session::{Session, interruptible},
     terminal::{self, RawMode},
     words::say,
 };
@@ -177,6 +177,26 @@ pub async fn attach(
             Err(Error::interrupted(kind))
         }
     }
+}
+
+/// Sends a request that leaves a process behind, tells what happens meanwhile, and gives the answer.
+pub async fn ask(session: &mut Session, request: &Request, news: &mut News) -> Result<Reply> {
+    let mut call = match session.connection.call(request).await {
+        Ok(call) => call,
+        Err(error) => return Err(session.explain(error).await),
+    };
+    let work = async {
+        loop {
+            match call.next().await {
+                Ok(Incoming::Event(event)) => news.show(&event),
+                Ok(Incoming::Data(..)) => {}
+                Ok(Incoming::Done(done)) => return Ok(Ok(done)),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    };
+    let done = interruptible(work).await?;
+    session.answer(done).await
 }
 
 /// Prints what a request gives on its output streams, until it is done or the user has seen enough.

@@ -9,7 +9,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::{args::Cli, value::parse_switch};
+use super::{args::Cli, nearest::nearest, value::parse_switch};
 
 /// Commands whose help the parser does not know.
 const OWN_HELP: [&str; 3] = ["run", "create", "vrun"];
@@ -32,11 +32,41 @@ pub fn parse(line: &[OsString]) -> Result<Cli, Error> {
     if let Some(misplaced) = misplaced(&error, line) {
         return misplaced;
     }
+    if let Some(words) = unknown_in_group(&error, &command, line) {
+        return Err(Error::raw(error.kind(), words));
+    }
     // Help and hints are those of the plain definition.
     match Cli::try_parse_from(line) {
         Err(plain) if plain.kind() == error.kind() => Err(plain),
         _ => Err(error),
     }
+}
+
+/// What to say about a command that a group such as `image` does not have.
+fn unknown_in_group(error: &Error, command: &Command, line: &[OsString]) -> Option<String> {
+    if error.kind() != ErrorKind::InvalidSubcommand {
+        return None;
+    }
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidSubcommand) else {
+        return None;
+    };
+    let mut pairs = line.iter().zip(line.iter().skip(1));
+    let group = pairs.find_map(|(word, next)| {
+        let group = command.find_subcommand(word)?;
+        (next.to_str() == Some(unknown) && group.has_subcommands()).then_some(group)
+    })?;
+    let shown = |known: &&Command| !known.is_hide_set() && known.get_name() != "help";
+    let known: Vec<_> = group.get_subcommands().filter(shown).collect();
+    let near = nearest(unknown, known.iter().map(|known| known.get_name()));
+    let hint = match near.is_empty() {
+        true => String::new(),
+        false => format!("; did you mean {}?", near.join(" or ")),
+    };
+    let names: Vec<_> = known.iter().map(|known| known.get_name()).collect();
+    let (group, names) = (group.get_name(), names.join(", "));
+    Some(format!(
+        "unknown command {unknown:?} of {group}{hint}; there are: {names}\n"
+    ))
 }
 
 /// The same command, where each switch may have a value, and of what is given several times the

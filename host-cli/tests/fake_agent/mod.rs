@@ -349,6 +349,7 @@ fn containers(request: &ContainerRequest) -> Done {
             format!("no such container: {name}"),
         )),
         ContainerRequest::Wait { .. } => Ok(Reply::Ran { status: 3 }),
+        ContainerRequest::Exec(exec) if exec.args == ["missing"] => Ok(Reply::Ran { status: 127 }),
         ContainerRequest::Stop { name, .. } | ContainerRequest::Remove { name, .. }
             if name.contains("missing") =>
         {

@@ -165,4 +165,17 @@ fn ends_by_signals_without_a_name_and_readers_that_do_not_read() {
     let id = id.text();
     let ran = user.run(["start", "-a", id.trim()]).expect(0);
     assert_eq!(ran.text(), "here\n");
+
+    // What cannot be executed is told without a host that waits for it, too.
+    let args = ["run", "-d", "--name", "talks", "box", "sh", "-c"];
+    user.run(args.into_iter().chain(["echo said; sleep 1000"]))
+        .expect(0);
+    let ran = user.run(["exec", "-d", "talks", "nowhere"]).expect(127);
+    assert!(ran.stderr.contains("nowhere"), "{}", ran.stderr);
+    user.run(["exec", "-d", "talks", "true"]).expect(0);
+
+    // A log is followed no longer than its last time.
+    let ran = user.run(["logs", "-f", "--until", "0s", "talks"]).expect(0);
+    assert_eq!(ran.text(), "said\n");
+    user.run(["rm", "-f", "talks"]).expect(0);
 }

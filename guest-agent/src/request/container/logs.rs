@@ -1,8 +1,8 @@
 //! `logs`: what a container has written, and what it writes.
 
-use std::rc::Rc;
+use std::{future::pending, rc::Rc, time::Duration};
 
-use tokio::task::yield_now;
+use tokio::{task::yield_now, time::sleep};
 use vdkr_core::{
     channel::{
         Pipe,
@@ -14,7 +14,11 @@ use vdkr_core::{
 use super::{Agent, done};
 use crate::{
     channel::stream::SharedStream,
-    container::{Entry, log::Cursor, streams::send_bytes},
+    container::{
+        Entry,
+        log::{Cursor, now_ns},
+        streams::send_bytes,
+    },
     request::cancelled,
 };
 
@@ -23,7 +27,8 @@ const OVERTAKEN: &[u8] = b"vdkr: lines are missing here: the log grew faster tha
 /// Records between two looks at what else there is to do.
 const BREATH: u32 = 32;
 
-/// Sends a container's log, and with `follow` what comes until it ends.
+/// Sends a container's log, and with `follow` what comes until it ends, or
+/// the time has come that is wanted as the last.
 pub async fn logs(agent: &Rc<Agent>, request: &LogsRequest, stream: &SharedStream) -> Done {
     let entry = agent.book().find(&request.name)?;
     let skip = match request.tail {
@@ -39,15 +44,23 @@ pub async fn logs(agent: &Rc<Agent>, request: &LogsRequest, stream: &SharedStrea
     let mut cursor = entry.log.read();
     loop {
         let grown = entry.log.grown.notified();
-        let over = !request.follow || !entry.is_active();
+        let left = request.until_ns.map(|until| until.saturating_sub(now_ns()));
+        let over = !request.follow || !entry.is_active() || left == Some(0);
         if !send_new(&mut cursor, &mut lines, stream).await {
             return Err(cancelled());
         }
         if over {
             return Ok(done());
         }
+        let late = async {
+            match left {
+                Some(left) => sleep(Duration::from_nanos(left)).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             () = grown => {}
+            () = late => {}
             () = stream.cancelled().cancelled() => return Err(cancelled()),
         }
     }

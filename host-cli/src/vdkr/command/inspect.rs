@@ -185,7 +185,15 @@ async fn describe(
             Err(error) => return Err(error),
         }
     }
-    Err(missing.unwrap_or_else(|| Error::new(Exit::NotFound, format!("no such object: {name}"))))
+    // What is wrong with the name itself is worth more than that there is nothing of it.
+    Err(match missing {
+        Some(error) if error.exit() != Exit::NotFound => error,
+        _ => Error::new(
+            Exit::NotFound,
+            format!("no container, image or volume {name:?} here"),
+        )
+        .with_hint("`ps -a`, `images` and `volume ls` list what is here"),
+    })
 }
 
 #[cfg(test)]

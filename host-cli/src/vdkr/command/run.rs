@@ -16,7 +16,7 @@ use crate::{
     out,
     progress::Mode,
     vdkr::{
-        attach::{FAILED, Terms, attach},
+        attach::{FAILED, Terms, ask, attach},
         environment,
         error::{Error, Result},
         granted::Granted,
@@ -27,12 +27,11 @@ use crate::{
         registry,
         run_options::{self, Parsed, RunOptions, Verb},
         sandbox,
-        session::{Session, interruptible, no_ports, with_session},
+        session::{Session, no_ports, with_session},
         settings::Settings,
         volumes, volumes_from,
         words::say,
     },
-    vm::channel::Incoming,
 };
 
 /// Runs a container and returns its status. Wrong settings are a failure of `run` too.
@@ -196,22 +195,7 @@ async fn begin(
     mut news: News,
     published: bool,
 ) -> Result<u8> {
-    let mut call = match session.connection.call(request).await {
-        Ok(call) => call,
-        Err(error) => return Err(session.explain(error).await),
-    };
-    let work = async {
-        loop {
-            match call.next().await {
-                Ok(Incoming::Event(event)) => news.show(&event),
-                Ok(Incoming::Data(..)) => {}
-                Ok(Incoming::Done(done)) => return Ok(Ok(done)),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-    };
-    let done = interruptible(work).await?;
-    match session.answer(done).await? {
+    match ask(session, request, &mut news).await? {
         Reply::Container(ContainerReply::Created { id }) => {
             let id: String = id.chars().filter(char::is_ascii_hexdigit).collect();
             if published {

@@ -2,11 +2,11 @@
 
 use std::io::{self, IsTerminal as _};
 
-use vdkr_core::channel::message::{ContainerRequest, ExecRequest, Request};
+use vdkr_core::channel::message::{ContainerReply, ContainerRequest, ExecRequest, Reply, Request};
 
-use super::ask;
 use crate::vdkr::{
-    attach::{Terms, attach},
+    attach::{FAILED, Terms, ask, attach},
+    command::wrong_reply,
     container_args::ExecArgs,
     environment,
     error::{Error, Result},
@@ -60,11 +60,17 @@ pub async fn run(settings: &Settings, args: ExecArgs) -> Result<u8> {
         privileged: args.privileged,
     });
     with_session(settings, "vdkr exec", async |session| {
-        if args.detach {
-            return ask(session, request.clone()).await.map(|()| 0);
+        let mut news = News::new(settings.global.progress, settings.verbose);
+        let request = Request::Container(request.clone());
+        if !args.detach {
+            return attach(session, &request, terms, news).await;
         }
-        let news = News::new(settings.global.progress, settings.verbose);
-        attach(session, &Request::Container(request.clone()), terms, news).await
+        match ask(session, &request, &mut news).await? {
+            Reply::Container(ContainerReply::Done) => Ok(0),
+            // It could not be executed.
+            Reply::Ran { status } => Ok(u8::try_from(status & 0xff).unwrap_or(FAILED)),
+            other => Err(wrong_reply(&other)),
+        }
     })
     .await
 }
