@@ -384,3 +384,124 @@ pub fn with_query(path: &str, query: &[(&str, &str)]) -> String {
     }
     target
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::Future, io::Read as _, io::Write as _, os::unix::net::UnixListener};
+
+    use super::*;
+
+    /// An engine that reads until `until` has come and says something; gives what it read.
+    fn scripted<T>(
+        until: &'static [u8],
+        says: &'static [u8],
+        work: impl AsyncFnOnce(Client) -> T,
+    ) -> (T, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let engine = std::thread::spawn(move || {
+            let (mut pipe, _) = listener.accept().unwrap();
+            let (mut read, mut piece) = (Vec::new(), [0; 4096]);
+            while !read.windows(until.len()).any(|part| part == until) {
+                match pipe.read(&mut piece).unwrap() {
+                    0 => break,
+                    length => read.extend(&piece[..length]),
+                }
+            }
+            pipe.write_all(says).unwrap();
+            String::from_utf8_lossy(&read).into_owned()
+        });
+        let client = Client::new(EngineKind::Docker, socket);
+        let done = run(work(client));
+        (done, engine.join().unwrap())
+    }
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap().block_on(work)
+    }
+
+    #[test]
+    fn documents_and_refusals() {
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{\"\r\n5\r\na\":1}\r\n0\r\n\r\n";
+        let (said, asked) = scripted(b"\r\n\r\n", chunked, async |client| {
+            client.get("/info").await
+        });
+        assert_eq!(said.unwrap()["a"], 1);
+        assert!(
+            asked.starts_with("GET /info HTTP/1.1\r\nHost: engine\r\n"),
+            "{asked}"
+        );
+        let refusal = b"HTTP/1.1 404 Not Found\r\nContent-Length: 34\r\n\r\n{\"message\":\"No such container: x\"}";
+        let (failed, asked) = scripted(b"{}", refusal, async |client| {
+            client.post("/x", Some(&serde_json::json!({}))).await
+        });
+        let failure = failed.unwrap_err();
+        assert_eq!(failure.code, FailureCode::NotFound);
+        assert_eq!(failure.message, "docker: No such container: x");
+        assert!(asked.contains("Content-Length: 2\r\n"), "{asked}");
+        let cut = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{";
+        let (failed, _) = scripted(b"\r\n\r\n", cut, async |client| client.get("/x").await);
+        assert!(failed.unwrap_err().message.contains("within an answer"));
+        let (failed, _) = scripted(b"\r\n\r\n", b"", async |client| client.get("/x").await);
+        assert!(failed.unwrap_err().message.contains("before the answer"));
+    }
+
+    #[test]
+    fn an_engine_that_is_not_there_is_told_of_with_what_helps() {
+        let client = Client::new(EngineKind::Podman, "/nowhere/podman.sock".into());
+        let failure = run(client.get("/info")).unwrap_err();
+        assert_eq!(failure.code, FailureCode::Unreachable);
+        assert!(
+            failure.message.contains("/nowhere/podman.sock"),
+            "{failure}"
+        );
+        assert!(
+            failure
+                .hint
+                .unwrap()
+                .contains("systemctl start podman.socket")
+        );
+    }
+
+    #[test]
+    fn an_upload_ends_only_when_it_is_finished() {
+        let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        let (said, sent) = scripted(b"0\r\n\r\n", ok, async |client| {
+            let mut upload = client.upload("POST", "/images/load").await?;
+            upload.send(b"abc").await?;
+            upload.send(b"").await?;
+            upload.finish().await
+        });
+        assert_eq!(said.unwrap(), b"{}");
+        assert!(sent.ends_with("\r\n\r\n3\r\nabc\r\n0\r\n\r\n"), "{sent}");
+        let ((), sent) = scripted(b"0\r\n\r\n", b"", async |client| {
+            let mut upload = client.upload("POST", "/images/load").await.unwrap();
+            upload.send(b"abc").await.unwrap();
+        });
+        assert!(sent.ends_with("\r\n\r\n3\r\nabc\r\n"), "{sent}");
+        let full = b"HTTP/1.1 500 Internal Server Error\r\n\r\n{\"message\":\"no space left\"}";
+        let (failed, _) = scripted(b"abc", full, async |client| {
+            let mut upload = client.upload("POST", "/images/load").await?;
+            loop {
+                upload.send(b"abc").await?;
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            #[expect(unreachable_code, reason = "gives the block its type")]
+            Ok::<(), Failure>(())
+        });
+        assert!(failed.unwrap_err().message.contains("no space left"));
+    }
+
+    #[test]
+    fn a_hijacked_connection_has_what_came_with_its_head() {
+        let says = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nfirst";
+        let (raw, asked) = scripted(b"\r\n\r\n", says, async |client| {
+            client.hijack("/containers/x/attach", None).await
+        });
+        let came = raw.map(|raw| raw.waiting.starts_with(b"f") || raw.waiting.is_empty());
+        assert!(came.unwrap());
+        assert!(asked.contains("Upgrade: tcp\r\n"), "{asked}");
+    }
+}

@@ -119,6 +119,12 @@ pub(super) async fn carry_out(
         ContainerRequest::Top { name } => {
             let said = engine.client.get(&path(&name, "/top")?).await?;
             let list = |name: &str| said.get(name).unwrap_or(&Value::Null);
+            if !list("Titles").is_array() {
+                let kind = engine.kind();
+                let text = format!("{kind} does not say which processes {name} has");
+                return Err(Failure::new(FailureCode::Failed, text)
+                    .with_hint("look from inside: vdkr exec CONTAINER ps"));
+            }
             let processes = list("Processes").as_array().into_iter().flatten();
             Ok(Reply::Container(ContainerReply::Top {
                 titles: texts(list("Titles")),

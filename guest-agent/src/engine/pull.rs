@@ -136,8 +136,12 @@ fn names(asked: &str, found: &Reference) -> Vec<Reference> {
         return Vec::new();
     }
     let asked = Reference::parse(asked).ok();
-    let asked =
-        asked.filter(|asked| asked.digest().is_none() && asked.to_string() != found.to_string());
+    let asked = asked.filter(|asked| asked.digest().is_none());
+    let asked = asked.and_then(|asked| match asked.tag() {
+        Some(_) => Some(asked),
+        None => asked.with_tag("latest").ok(),
+    });
+    let asked = asked.filter(|asked| asked.to_string() != found.to_string());
     std::iter::once(found.clone()).chain(asked).collect()
 }
 

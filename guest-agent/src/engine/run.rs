@@ -56,27 +56,30 @@ pub(super) async fn run(
     if request.life.until == Until::Created {
         return created;
     }
-    if request.life.until == Until::Started {
-        return match begin(engine, &id, stream).await? {
-            None => created,
-            Some(status) => {
-                engine.discard(&id, request.rm).await;
-                Ok(Reply::Ran { status })
-            }
+    // Whoever is attached sees everything from the start on.
+    let begun = async {
+        let raw = match request.life.until {
+            Until::Ended => Some(engine.attach(&id, request.stdin).await?),
+            _ => None,
         };
-    }
-    let raw = engine.attach(&id, request.stdin).await?;
-    match begin(engine, &id, stream).await {
-        Ok(None) => {}
-        Ok(Some(status)) => {
-            engine.discard(&id, request.rm).await;
-            return Ok(Reply::Ran { status });
-        }
+        begin(engine, &id, stream).await.map(|()| raw)
+    };
+    let raw = match begun.await {
+        Ok(raw) => raw,
         Err(failure) => {
             engine.discard(&id, request.rm).await;
-            return Err(failure);
+            // Some look for the command when somebody attaches.
+            let status = start_status(&failure.message);
+            if status == NOT_CREATED {
+                return Err(failure);
+            }
+            warn(stream, &failure.message);
+            return Ok(Reply::Ran { status });
         }
-    }
+    };
+    let Some(raw) = raw else {
+        return created;
+    };
     let of = Of::Container(id.clone());
     match carry(engine, raw, request.tty, request.stdin, stream, &of).await {
         Ok(End::Over) => {
@@ -142,27 +145,16 @@ fn warn(stream: &SharedStream, message: &str) {
     });
 }
 
-/// Starts a container. Gives the status of a command that could not be executed.
-async fn begin(
-    engine: &Rc<Engine>,
-    id: &str,
-    stream: &SharedStream,
-) -> Result<Option<i32>, Failure> {
-    if let Err(failure) = engine.client.post(&path(id, "/start")?, None).await {
-        let status = start_status(&failure.message);
-        if status == NOT_CREATED {
-            return Err(failure);
-        }
-        warn(stream, &failure.message);
-        return Ok(Some(status));
-    }
+/// Starts a container.
+async fn begin(engine: &Rc<Engine>, id: &str, stream: &SharedStream) -> Result<(), Failure> {
+    engine.client.post(&path(id, "/start")?, None).await?;
     let said = engine.container(id).await.unwrap_or_default();
     let pid = said.pointer("/State/Pid").and_then(Value::as_u64);
     stream.event(&Event::Started {
         pid: pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
         container: id.to_owned(),
     });
-    Ok(None)
+    Ok(())
 }
 
 /// Removes a container at its end that no host waits for any more.

@@ -105,6 +105,10 @@ pub fn serve(options: &ServeOptions) -> io::Result<()> {
     }
     let result = local.block_on(&runtime, async {
         let agent = Rc::new(Agent::open(options)?);
+        if !agent.is_native() {
+            // The socket is there all the same.
+            fs::create_dir_all(&options.state)?;
+        }
         if !options.own_machine && agent.is_native() {
             // Another agent may have the state: nobody shall come here for it.
             agent
