@@ -1,6 +1,10 @@
 //! Which engine the command line and `/etc/vdkr/registry.conf` choose.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::PathBuf,
+};
 
 use vdkr_core::{
     channel::message::{Failure, FailureCode},
@@ -13,7 +17,7 @@ use vdkr_core::{
 use vdkr_transfer::target::RootFs;
 
 use super::Words;
-use crate::command::{self, CommandError};
+use crate::command::CommandError;
 
 /// What the command line says of the engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,23 +56,30 @@ impl EngineWish {
         Ok(true)
     }
 
-    /// The choice on the running system.
+    /// The choice on the running system, also while that is configured by somebody else.
     pub fn choice(&self) -> Result<EngineChoice, Failure> {
-        let failed = |error: CommandError| {
+        let failed = |error: &dyn std::fmt::Display| {
             let text = format!("which engine this machine is set up for cannot be read: {error}");
             Failure::new(FailureCode::Failed, text)
                 .with_hint("mend the file there, or name the engine with --engine")
         };
-        let root = command::open(Path::new("/")).map_err(failed)?;
-        self.choice_of(&root).map_err(failed)
+        let mut bytes = Vec::new();
+        match File::open(CONF) {
+            Ok(file) => {
+                let read = file.take(MAX_FILE).read_to_end(&mut bytes);
+                read.map_err(|error| failed(&format!("{CONF}: {error}")))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(&format!("{CONF}: {error}"))),
+        }
+        let conf = parsed(&bytes).map_err(|error| failed(&error))?;
+        Ok(chosen(self, conf))
     }
 
     /// The choice on a root file system: what the command line says, then what the file says.
     pub fn choice_of(&self, root: &RootFs) -> Result<EngineChoice, CommandError> {
-        let conf = match (self.kind, &self.socket) {
-            (Some(_), Some(_)) => EngineConf::default(),
-            _ => read(root)?,
-        };
+        let found = root.read(CONF, MAX_FILE)?;
+        let conf = parsed(&found.map(|found| found.bytes).unwrap_or_default())?;
         Ok(chosen(self, conf))
     }
 }
@@ -84,12 +95,9 @@ fn chosen(wish: &EngineWish, conf: EngineConf) -> EngineChoice {
     }
 }
 
-fn read(root: &RootFs) -> Result<EngineConf, CommandError> {
-    let Some(found) = root.read(CONF, MAX_FILE)? else {
-        return Ok(EngineConf::default());
-    };
-    let text = String::from_utf8_lossy(&found.bytes);
-    EngineConf::parse(&text).map_err(|error| CommandError::Failed(format!("{CONF}: {error}")))
+fn parsed(bytes: &[u8]) -> Result<EngineConf, CommandError> {
+    EngineConf::parse(&String::from_utf8_lossy(bytes))
+        .map_err(|error| CommandError::Failed(format!("{CONF}: {error}")))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use tokio::time::timeout;
 use vdkr_core::{emit::vdkr::CONF, engine::EngineKind};
-use vdkr_transfer::target::read_state;
+use vdkr_transfer::target::{RootFs, read_state};
 
 use super::{CommandError, local, open};
 use crate::{args::EngineWish, baked::Baked, engine::Engine, machine, request};
@@ -52,7 +52,7 @@ pub fn status(options: &StatusOptions) -> Result<(), CommandError> {
         true => println!("service: running"),
         false => println!("service: not running (vdkr-agent serve, or systemctl start vdkr-agent)"),
     }
-    if let Some(line) = engine(options)? {
+    if let Some(line) = engine(options, &root)? {
         println!("{line}");
         return Ok(());
     }
@@ -67,9 +67,8 @@ pub fn status(options: &StatusOptions) -> Result<(), CommandError> {
 }
 
 /// What is to be said of an engine beside the agent's own.
-fn engine(options: &StatusOptions) -> Result<Option<String>, CommandError> {
-    let root = open(&options.root)?;
-    let Some(engine) = Engine::chosen(&options.engine.choice_of(&root)?) else {
+fn engine(options: &StatusOptions, root: &RootFs) -> Result<Option<String>, CommandError> {
+    let Some(engine) = Engine::chosen(&options.engine.choice_of(root)?) else {
         return Ok(None);
     };
     let (kind, place) = (engine.kind(), engine.socket().display().to_string());
