@@ -30,6 +30,12 @@ impl Board {
             ))
             .expect(0);
         board.computer.at_end("kill $(cat agent.pid)");
+        // podman's containers outlive its service.
+        if engine == "podman" {
+            board
+                .computer
+                .at_end("podman --cgroup-manager cgroupfs rm -af -t 0");
+        }
         board
     }
 
