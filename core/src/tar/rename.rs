@@ -83,7 +83,7 @@ impl Renamer {
                 let held = core::mem::take(&mut self.held);
                 match self.extended.take() {
                     Some((_, kind, length)) => {
-                        self.read(kind, held.get(..length).unwrap_or(&held))?
+                        self.read(kind, held.get(..length).unwrap_or(&held))?;
                     }
                     None => self.header(&held, out)?,
                 }
