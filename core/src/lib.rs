@@ -17,6 +17,7 @@ pub mod deploy;
 pub mod digest;
 pub mod distribution;
 pub mod emit;
+pub mod engine;
 pub mod extension;
 pub mod fuse;
 pub mod json_text;

@@ -16,6 +16,75 @@ pub fn rfc3339_seconds(seconds: u64) -> String {
     date_time(seconds) + "Z"
 }
 
+/// Reads a time as RFC 3339 has it, with any fraction and offset, as milliseconds since 1970; what was
+/// before is 0.
+pub fn parse_rfc3339_ms(text: &str) -> Option<u64> {
+    let digits = |from: usize, to: usize| -> Option<u64> {
+        let part = text.get(from..to)?;
+        part.bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| part.parse().ok())?
+    };
+    let marks = [(4, "-"), (7, "-"), (13, ":"), (16, ":")];
+    if marks
+        .iter()
+        .any(|&(at, mark)| text.get(at..=at) != Some(mark))
+        || !matches!(text.get(10..11), Some("T" | "t" | " "))
+    {
+        return None;
+    }
+    let (year, month, day) = (digits(0, 4)?, digits(5, 7)?, digits(8, 10)?);
+    let (hour, minute, second) = (digits(11, 13)?, digits(14, 16)?, digits(17, 19)?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 {
+        return None;
+    }
+    let rest = text.get(19..)?;
+    let (fraction, zone) = match rest.strip_prefix('.') {
+        None => (0, rest),
+        Some(rest) => {
+            let end = rest.find(|c: char| !c.is_ascii_digit())?;
+            let (fraction, zone) = rest.split_at(end);
+            let mut first = fraction.bytes().chain(core::iter::repeat(b'0'));
+            let mut ms = 0;
+            for _ in 0..3 {
+                ms = ms * 10 + u64::from(first.next()? - b'0');
+            }
+            (ms, zone)
+        }
+    };
+    let ahead: i64 = match zone.split_at_checked(1)? {
+        ("Z" | "z", "") => 0,
+        (sign @ ("+" | "-"), offset) => {
+            let (hours, minutes) = offset.split_once(':')?;
+            let short = |part: &str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit());
+            if !short(hours) || !short(minutes) {
+                return None;
+            }
+            let seconds = hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60;
+            if sign == "+" { seconds } else { -seconds }
+        }
+        _ => return None,
+    };
+    let days = days(year, month, day)?;
+    let seconds = days * DAY + hour * 3600 + minute * 60 + second;
+    let seconds = seconds.checked_add_signed(-ahead).unwrap_or(0);
+    Some(seconds * 1000 + fraction)
+}
+
+/// Days from 1970-01-01 to a date; what is before gives 0 or little more.
+fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+    // Counted from 0000-03-01, as in `date`.
+    let year = if month > 2 {
+        year
+    } else {
+        year.checked_sub(1)?
+    };
+    let from_march = (month + 9) % 12;
+    let day_of_year = (153 * from_march + 2) / 5 + day - 1;
+    let all = year * 365 + year / 4 - year / 100 + year / 400 + day_of_year;
+    Some(all.saturating_sub(719_468))
+}
+
 fn date_time(seconds: u64) -> String {
     let (year, month, day) = date(seconds / DAY);
     let rest = seconds % DAY;
@@ -71,5 +140,41 @@ mod tests {
             assert_eq!(rfc3339_seconds(seconds), text);
         }
         assert!(rfc3339(u64::MAX).starts_with("2554-07-21T"));
+    }
+
+    #[test]
+    fn times_are_read_with_their_offsets() {
+        for (text, ms) in [
+            ("1970-01-01T00:00:01.5Z", 1500),
+            ("2023-11-14T22:13:20.123456789Z", 1_700_000_000_123),
+            ("2023-11-15T00:13:20+02:00", 1_700_000_000_000),
+            ("2023-11-14T20:13:20-02:00", 1_700_000_000_000),
+            ("0001-01-01T00:00:00Z", 0),
+        ] {
+            assert_eq!(parse_rfc3339_ms(text), Some(ms), "{text}");
+        }
+        for text in [
+            "",
+            "2023-11-14",
+            "2023-11-14T22:13:20",
+            "2023-13-14T22:13:20Z",
+            "2023-11-14T22:13:20.Zx",
+            "2023-11-14T22:13:20+2:00",
+            "2023-11-14T22:13:20\u{e9}",
+        ] {
+            assert_eq!(parse_rfc3339_ms(text), None, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_written_is_read(ms in 0_u64..4_000_000_000_000) {
+            proptest::prop_assert_eq!(parse_rfc3339_ms(&rfc3339(ms * 1_000_000)), Some(ms));
+        }
+
+        #[test]
+        fn any_text_gives_an_answer(text in "[0-9TZ:.+é-]{0,30}") {
+            let _ = parse_rfc3339_ms(&text);
+        }
     }
 }

@@ -12,7 +12,10 @@ use crate::command::{
     status::StatusOptions,
 };
 
+mod engine;
 mod run;
+
+pub use engine::{EngineChoice, EngineWish};
 
 /// Where images are kept unless `--state-dir` says otherwise.
 const DEFAULT_STATE: &str = "/var/lib/vdkr";
@@ -39,6 +42,11 @@ usage:
       -e, --env NAME=VALUE   -i, --interactive   --name NAME   --rm   --entrypoint PROGRAM
       -u, --user USER   -w, --workdir DIR   --network host|none   --pull missing|never
       --registry and --ca as for pull; --state-dir DIR
+  pull, run, status and serve take
+      --engine native|docker|podman   whose store and whose containers: the agent's own (default),
+                       or those of an engine of this target; VDKR_ENGINE in the file above
+      --engine-socket PATH   where that engine listens (/run/docker.sock, /run/podman/podman.sock);
+                       VDKR_ENGINE_SOCKET in the file above
   vdkr-agent status [--root DIR] [--state-dir DIR]
       show what is configured, and whether the service runs
   vdkr-agent serve CHANNEL... [--state-dir DIR]
@@ -91,6 +99,8 @@ pub struct ServeOptions {
     pub own_machine: bool,
     /// What process 1 wrote about the boot.
     pub boot_report: Option<PathBuf>,
+    /// What keeps images and runs containers.
+    pub engine: EngineWish,
 }
 
 impl ServeOptions {
@@ -101,6 +111,7 @@ impl ServeOptions {
             state,
             own_machine: false,
             boot_report: None,
+            engine: EngineWish::default(),
         }
     }
 }
@@ -131,6 +142,7 @@ fn parse_serve<'a>(args: impl Iterator<Item = &'a str>) -> Result<Mode, String> 
     let mut words = Words(args, "serve", None);
     while let Some(word) = words.next()? {
         let channel = match word {
+            Word::Option(name) if options.engine.take(name, &mut words)? => continue,
             Word::Option("--own-machine") => {
                 options.own_machine = true;
                 continue;
@@ -254,6 +266,7 @@ fn parse_pull<'a>(args: impl Iterator<Item = &'a str>) -> Result<PullOptions, St
         match word {
             Word::Plain(name) => options.names.push(name.to_owned()),
             Word::Option(name) if from(&mut options.from, name, &mut words)? => {}
+            Word::Option(name) if options.engine.take(name, &mut words)? => {}
             Word::Option(name @ "--platform") => {
                 options.platform = Some(words.value(name)?.to_owned());
             }
@@ -287,10 +300,12 @@ fn parse_status<'a>(args: impl Iterator<Item = &'a str>) -> Result<StatusOptions
     let mut options = StatusOptions {
         root: "/".into(),
         state: DEFAULT_STATE.into(),
+        engine: EngineWish::default(),
     };
     let mut words = Words(args, "status", None);
     while let Some(word) = words.next()? {
         match word {
+            Word::Option(name) if options.engine.take(name, &mut words)? => {}
             Word::Option(name @ "--root") => options.root = words.value(name)?.into(),
             Word::Option(name @ ("--state" | "--state-dir")) => {
                 options.state = words.value(name)?.into();

@@ -2,7 +2,8 @@
 //!
 //! `boot` brings a bare kernel up, `channel` speaks the host's protocol, `request` carries out
 //! one operation per file, `run` is the OCI runtime. `store`, `pull`, `unpack` and `image` keep
-//! the images.
+//! the images; `engine` is what
+//! another engine of the target does in their place.
 
 pub mod args;
 pub mod baked;
@@ -10,6 +11,7 @@ pub mod boot;
 pub mod channel;
 pub mod command;
 pub mod container;
+pub mod engine;
 pub mod image;
 pub mod machine;
 pub mod pull;

@@ -1,16 +1,16 @@
-//! Docker's engine, its command and a registry of ours on a computer of their own: in namespaces where
+//! Docker's engine or podman, its command and a registry of ours on a computer of their own: in namespaces where
 //! the only network is the loopback interface, so that the engine can be given certificates, and where
 //! `/etc/docker` is theirs.
 
 use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::namespaces::as_root;
+use crate::namespaces::{as_root, as_whole_root};
 use crate::process::{Ran, program, tool, wait_until};
 
 /// An engine on a busy machine.
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// An address that is nobody's (RFC 5737). The engine checks no certificate on 127.0.0.0/8.
 pub const ADDRESS: &str = "192.0.2.9";
 
-/// Sets the computer up, starts the engine, and performs what comes on stdin: one number for each file
+/// Sets the computer up, starts the engine that `$3` names, and performs what comes on stdin: one number for each file
 /// of commands. Everything ends with stdin.
 const COMPUTER: &str = r#"
 d=$1; cd "$d" || exit 1
@@ -27,15 +27,29 @@ mkdir etc && mount -t tmpfs tmpfs etc && mkdir etc/.real && mount --rbind /etc e
 for name in /etc/*; do ln -s "/etc/.real/${name##*/}" etc/ || exit 1; done
 rm -f etc/docker etc/hosts && mkdir etc/docker && echo '127.0.0.1 localhost' >etc/hosts || exit 1
 mount --rbind etc /etc || exit 1
+trap 'test -z "$pids" || { kill $pids; wait $pids; }' EXIT
+case $3 in
+docker)
 containerd --config /dev/null --root "$d/c/root" --state "$d/c/state" --address "$d/c.sock" \
-    >containerd.log 2>&1 & containerd=$!
-trap 'kill $containerd; wait $containerd' EXIT
+    >containerd.log 2>&1 & containerd=$!; pids=$containerd
 until test -S c.sock; do kill -0 $containerd || exit 1; sleep 0.1; done
 dockerd --storage-driver vfs --data-root "$d/data" --exec-root "$d/exec" --pidfile "$d/pid" \
     --containerd "$d/c.sock" --host "unix://$d/d.sock" --bridge none --userland-proxy=false \
     --iptables=false --ip6tables=false >dockerd.log 2>&1 & dockerd=$!
 trap 'kill $dockerd; wait $dockerd; kill $containerd; wait $containerd' EXIT
 until docker version >/dev/null 2>&1; do kill -0 $dockerd || exit 1; sleep 0.1; done
+;;
+podman)
+# What it runs containers with knows a hierarchy of version 2 alone.
+test -e /sys/fs/cgroup/cgroup.controllers ||
+    { umount -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; } 2>/dev/null
+printf '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\ncgroups = "disabled"\n' >containers.conf
+printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' "$d/data" "$d/run" >storage.conf
+podman --cgroup-manager cgroupfs --events-backend file system service --time 0 "unix://$d/d.sock" \
+    >podman.log 2>&1 & pids=$!
+until test -S d.sock; do kill -0 $pids || exit 1; sleep 0.1; done
+;;
+esac
 : >ready
 while read -r number; do
     sh "$number.sh" >"$number.out" 2>"$number.err" </dev/null
@@ -54,21 +68,45 @@ pub struct Computer {
 }
 
 impl Computer {
-    /// Starts it and waits until the engine answers.
+    /// Starts it with docker's engine and waits until that answers.
     #[track_caller]
     pub fn start() -> Self {
+        let needs = ["containerd", "dockerd", "runc", "docker", "ip"];
+        Self::with("docker", &needs, as_root(true))
+    }
+
+    /// Starts it with an engine (`docker`, `podman`) that runs containers, where whoever runs the test
+    /// may have that.
+    #[track_caller]
+    pub fn that_runs(engine: &str) -> Self {
+        let needs: &[&str] = match engine {
+            "docker" => &[
+                "containerd",
+                "containerd-shim-runc-v2",
+                "dockerd",
+                "runc",
+                "docker",
+            ],
+            _ => &["podman"],
+        };
+        Self::with(engine, needs, as_whole_root())
+    }
+
+    #[track_caller]
+    fn with(engine: &str, needs: &[&str], mut command: Command) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         // What is not there is said now, and not in a log.
-        for name in ["containerd", "dockerd", "runc", "docker", "ip"] {
+        for name in needs {
             tool(name);
         }
-        let mut command = as_root(true);
         command
             .arg(tool("unshare").get_program())
             .args(["--net", "sh", "-c", COMPUTER, "sh"])
             .arg(dir.path())
-            .arg(ADDRESS)
+            .args([ADDRESS, engine])
             .env("HOME", dir.path())
+            .env("CONTAINERS_CONF", dir.path().join("containers.conf"))
+            .env("CONTAINERS_STORAGE_CONF", dir.path().join("storage.conf"))
             .env("DOCKER_HOST", Self::host(dir.path()))
             .env("PATH", path())
             .env_remove("DOCKER_CONFIG")
@@ -103,7 +141,13 @@ impl Computer {
 
     /// What was said by those who run in the background.
     pub fn logs(&self) -> String {
-        let logs = ["log", "containerd.log", "dockerd.log"];
+        let logs = [
+            "log",
+            "containerd.log",
+            "dockerd.log",
+            "podman.log",
+            "agent.log",
+        ];
         let texts = logs.map(|name| std::fs::read_to_string(self.path(name)).unwrap_or_default());
         texts.concat()
     }
@@ -140,6 +184,13 @@ impl Computer {
         self.run(std::iter::once("docker").chain(words))
     }
 
+    /// Performs commands of the shell at the computer's end.
+    pub fn at_end(&self, commands: &str) {
+        let path = self.path("end.sh");
+        let before = std::fs::read_to_string(&path).unwrap_or_default();
+        std::fs::write(path, format!("{before}{commands}\n")).expect("write commands");
+    }
+
     /// Starts a registry of ours at this host and port; it is stopped with the computer.
     #[track_caller]
     pub fn registry(&self, host: &str, variables: &[(&str, &str)]) -> RegistryThere<'_> {
@@ -156,7 +207,7 @@ impl Computer {
             " {}",
             quoted(&program("container-registry").display().to_string())
         );
-        std::fs::write(self.path("end.sh"), format!("{prefix} stop\n")).expect("write commands");
+        self.at_end(&format!("{prefix} stop"));
         let registry = RegistryThere {
             computer: self,
             host: host.to_owned(),

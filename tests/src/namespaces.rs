@@ -32,6 +32,19 @@ pub fn as_root(mounts: bool) -> Command {
     command
 }
 
+/// As [`as_root`] with mounts, but whoever is root is it in earnest: an engine that shall run containers
+/// needs more than a namespace's root may do.
+pub fn as_whole_root() -> Command {
+    match nix::unistd::geteuid().is_root() {
+        true => {
+            let mut command = tool("unshare");
+            command.arg("--mount");
+            command
+        }
+        false => as_root(true),
+    }
+}
+
 fn has_user_namespaces() -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     *KNOWN.get_or_init(|| {

@@ -19,8 +19,8 @@ const VSOCK_SUITE: &str = "forky";
 const DOCKER_SUITE: &str = "trixie";
 
 /// The directories with the peers that are unpacked and not installed: `docker-registry`,
-/// `containerd` and `dockerd`, whose packages would start services, with `docker` and the `runc` that
-/// `dockerd` looks for, and `crane` and `vhost-device-vsock`, which are younger than the releases.
+/// `containerd` and `dockerd`, whose packages would start services, with `docker`, and `runc` and its
+/// shim that `dockerd` looks for, and `crane` and `vhost-device-vsock`, which are younger than the releases.
 pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 7]> {
     let release = Apt::open(workspace)?;
     let docker = Apt::open_suite(workspace, DOCKER_SUITE)?;
@@ -28,7 +28,12 @@ pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 7]> {
     let vsock = Apt::open_suite(workspace, VSOCK_SUITE)?;
     Ok([
         unpacked(workspace, &release, "docker-registry", &["docker-registry"])?,
-        unpacked(workspace, &release, "containerd", &["containerd", "ctr"])?,
+        unpacked(
+            workspace,
+            &release,
+            "containerd",
+            &["containerd", "containerd-shim-runc-v2", "ctr"],
+        )?,
         unpacked(workspace, &crane, "crane", &["crane"])?,
         unpacked(workspace, &docker, "docker.io", &["dockerd"])?,
         unpacked(
@@ -45,7 +50,10 @@ pub(crate) fn directories(workspace: &Workspace) -> Result<[PathBuf; 7]> {
 /// A directory that holds programs of a package.
 fn unpacked(workspace: &Workspace, apt: &Apt, package: &str, programs: &[&str]) -> Result<PathBuf> {
     let deb = apt.fetch(package, Arch::HOST, false)?;
-    let key = Key::new(package, 2).with("deb", &deb.sha256).finish();
+    let key = Key::new(package, 3)
+        .with("deb", &deb.sha256)
+        .with("programs", programs.join(" "))
+        .finish();
     cache::entry(workspace, &format!("peers/{package}"), &key, |place| {
         let work = place.join("unpacked");
         fs::create_dir(&work)?;

@@ -7,12 +7,15 @@ use alloc::vec::Vec;
 
 use super::{Emission, EmitError, HEADER, Present, Profile, Target, docker, is_network};
 use crate::candidates::RegistryPrefix;
+use crate::engine::{EngineKind, UnknownEngine};
 use crate::reference::Host;
 
 /// The file.
 pub const CONF: &str = "/etc/vdkr/registry.conf";
 const DEFAULT: &str = "VDKR_DEFAULT_REGISTRY";
 const INSECURE: &str = "VDKR_INSECURE_REGISTRIES";
+const ENGINE: &str = "VDKR_ENGINE";
+const ENGINE_SOCKET: &str = "VDKR_ENGINE_SOCKET";
 
 /// What the file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +24,47 @@ pub struct RegistryConf {
     pub registry: Option<RegistryPrefix>,
     /// `VDKR_INSECURE_REGISTRIES`: hosts and networks.
     pub insecure: Vec<String>,
+    /// The engine.
+    pub engine: EngineConf,
+}
+
+/// What the file says of the engine that keeps the target's images and runs its containers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineConf {
+    /// `VDKR_ENGINE`.
+    pub kind: Option<EngineKind>,
+    /// `VDKR_ENGINE_SOCKET`: where it listens, unless where it always does.
+    pub socket: Option<String>,
+}
+
+impl EngineConf {
+    /// Reads what the file says of the engine, and nothing else: a mistake elsewhere in it is told to
+    /// those who pull.
+    pub fn parse(text: &str) -> Result<Self, ConfError> {
+        let mut conf = Self::default();
+        for (line, assignment) in assignments(text) {
+            if let Ok((key, value)) = assignment {
+                conf.take(key, value)
+                    .map_err(|problem| ConfError { line, problem })?;
+            }
+        }
+        Ok(conf)
+    }
+
+    fn take(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match key {
+            ENGINE if value.is_empty() => self.kind = None,
+            ENGINE => {
+                let kind = value.parse();
+                self.kind = Some(kind.map_err(|error: UnknownEngine| format!("{key}: {error}"))?);
+            }
+            ENGINE_SOCKET if value.is_empty() => self.socket = None,
+            ENGINE_SOCKET if value.starts_with('/') => self.socket = Some(value.to_owned()),
+            ENGINE_SOCKET => return Err(format!("{key}: expected an absolute path")),
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 /// Why the file cannot be read.
@@ -54,7 +98,7 @@ pub fn parse(text: &str) -> Result<RegistryConf, ConfError> {
                     }
                 }
             }
-            _ => {}
+            _ => conf.engine.take(key, value).map_err(bad)?,
         }
     }
     Ok(conf)
@@ -183,6 +227,18 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
+        let conf = parse("VDKR_ENGINE=docker\nVDKR_ENGINE_SOCKET=\"/run/d.sock\"\n").unwrap();
+        assert_eq!(conf.engine.kind, Some(EngineKind::Docker));
+        assert_eq!(conf.engine.socket.as_deref(), Some("/run/d.sock"));
+        let torn = "VDKR_DEFAULT_REGISTRY=$(reboot)\nreboot\nVDKR_ENGINE=podman";
+        assert_eq!(
+            EngineConf::parse(torn).unwrap().kind,
+            Some(EngineKind::Podman)
+        );
+        assert!(EngineConf::parse("VDKR_ENGINE=lxc").is_err());
+        let error = parse("VDKR_ENGINE=lxc").unwrap_err().to_string();
+        assert!(error.contains("native, docker, podman"), "{error}");
+        assert!(parse("VDKR_ENGINE_SOCKET=d.sock").is_err());
         let empty = parse("VDKR_DEFAULT_REGISTRY=\n").unwrap();
         assert_eq!(empty, RegistryConf::default());
     }

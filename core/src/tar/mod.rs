@@ -3,4 +3,5 @@
 pub mod header;
 pub mod pax;
 pub mod recipe;
+pub mod rename;
 pub mod write;

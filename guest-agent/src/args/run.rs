@@ -29,6 +29,7 @@ pub(super) fn parse<'a>(args: impl Iterator<Item = &'a str>) -> Result<RunOption
         };
         match name {
             _ if from(&mut options.from, name, &mut words)? => {}
+            _ if options.engine.take(name, &mut words)? => {}
             "-d" | "--detach" => options.detach = true,
             "-i" | "--interactive" => options.interactive = true,
             "--rm" => options.rm = true,

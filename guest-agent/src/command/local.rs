@@ -21,19 +21,22 @@ use tokio::{
     sync::mpsc,
     task::LocalSet,
 };
-use vdkr_core::channel::{
-    Assembler, Decoder, Frame, Kind, MAX_PAYLOAD, Pipe, ReceiveWindow, SendWindow, SyncMarker,
-    SyncScanner, encode,
-    frame::{Credit, signal_payload},
-    message::{
-        Done, Event, Failure, FailureCode, GuestHello, HostHello, LogLevel, Message as _, Reply,
-        Request, negotiate,
+use vdkr_core::{
+    channel::{
+        Assembler, Decoder, Frame, Kind, MAX_PAYLOAD, Pipe, ReceiveWindow, SendWindow, SyncMarker,
+        SyncScanner, encode,
+        frame::{Credit, signal_payload},
+        message::{
+            Done, Event, Failure, FailureCode, GuestHello, HostHello, LogLevel, Message as _,
+            Reply, Request, negotiate,
+        },
     },
+    engine::EngineKind,
 };
 
 use super::CommandError;
 use crate::{
-    args::ServeOptions,
+    args::{EngineWish, ServeOptions},
     channel::serve,
     machine,
     request::{self, Agent},
@@ -57,25 +60,38 @@ pub fn wrong_reply() -> CommandError {
     CommandError::Failed("the service gave an unexpected answer; is it of another release?".into())
 }
 
-/// Does something with the agent of a state directory.
+/// Does something with the agent of a state directory. Another engine keeps everything itself: for that
+/// one no service is needed, nor asked.
 pub fn within<T>(
     state: &Path,
+    engine: &EngineWish,
     work: impl AsyncFnOnce(&mut Local) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     let failed = |error: io::Error| CommandError::Failed(format!("cannot start: {error}"));
     let runtime = request::runtime().map_err(failed)?;
+    let native = engine.choice()?.kind == EngineKind::Native;
     let result = LocalSet::new().block_on(&runtime, async {
-        if let Ok(pipe) = UnixStream::connect(socket(state)).await {
-            let mut local = Local::greet(pipe).await?;
+        if native && let Ok(pipe) = UnixStream::connect(socket(state)).await {
+            let (mut local, its) = Local::greet(pipe).await?;
+            if its != EngineKind::Native.as_str() {
+                return Err(CommandError::Failed(format!(
+                    "the service on {} uses {its}, and not the agent's own store: use --engine \
+                     {its}, or stop the service",
+                    state.display()
+                )));
+            }
             return work(&mut local).await;
         }
-        let options = ServeOptions::of_state(state.to_owned());
+        let mut options = ServeOptions::of_state(state.to_owned());
+        options.engine = engine.clone();
         let agent = Rc::new(Agent::open(&options).map_err(failed)?);
-        agent.store()?;
+        if native {
+            agent.store()?;
+        }
         let (mine, its) = UnixStream::pair().map_err(failed)?;
         let service = agent.clone();
         tokio::task::spawn_local(async move { serve(its, service).await });
-        let mut local = Local::greet(mine).await?;
+        let (mut local, _) = Local::greet(mine).await?;
         let result = work(&mut local).await;
         agent.end_requests().await;
         result
@@ -106,7 +122,8 @@ pub struct Local {
 }
 
 impl Local {
-    async fn greet(pipe: UnixStream) -> Result<Self, CommandError> {
+    /// Greets an agent; gives the name of its engine as well.
+    async fn greet(pipe: UnixStream) -> Result<(Self, String), CommandError> {
         let (reader, writer) = pipe.into_split();
         let mut local = Self {
             reader,
@@ -140,7 +157,7 @@ impl Local {
         let frame = local.next().await?;
         let hello = GuestHello::decode(&frame.payload).map_err(|error| lost(&error))?;
         negotiate(hello.min_version, hello.version).map_err(|error| lost(&error))?;
-        Ok(local)
+        Ok((local, hello.engine))
     }
 
     /// Sends a request, shows what comes of it, and gives its answer.

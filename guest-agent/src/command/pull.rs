@@ -1,8 +1,10 @@
-//! `pull`: an image into this target's own store, the configured registry first.
+//! `pull`: an image into this target's store, the configured registry first.
 
 use std::path::PathBuf;
 
 use vdkr_core::channel::message::{PullRequest, Reply, Request};
+
+use crate::args::EngineWish;
 
 use super::{
     CommandError, PullFrom,
@@ -20,23 +22,29 @@ pub struct PullOptions {
     pub platform: Option<String>,
     /// Directory of images and containers.
     pub state: PathBuf,
+    /// Whose store.
+    pub engine: EngineWish,
 }
 
 /// Pulls the images, one after the other, and prints the names that they have here.
 pub fn pull(options: &PullOptions) -> Result<(), CommandError> {
     let settings = options.from.settings()?;
-    local::within(&options.state, async |local: &mut Local| {
-        for name in &options.names {
-            let request = Request::Pull(PullRequest {
-                reference: name.clone(),
-                settings: settings.clone(),
-                platform: options.platform.clone(),
-            });
-            match local.ask(&request, Terms::default()).await? {
-                Reply::Pulled(pulled) => println!("{}", pulled.name),
-                _ => return Err(local::wrong_reply()),
+    local::within(
+        &options.state,
+        &options.engine,
+        async |local: &mut Local| {
+            for name in &options.names {
+                let request = Request::Pull(PullRequest {
+                    reference: name.clone(),
+                    settings: settings.clone(),
+                    platform: options.platform.clone(),
+                });
+                match local.ask(&request, Terms::default()).await? {
+                    Reply::Pulled(pulled) => println!("{}", pulled.name),
+                    _ => return Err(local::wrong_reply()),
+                }
             }
-        }
-        Ok(())
-    })
+            Ok(())
+        },
+    )
 }

@@ -2,9 +2,14 @@
 
 use std::path::PathBuf;
 
-use vdkr_core::channel::message::{
-    ContainerReply, Life, Network, PullPolicy, Reply, Request, RunRequest, Sandbox, Until,
+use vdkr_core::{
+    channel::message::{
+        ContainerReply, Life, Network, PullPolicy, Reply, Request, RunRequest, Sandbox, Until,
+    },
+    engine::EngineKind,
 };
+
+use crate::args::EngineWish;
 
 use super::{
     CommandError, PullFrom,
@@ -46,11 +51,14 @@ pub struct RunOptions {
     pub no_pull: bool,
     /// Directory of images and containers.
     pub state: PathBuf,
+    /// What runs it.
+    pub engine: EngineWish,
 }
 
 /// Runs a container and gives its status.
 pub fn run(options: &RunOptions) -> Result<u8, CommandError> {
-    if options.detach && !local::is_served(&options.state) {
+    let native = options.engine.choice()?.kind == EngineKind::Native;
+    if options.detach && native && !local::is_served(&options.state) {
         return Err(CommandError::Usage(
             "a container that runs behind needs the service, which keeps it: start vdkr-agent \
              serve, or systemctl start vdkr-agent"
@@ -97,14 +105,16 @@ pub fn run(options: &RunOptions) -> Result<u8, CommandError> {
         stdin: options.interactive,
         signals: !options.detach,
     };
-    local::within(&options.state, async |local: &mut Local| {
-        match local.ask(&request, terms).await? {
+    local::within(
+        &options.state,
+        &options.engine,
+        async |local: &mut Local| match local.ask(&request, terms).await? {
             Reply::Ran { status } => Ok(u8::try_from(status & 0xff).unwrap_or(125)),
             Reply::Container(ContainerReply::Created { id }) => {
                 println!("{id}");
                 Ok(0)
             }
             _ => Err(local::wrong_reply()),
-        }
-    })
+        },
+    )
 }

@@ -1,12 +1,16 @@
 //! `status`: what this target pulls from, and who on it knows.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use vdkr_core::emit::vdkr::CONF;
-use vdkr_transfer::target::read_state;
+use tokio::time::timeout;
+use vdkr_core::{emit::vdkr::CONF, engine::EngineKind};
+use vdkr_transfer::target::{RootFs, read_state};
 
 use super::{CommandError, local, open};
-use crate::{baked::Baked, machine};
+use crate::{args::EngineWish, baked::Baked, engine::Engine, machine, request};
+
+/// How long an engine has to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Options of `status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +19,8 @@ pub struct StatusOptions {
     pub root: PathBuf,
     /// Directory of images and containers.
     pub state: PathBuf,
+    /// The engine instead of the configured one.
+    pub engine: EngineWish,
 }
 
 /// Prints it.
@@ -46,6 +52,11 @@ pub fn status(options: &StatusOptions) -> Result<(), CommandError> {
         true => println!("service: running"),
         false => println!("service: not running (vdkr-agent serve, or systemctl start vdkr-agent)"),
     }
+    if let Some(line) = engine(options, &root)? {
+        println!("{line}");
+        return Ok(());
+    }
+    println!("engine: {}", EngineKind::Native);
     let there = options.state.join("layers").is_dir();
     println!(
         "images: {}{}",
@@ -53,4 +64,27 @@ pub fn status(options: &StatusOptions) -> Result<(), CommandError> {
         if there { "" } else { " (none yet)" }
     );
     Ok(())
+}
+
+/// What is to be said of an engine beside the agent's own.
+fn engine(options: &StatusOptions, root: &RootFs) -> Result<Option<String>, CommandError> {
+    let Some(engine) = Engine::chosen(&options.engine.choice_of(root)?) else {
+        return Ok(None);
+    };
+    let (kind, place) = (engine.kind(), engine.socket().display().to_string());
+    if options.root != std::path::Path::new("/") {
+        return Ok(Some(format!("engine: {kind} at {place}")));
+    }
+    let failed = |error: std::io::Error| CommandError::Failed(format!("cannot start: {error}"));
+    let asked = async { timeout(PATIENCE, engine.version()).await };
+    Ok(Some(
+        match request::runtime().map_err(failed)?.block_on(asked) {
+            Ok(Ok(version)) => format!("engine: {kind} {version} at {place}"),
+            Ok(Err(failure)) => format!("engine: {}", failure.message),
+            Err(_) => format!(
+                "engine: {kind} at {place} gives no answer for {} seconds",
+                PATIENCE.as_secs()
+            ),
+        },
+    ))
 }

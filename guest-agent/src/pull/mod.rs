@@ -50,11 +50,16 @@ pub async fn pull(
     events: &dyn Fn(Event),
     cancel: &CancellationToken,
 ) -> Result<Pulled, ImageError> {
-    let client = connect(client_settings(settings)?)?;
+    let client = client(settings)?;
     pull_with(
         store, &client, reference, settings, platform, events, cancel,
     )
     .await
+}
+
+/// A client of registries on this machine.
+pub(crate) fn client(settings: &RegistrySettings) -> Result<Client, ImageError> {
+    connect(client_settings(settings)?)
 }
 
 /// The client's settings on this machine.

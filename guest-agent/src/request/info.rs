@@ -39,7 +39,7 @@ pub fn info(agent: &Agent) -> Done {
 }
 
 /// Bytes of the file system that a directory is on, in all and left.
-pub(super) fn space(path: &Path) -> (u64, u64) {
+pub(crate) fn space(path: &Path) -> (u64, u64) {
     let disk = rustix::fs::statvfs(path).ok();
     disk.map_or((0, 0), |disk| {
         let bytes = |blocks: u64| disk.f_frsize.saturating_mul(blocks);

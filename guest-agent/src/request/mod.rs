@@ -16,8 +16,11 @@ use tokio::{
     task::{JoinSet, LocalSet},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use vdkr_core::channel::message::{
-    Done, Failure, FailureCode, GuestHello, HostHello, PullRequest, Reply, Request, RunRequest,
+use vdkr_core::{
+    channel::message::{
+        Done, Failure, FailureCode, GuestHello, HostHello, PullRequest, Reply, Request, RunRequest,
+    },
+    engine::EngineKind,
 };
 
 use crate::{
@@ -30,12 +33,13 @@ use crate::{
     channel::{Address, LocalFuture, Service, listen, stream::SharedStream},
     command::local,
     container::Book,
+    engine::{self, Engine},
     machine::{self, BootReport},
     run::{
         cgroup,
         networks::{Bridge, Networks},
     },
-    share::Shares,
+    share::{ShareUse, Shares},
     store::Store,
     volume::Volumes,
 };
@@ -94,6 +98,8 @@ pub struct Agent {
     /// Their networks.
     networks: Rc<Networks>,
     prepared: Prepared,
+    /// What takes the place of all that, or why nobody knows.
+    engine: Result<Option<Rc<Engine>>, Failure>,
 }
 
 /// What a machine of the agent's own has looked up before it listens. A snapshot is taken then, so
@@ -126,6 +132,9 @@ pub fn serve(options: &ServeOptions) -> io::Result<()> {
         let agent = Rc::new(Agent::open(options)?);
         if options.own_machine {
             get_warm().await?;
+        } else if !agent.is_native() {
+            // The socket is there all the same.
+            fs::create_dir_all(&options.state)?;
         } else {
             // Another agent may have the state: nobody shall come here for it.
             agent
@@ -231,13 +240,19 @@ impl Agent {
             book: OnceCell::new(),
             greeting: tokio::sync::Mutex::new(()),
             networks: Rc::default(),
-            prepared: if options.own_machine {
-                Prepared::look()
-            } else {
-                Prepared::default()
+            prepared: match options.own_machine {
+                true => Prepared::look(),
+                false => Prepared::default(),
+            },
+            engine: match options.own_machine {
+                true => Ok(None),
+                false => options
+                    .engine
+                    .choice()
+                    .map(|choice| Engine::chosen(&choice).map(Rc::new)),
             },
         };
-        if !agent.own_machine {
+        if !agent.own_machine && agent.is_native() {
             agent.open_store();
         }
         Ok(agent)
@@ -325,6 +340,30 @@ impl Agent {
         Ok(())
     }
 
+    /// Whether images and containers are the agent's own.
+    pub(crate) fn is_native(&self) -> bool {
+        !matches!(self.engine, Ok(Some(_)))
+    }
+
+    fn engine_name(&self) -> &'static str {
+        match &self.engine {
+            Ok(Some(engine)) => engine.kind().as_str(),
+            _ => EngineKind::Native.as_str(),
+        }
+    }
+
+    /// Keeps what the host shares under a name.
+    pub(crate) fn hold_share(&self, name: &str) -> Result<ShareUse, Failure> {
+        self.shares
+            .hold(name)
+            .map_err(|error| share::failed(&error))
+    }
+
+    /// Where images are kept, as greetings call it.
+    pub(crate) fn state_word(&self) -> String {
+        self.report.borrow().state.clone()
+    }
+
     /// The containers' networks.
     pub fn networks(&self) -> &Rc<Networks> {
         &self.networks
@@ -394,6 +433,14 @@ impl Agent {
             | Request::Layers { settings, .. } => baked::fill(settings)?,
             _ => {}
         }
+        match &self.engine {
+            Ok(None) => {}
+            Ok(Some(engine)) => {
+                return Box::pin(engine::carry_out(&self, engine, request, &stream)).await;
+            }
+            Err(failure) if !matches!(request, Request::Shutdown) => return Err(failure.clone()),
+            Err(_) => {}
+        }
         match request {
             Request::Admit(request) => admit::admit(&self, &request).await,
             Request::Layers {
@@ -448,7 +495,7 @@ impl Service for Agent {
     fn greet(self: Rc<Self>, hello: HostHello) -> LocalFuture<GuestHello> {
         Box::pin(async move {
             let _one = self.greeting.lock().await;
-            if self.store.get().is_none() {
+            if self.own_machine && self.store.get().is_none() {
                 self.settle(&hello).await;
             } else if self.own_machine
                 && let Err(error) = identity::assume(&hello)
@@ -465,7 +512,7 @@ impl Service for Agent {
                 met_ms: report.met_ms,
                 machine_id: report.machine_id,
                 state: report.state,
-                engine: "native".to_owned(),
+                engine: self.engine_name().to_owned(),
                 registry: baked::registry(),
                 gateway: gateway.map(|address| address.to_string()),
                 ..GuestHello::default()
@@ -499,7 +546,7 @@ impl Service for Agent {
 }
 
 /// The answer to a request that the host no longer wants.
-fn cancelled() -> Failure {
+pub(crate) fn cancelled() -> Failure {
     Failure::new(FailureCode::Cancelled, "cancelled")
 }
 

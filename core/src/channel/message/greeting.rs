@@ -122,7 +122,7 @@ pub struct GuestHello {
     /// Where images are kept: `disk` or `tmpfs`.
     #[serde(default)]
     pub state: String,
-    /// What runs containers: `native`.
+    /// What runs containers: `native`, `docker` or `podman`.
     #[serde(default)]
     pub engine: String,
     /// The registry that the agent's machine is set up for, asked when a request names none.

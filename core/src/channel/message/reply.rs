@@ -257,7 +257,7 @@ pub struct Info {
     pub kernel: String,
     /// Architecture as in OCI platforms.
     pub arch: String,
-    /// What runs containers.
+    /// What runs containers: `native`, or another engine and its version.
     pub engine: String,
     /// `disk` or `tmpfs`.
     pub state: String,

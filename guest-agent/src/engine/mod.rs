@@ -1,0 +1,223 @@
+//! Docker's engine and podman in the place of the agent's own store and runtime, on images that carry
+//! them. The agent pulls itself, with the settings of each request, and hands the engine what it has
+//! verified; the engine's configuration is neither read nor changed.
+
+use std::{path::Path, rc::Rc};
+
+use serde_json::Value;
+use vdkr_core::{
+    channel::message::{
+        ContainerReply, Done, Failure, FailureCode, RegistrySettings, Reply, Request, VolumeAction,
+    },
+    engine::{
+        EngineKind, is_container_name,
+        rows::{EngineImage, text},
+    },
+    reference::Reference,
+    stored::{Meant, NotMeant, Shelf, find_stored},
+};
+use vdkr_transfer::pull::{ImageError, registry};
+
+use crate::{
+    args::EngineChoice,
+    channel::stream::SharedStream,
+    request::{Agent, share, shutdown},
+};
+
+pub mod client;
+mod containers;
+mod copy;
+mod exec;
+mod images;
+mod load;
+mod pull;
+mod run;
+mod streams;
+mod system;
+mod volumes;
+
+use client::Client;
+
+/// An engine that keeps the images and runs the containers of this target.
+#[derive(Debug)]
+pub struct Engine {
+    client: Client,
+}
+
+/// An image as a user means it.
+struct Known {
+    image: EngineImage,
+    /// The name that was meant, in full; none for an id.
+    name: Option<String>,
+}
+
+impl Known {
+    /// What requests to the engine call it.
+    fn called(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.image.id)
+    }
+}
+
+impl Engine {
+    /// The engine that was chosen; none when that is the agent itself.
+    pub fn chosen(choice: &EngineChoice) -> Option<Self> {
+        let socket = choice.socket.clone();
+        let socket = socket.or_else(|| choice.kind.socket().map(Into::into));
+        let socket = socket.filter(|_| choice.kind != EngineKind::Native)?;
+        Some(Self {
+            client: Client::new(choice.kind, socket),
+        })
+    }
+
+    /// Which one it is.
+    pub fn kind(&self) -> EngineKind {
+        self.client.kind()
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        self.client.socket()
+    }
+
+    /// Asks whether it answers; gives its version.
+    pub async fn version(&self) -> Result<String, Failure> {
+        let version = self.client.get("/version").await?;
+        Ok(text(&version, "Version").to_owned())
+    }
+
+    /// All images.
+    async fn images(&self) -> Result<Vec<EngineImage>, Failure> {
+        let listed = self.client.get("/images/json").await?;
+        let listed = listed.as_array().into_iter().flatten();
+        Ok(listed.map(EngineImage::read).collect())
+    }
+
+    /// The image that a user means, by the rules of the agent's own store.
+    async fn find(&self, name: &str, settings: &RegistrySettings) -> Result<Known, Failure> {
+        let images = self.images().await?;
+        let mut shelf = Shelf::default();
+        for image in &images {
+            let names = image.tags.iter().chain(&image.digests);
+            shelf
+                .names
+                .extend(names.map(|name| (name.as_str(), image.id.as_str())));
+            shelf.ids.push(&image.id);
+        }
+        let own = registry(settings)?;
+        let gateway = Some(settings.gateway.as_str()).filter(|gateway| !gateway.is_empty());
+        let meant = find_stored(name, own.as_ref(), gateway, &shelf).map_err(|error| {
+            let name = name.to_owned();
+            Failure::from(match error {
+                NotMeant::Name(source) => ImageError::Name { name, source },
+                NotMeant::Nothing => ImageError::NoImage(name),
+                NotMeant::Several(matches) => ImageError::Ambiguous { name, matches },
+            })
+        })?;
+        let (id, name) = match meant {
+            Meant::Name { name, id } => (id, Some(name.to_owned())),
+            Meant::Id(id) => (id, None),
+        };
+        let image = images.iter().find(|image| image.id == id);
+        Ok(Known {
+            image: image.cloned().unwrap_or_default(),
+            name,
+        })
+    }
+
+    /// What the engine says of a container.
+    async fn container(&self, name: &str) -> Result<Value, Failure> {
+        self.client.get(&path(name, "/json")?).await
+    }
+
+    fn unsupported(&self, what: &str, instead: &str) -> Failure {
+        let kind = self.kind();
+        Failure::new(
+            FailureCode::Unsupported,
+            format!("{what} is not possible where {kind} keeps the images"),
+        )
+        .with_hint(instead.replace("ENGINE", kind.as_str()))
+    }
+}
+
+/// The path of a request about a container, by its name or id.
+fn path(name: &str, rest: &str) -> Result<String, Failure> {
+    if !is_container_name(name) {
+        let text = format!("no such container: {name}");
+        return Err(Failure::new(FailureCode::NotFound, text));
+    }
+    Ok(format!("/containers/{name}{rest}"))
+}
+
+/// A name as the engine's own command writes it.
+fn familiar(name: &str) -> String {
+    Reference::parse(name).map_or_else(|_| name.to_owned(), |reference| reference.familiar())
+}
+
+fn done() -> Reply {
+    Reply::Container(ContainerReply::Done)
+}
+
+/// Carries a request out with the engine.
+pub async fn carry_out(
+    agent: &Rc<Agent>,
+    engine: &Rc<Engine>,
+    request: Request,
+    stream: &SharedStream,
+) -> Done {
+    match request {
+        Request::Pull(request) => engine.pull(&request, stream).await.map(Reply::Pulled),
+        Request::Run(request) => Box::pin(run::run(agent, engine, &request, stream)).await,
+        Request::Container(request) => {
+            Box::pin(containers::carry_out(engine, request, stream)).await
+        }
+        Request::Images => engine.list_images().await,
+        Request::Inspect { names } => engine.inspect_images(&names).await,
+        Request::Remove { names, force } => engine.remove_images(&names, force).await,
+        Request::Tag { source, target } => engine.tag_image(&source, &target).await,
+        Request::Prune(request) => engine.prune_images(&request).await,
+        Request::Info => system::info(agent, engine).await,
+        Request::Usage => system::usage(engine).await,
+        Request::Volume {
+            action: VolumeAction::Unknown,
+        } => Err(unknown()),
+        Request::Volume { action } => volumes::volume(engine, action).await,
+        Request::Shutdown => shutdown::shutdown(agent).await,
+        Request::MountShare {
+            share,
+            directory,
+            read_only,
+        } => share::mount(agent, &share, directory, read_only, stream).await,
+        Request::Release { share } => share::release(agent, &share),
+        Request::KeepShare { share } => share::keep(agent, share),
+        Request::Export { .. } | Request::ReadBlob { .. } => Err(engine.unsupported(
+            "reading images out of the store (history, save, push)",
+            "on the target: ENGINE history, ENGINE save, ENGINE push",
+        )),
+        Request::AddImage(_) | Request::AddLayer { .. } => Err(engine.unsupported(
+            "taking an image from files (load, import, vimport, commit)",
+            "push it to the registry and pull it, or on the target: ENGINE load, ENGINE import",
+        )),
+        Request::Admit(_) | Request::Layers { .. } | Request::Mount { .. } => {
+            Err(engine.unsupported("using layers that the host keeps", "pull the image"))
+        }
+        Request::AttachDisk(_)
+        | Request::DetachDisk { .. }
+        | Request::Machine
+        | Request::AdoptPorts { .. }
+        | Request::Publish(_)
+        | Request::Published
+        | Request::Share { .. } => Err(Failure::new(
+            FailureCode::Unsupported,
+            "only the monitor of a kept machine does this",
+        )),
+        Request::Unknown => Err(unknown()),
+    }
+}
+
+fn unknown() -> Failure {
+    Failure::new(
+        FailureCode::Unsupported,
+        "the agent does not know this request",
+    )
+    .with_hint("use a host program and an agent of the same release")
+}

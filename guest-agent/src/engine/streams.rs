@@ -1,0 +1,212 @@
+//! The streams of a container or of a process in it, between the engine and a host.
+
+use std::rc::Rc;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::unix::{OwnedReadHalf, OwnedWriteHalf},
+    task::{JoinHandle, spawn_local},
+};
+use vdkr_core::{
+    channel::{
+        Pipe,
+        frame::Resize,
+        message::{Failure, FailureCode},
+    },
+    engine::frames::Frames,
+};
+
+use super::{
+    Engine,
+    client::{Answer, Raw},
+};
+use crate::{
+    channel::{Control, stream::SharedStream},
+    container::streams::{discard, send_bytes},
+    request::cancelled,
+};
+
+/// Bytes taken in one go.
+const PIECE: usize = 32 * 1024;
+
+/// How an end came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The streams have ended.
+    Over,
+    /// The host let go of them.
+    Detached,
+}
+
+/// What the streams are those of.
+#[derive(Clone, Debug)]
+pub(super) enum Of {
+    /// A container, by its id.
+    Container(String),
+    /// A process in one, by the id that the engine gave it.
+    Exec(String),
+}
+
+impl Of {
+    /// Hands a signal on. One that comes too late is none.
+    async fn signal(&self, engine: &Engine, number: u8) {
+        match self {
+            Self::Container(id) => {
+                let target = format!("/containers/{id}/kill?signal={number}");
+                let _ = engine.client.post(&target, None).await;
+            }
+            Self::Exec(id) => engine.signal_exec(id, number).await,
+        }
+    }
+
+    /// Tells its terminal its size.
+    async fn resize(&self, engine: &Engine, size: Resize) {
+        let path = match self {
+            Self::Container(id) => format!("/containers/{id}"),
+            Self::Exec(id) => format!("/exec/{id}"),
+        };
+        let target = format!("{path}/resize?h={}&w={}", size.rows, size.cols);
+        let _ = engine.client.post(&target, None).await;
+    }
+}
+
+/// Carries output, input, signals and sizes until the streams end or the host goes.
+pub(super) async fn carry(
+    engine: &Rc<Engine>,
+    raw: Raw,
+    tty: bool,
+    stdin: bool,
+    stream: &SharedStream,
+    of: &Of,
+) -> Result<End, Failure> {
+    let Raw {
+        reader,
+        writer,
+        waiting,
+    } = raw;
+    // The half that is written to stays open as long as the streams do: engines take its end for that of
+    // the input, and some for that of everything.
+    let _input = Input(spawn_local(feed(writer, stream.clone(), stdin)));
+    let mut output = Output::new(tty, stream);
+    let drained = drain(reader, waiting, &mut output);
+    tokio::pin!(drained);
+    let cancel = stream.cancelled().clone();
+    loop {
+        tokio::select! {
+            ended = &mut drained => return ended.map(|()| End::Over),
+            control = stream.control() => match control {
+                Control::Signal(number) => of.signal(engine, number).await,
+                Control::Resize(size) => of.resize(engine, size).await,
+                Control::Detach => return Ok(End::Detached),
+            },
+            () = cancel.cancelled() => return Err(cancelled()),
+        }
+    }
+}
+
+/// The task that moves input.
+struct Input(JoinHandle<()>);
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn feed(mut writer: OwnedWriteHalf, stream: SharedStream, wanted: bool) {
+    if wanted {
+        let mut open = true;
+        while let Some(bytes) = stream.read().await {
+            open = open && writer.write_all(&bytes).await.is_ok();
+            stream.consumed(bytes.len()).await;
+        }
+        let _ = writer.shutdown().await;
+    } else {
+        discard(stream).await;
+    }
+    std::future::pending::<()>().await;
+}
+
+async fn drain(
+    mut reader: OwnedReadHalf,
+    mut waiting: Vec<u8>,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    loop {
+        if !waiting.is_empty() {
+            output.put(&waiting).await?;
+            waiting.clear();
+        }
+        waiting.reserve(PIECE);
+        match reader.read_buf(&mut waiting).await {
+            Ok(0) => return output.end(),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                return output.end();
+            }
+            Err(error) => {
+                let text = format!("the output of the engine broke off: {error}");
+                return Err(Failure::new(FailureCode::Failed, text));
+            }
+        }
+    }
+}
+
+/// Output on its way to a host.
+pub(super) struct Output<'a> {
+    /// Absent for a terminal, whose output is in no frames.
+    frames: Option<Frames>,
+    stream: &'a SharedStream,
+}
+
+impl<'a> Output<'a> {
+    /// The output of a container with or without a terminal.
+    pub(super) fn new(tty: bool, stream: &'a SharedStream) -> Self {
+        Self {
+            frames: (!tty).then(Frames::default),
+            stream,
+        }
+    }
+
+    async fn put(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+        let Some(frames) = &mut self.frames else {
+            return send(self.stream, Pipe::Stdout, bytes).await;
+        };
+        loop {
+            let piece = frames.next(&mut bytes).map_err(|error| {
+                let text = format!("cannot read the output of the engine: {error}");
+                Failure::new(FailureCode::Failed, text)
+            })?;
+            let Some((pipe, data)) = piece else {
+                return Ok(());
+            };
+            send(self.stream, pipe, data).await?;
+        }
+    }
+
+    fn end(&self) -> Result<(), Failure> {
+        match &self.frames {
+            Some(frames) if frames.is_cut_off() => {
+                let text = "the output of the engine was cut off";
+                Err(Failure::new(FailureCode::Failed, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Everything that comes with an answer.
+    pub(super) async fn put_all(mut self, mut answer: Answer) -> Result<(), Failure> {
+        while let Some(piece) = answer.piece().await? {
+            self.put(&piece).await?;
+        }
+        self.end()
+    }
+}
+
+/// Sends bytes to a host within its credit.
+pub(super) async fn send(stream: &SharedStream, pipe: Pipe, bytes: &[u8]) -> Result<(), Failure> {
+    tokio::select! {
+        sent = send_bytes(stream, pipe, bytes) => sent.then_some(()).ok_or_else(cancelled),
+        () = stream.cancelled().cancelled() => Err(cancelled()),
+    }
+}
