@@ -15,17 +15,13 @@ use crate::zig::Zig;
 /// The largest agent that may ship, in bytes.
 const MOST: u64 = 6 * 1000 * 1000;
 
-/// Nothing unwinds a stack that ends with the first panic, so that the tables for it, a tenth of the
-/// program, are of no use.
-const SMALL_FLAGS: [&str; 1] = ["-Cforce-unwind-tables=no"];
-
 /// What the agent is made of, beside the compiler.
 const SOURCES: [&str; 3] = ["core", "transfer", "guest-agent"];
 
 /// Builds the agent unless the cache has it, checks it and links it as `target/agent/<arch>/vdkr-agent`.
 pub(crate) fn build(workspace: &Workspace, arch: Arch) -> Result<PathBuf> {
     let toolchain = Toolchain::for_target(workspace, arch.musl())?;
-    let mut key = Key::new("agent", 2)
+    let mut key = Key::new("agent", 1)
         .with("arch", arch.name())
         .with("toolchain", toolchain.id())
         .with("zig", Zig::id())
@@ -73,12 +69,8 @@ pub(crate) fn compile(
     profile: &str,
 ) -> Result<PathBuf> {
     let zig = Zig::install(workspace)?;
-    let flags = match profile {
-        "small" => &SMALL_FLAGS[..],
-        _ => &[],
-    };
     run(toolchain
-        .zig_build(workspace, &zig, flags)
+        .zig_build(workspace, &zig)
         .args(packages)
         .args(["--profile", profile]))?;
     Ok(toolchain

@@ -14,7 +14,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     for target in [Arch::X86_64.musl(), Arch::Aarch64.musl(), WASM, BARE] {
         let toolchain = Toolchain::for_target(workspace, target)?;
         let mut command = if target.ends_with("-musl") {
-            toolchain.zig_build(workspace, &zig, &[])
+            toolchain.zig_build(workspace, &zig)
         } else {
             toolchain.cargo_build(workspace)
         };

@@ -99,16 +99,15 @@ impl Toolchain {
     pub(crate) fn cargo_build(&self, workspace: &Workspace) -> Command {
         let mut command = Command::new(&self.cargo);
         command.arg("build");
-        self.prepare(workspace, &mut command, &[]);
+        self.prepare(workspace, &mut command);
         command
     }
 
-    /// Like [`Self::cargo_build`], with zig as the C compiler and linker: for musl targets. `flags` are
-    /// more of them for the compiler.
-    pub(crate) fn zig_build(&self, workspace: &Workspace, zig: &Zig, flags: &[&str]) -> Command {
+    /// Like [`Self::cargo_build`], with zig as the C compiler and linker: for musl targets.
+    pub(crate) fn zig_build(&self, workspace: &Workspace, zig: &Zig) -> Command {
         let mut command = zig.cargo_zigbuild();
         command.arg("zigbuild");
-        self.prepare(workspace, &mut command, flags);
+        self.prepare(workspace, &mut command);
         command
     }
 
@@ -117,7 +116,7 @@ impl Toolchain {
         workspace.cache.join("target").join(self.id())
     }
 
-    fn prepare(&self, workspace: &Workspace, command: &mut Command, more: &[&str]) {
+    fn prepare(&self, workspace: &Workspace, command: &mut Command) {
         // The names of this machine's directories have no place in a program that is given away.
         let mut flags = vec![format!(
             "--remap-path-prefix={}=/vdkr",
@@ -145,7 +144,6 @@ impl Toolchain {
                 flags.push("-Clink-self-contained=no".to_owned());
             }
         }
-        flags.extend(more.iter().map(|flag| (*flag).to_owned()));
         forget_own_package(command);
         command
             .args(["--target", &self.target, "--target-dir"])
