@@ -20,7 +20,7 @@ impl Board {
             engine,
         };
         let here = board.computer.path("");
-        let agent = board.agent();
+        let agent = Self::agent();
         board
             .sh(&format!(
                 "{agent} serve --engine {engine} --engine-socket {0}/d.sock --unix {0}/a.sock \
@@ -39,7 +39,7 @@ impl Board {
         board
     }
 
-    fn agent(&self) -> String {
+    fn agent() -> String {
         program("vdkr-agent").display().to_string()
     }
 
@@ -290,7 +290,7 @@ fn refusals(board: &Board) {
 
 /// The agent's own commands, without the service.
 fn commands_of_the_board(board: &Board) {
-    let agent = board.agent();
+    let agent = Board::agent();
     let engine = board.engine;
     let own = format!(
         "--engine {engine} --engine-socket {}",
