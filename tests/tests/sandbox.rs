@@ -128,7 +128,7 @@ fn rights_limits_and_file_systems() {
 
     // Devices of the machine.
     sh(&user, &[], "mknod /tmp/d b 8 0 && head -c 1 /tmp/d").expect(1);
-    let disk = ["--device", "/dev/sda:/dev/disk:r"];
+    let disk = ["--device", "/dev/vda:/dev/disk:r"];
     assert_eq!(out(&user, &disk, "head -c 16 /dev/disk | wc -c"), "16");
     sh(&user, &disk, "echo x > /dev/disk").expect(1);
     assert!(refused(&user, &["--device", "/dev/nothing"]).contains("/dev/nothing"));

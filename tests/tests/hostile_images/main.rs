@@ -367,7 +367,7 @@ impl Place {
             }
         }
         // On the machine's disk, looked at from a container that may do anything.
-        let look = "mkdir /d && mount -t ext4 /dev/sda /d && ls /d | grep -q images && \
+        let look = "mkdir /d && mount -t ext4 /dev/vda /d && ls /d | grep -q images && \
                     find /d -name '*pwned*'";
         let seen = ["run", "--rm", "--privileged", "good:1", "sh", "-c", look];
         wait_until("what was removed goes from the disk", PATIENCE, || {
