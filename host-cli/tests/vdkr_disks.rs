@@ -119,7 +119,7 @@ async fn a_kept_machine_takes_disks_and_gives_them_back() {
         else {
             panic!("no state");
         };
-        assert_eq!(disks, ["vdkr-state", "rw", serial]);
+        assert_eq!(disks, ["rw", serial]);
 
         for serial in [serial, "rw", "never-there"] {
             let serial = serial.to_owned();
