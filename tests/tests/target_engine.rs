@@ -274,6 +274,14 @@ fn files(board: &Board) {
     board.vdkr("cp box:/nowhere x").expect(5);
     board.vdkr("cp nobody:/etc x").expect(5);
     board.vdkr("rm -f box").expect(0);
+    // A directory of the host, in both directions.
+    let here = board.computer.path("tree");
+    let words = "--network none container-base sh -c 'cat /v/sub/file; echo new >/v/added'";
+    let ran = board
+        .vdkr(&format!("run --rm -v {}:/v {words}", here.display()))
+        .expect(0);
+    assert_eq!(ran.text(), "content\n");
+    assert_eq!(board.sh("cat tree/added").expect(0).text(), "new\n");
 }
 
 /// What cannot be is said in one sentence that names the engine.
