@@ -47,6 +47,13 @@ printf '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\
 printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' "$d/data" "$d/run" >storage.conf
 podman --cgroup-manager cgroupfs --events-backend file system service --time 0 "unix://$d/d.sock" \
     >podman.log 2>&1 & pids=$!
+# It leaves somebody with the status of each process for five minutes.
+trap 'kill $pids; wait $pids
+    for process in /proc/[0-9]*; do
+        case $(tr "\0" " " 2>/dev/null <"$process/cmdline") in
+        *conmon*"$d/"*) kill -9 "${process#/proc/}" ;;
+        esac
+    done' EXIT
 until test -S d.sock; do kill -0 $pids || exit 1; sleep 0.1; done
 ;;
 esac
