@@ -22,7 +22,11 @@ use super::{
     copy, done, exec, path,
     streams::{End, Of, Output, carry, send},
 };
-use crate::{channel::stream::SharedStream, machine, request::cancelled};
+use crate::{
+    channel::stream::SharedStream,
+    machine,
+    request::{cancelled, unknown},
+};
 
 /// How long a container has that is stopped with a signal of the request's, unless it says so.
 const STOP: Duration = Duration::from_secs(10);
@@ -135,7 +139,7 @@ pub(super) async fn carry_out(
             status = engine.wait(&name) => Ok(Reply::Ran { status: status? }),
             () = stream.cancelled().cancelled() => Err(cancelled()),
         },
-        ContainerRequest::Unknown => Err(super::unknown()),
+        ContainerRequest::Unknown => Err(unknown()),
     }
 }
 

@@ -21,7 +21,7 @@ use vdkr_transfer::pull::{ImageError, registry};
 use crate::{
     args::EngineChoice,
     channel::stream::SharedStream,
-    request::{Agent, share, shutdown},
+    request::{Agent, monitors_own, share, shutdown, unknown},
 };
 
 pub mod client;
@@ -206,18 +206,7 @@ pub async fn carry_out(
         | Request::AdoptPorts { .. }
         | Request::Publish(_)
         | Request::Published
-        | Request::Share { .. } => Err(Failure::new(
-            FailureCode::Unsupported,
-            "only the monitor of a kept machine does this",
-        )),
+        | Request::Share { .. } => Err(monitors_own()),
         Request::Unknown => Err(unknown()),
     }
-}
-
-fn unknown() -> Failure {
-    Failure::new(
-        FailureCode::Unsupported,
-        "the agent does not know this request",
-    )
-    .with_hint("use a host program and an agent of the same release")
 }

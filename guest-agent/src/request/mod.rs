@@ -470,10 +470,7 @@ impl Agent {
             | Request::AdoptPorts { .. }
             | Request::Publish(_)
             | Request::Published
-            | Request::Share { .. } => Err(Failure::new(
-                FailureCode::Unsupported,
-                "only the monitor of a kept machine does this",
-            )),
+            | Request::Share { .. } => Err(monitors_own()),
             Request::MountShare {
                 share,
                 directory,
@@ -482,11 +479,7 @@ impl Agent {
             Request::Release { share } => share::release(&self, &share),
             Request::KeepShare { share } => share::keep(&self, share),
             Request::Volume { action } => volume::volume(&self, action).await,
-            Request::Unknown => Err(Failure::new(
-                FailureCode::Unsupported,
-                "the agent does not know this request",
-            )
-            .with_hint("use a host program and an agent of the same release")),
+            Request::Unknown => Err(unknown()),
         }
     }
 }
@@ -543,6 +536,23 @@ impl Service for Agent {
             self.stop.cancel();
         }
     }
+}
+
+/// The answer to a request that is no agent's.
+pub(crate) fn monitors_own() -> Failure {
+    Failure::new(
+        FailureCode::Unsupported,
+        "only the monitor of a kept machine does this",
+    )
+}
+
+/// The answer to a request of a later release.
+pub(crate) fn unknown() -> Failure {
+    Failure::new(
+        FailureCode::Unsupported,
+        "the agent does not know this request",
+    )
+    .with_hint("use a host program and an agent of the same release")
 }
 
 /// The answer to a request that the host no longer wants.
