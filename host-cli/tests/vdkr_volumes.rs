@@ -117,7 +117,10 @@ fn volumes_are_made_shown_and_removed() {
     let pruned = user.run(&["volume", "prune", "-f", "--all"]);
     assert_eq!(
         (stdout(&pruned), stderr(&pruned)),
-        ("0123abcd\n".into(), "vdkr: 4.26MB freed\n".into())
+        (
+            "Deleted Volumes:\n0123abcd\n\nTotal reclaimed space: 4.26MB\n".into(),
+            String::new()
+        )
     );
 
     status(&user.run(&["volume", "inspect", "missing"]), 5);

@@ -60,7 +60,7 @@ pub struct GlobalArgs {
     /// Storage directory [env: CONTAINER_REGISTRY_STORAGE]
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DIR")]
     pub storage: Option<String>,
-    /// Registry that may be spoken to over plain HTTP (this machine's always may)
+    /// Registry that may be spoken to with any certificate, or over plain HTTP (this machine's always may)
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "HOST[:PORT]")]
     pub insecure: Vec<String>,
     /// How progress is shown on stderr
@@ -92,7 +92,7 @@ impl GlobalArgs {
 pub enum Command {
     /// Start the registry in the background; returns when it answers
     #[command(
-        after_help = "Examples:\n  container-registry start\n  container-registry start --listen 0.0.0.0"
+        after_help = "Examples:\n  container-registry start\n  CONTAINER_REGISTRY_SECURE=1 container-registry start --listen 0.0.0.0\n\nWithout secure mode whoever reaches the port may push and delete."
     )]
     Start(ServeArgs),
     /// Stop the registry and wait until it is gone
@@ -102,7 +102,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  container-registry status --json")]
     Status(JsonArgs),
     /// Serve in the foreground (for systemd: sd_notify and socket activation)
-    #[command(after_help = "Example:\n  container-registry serve --listen 127.0.0.1:5001")]
+    #[command(after_help = "Example:\n  container-registry serve --url localhost:5001")]
     Serve(ServeArgs),
     /// Push OCI images from the deploy directories, or from given layouts and archives
     Push(PushArgs),
@@ -157,7 +157,7 @@ pub enum Command {
     Prune(command::prune::PruneArgs),
     /// Collect garbage: free the space of what no tag needs, while the registry goes on
     #[command(
-        after_help = "Example:\n  container-registry gc --dry-run\n  container-registry gc --yes --grace 10m"
+        after_help = "Examples:\n  container-registry gc --dry-run\n  container-registry gc --yes --grace 10m"
     )]
     Gc(command::gc::GcArgs),
     /// Check everything stored against its digest, and put what is damaged into quarantine

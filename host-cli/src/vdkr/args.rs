@@ -86,7 +86,7 @@ pub struct Global {
     /// vsock:CID[:PORT], vsock:PATH[:PORT], serial:PATH or unix:PATH [env: VDKR_TARGET]
     #[arg(long, value_name = "TARGET")]
     pub target: Option<String>,
-    /// Registry that is asked first for names without a host; none for none [env: VDKR_REGISTRY]
+    /// Registry that is asked first for names without a host; `none` for no registry [env: VDKR_REGISTRY]
     #[arg(long, value_name = "HOST[:PORT][/NAMESPACE]")]
     pub registry: Option<String>,
     /// Use no registry but the one that a name states, or Docker Hub
@@ -148,10 +148,10 @@ pub struct Global {
     /// Initramfs with the agent
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// Board: auto, microvm, q35 or virt [env: VDKR_MACHINE]
-    #[arg(long, value_name = "BOARD")]
+    /// The emulator's machine type: auto, microvm, q35 or virt [env: VDKR_MACHINE]
+    #[arg(long, value_name = "TYPE")]
     pub machine: Option<String>,
-    /// Memory of the machine, such as 512M or 2G [env: VDKR_MEMORY]
+    /// Memory of the machine, such as 2G [env: VDKR_MEMORY] [default: 512M]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
     /// Model of the machine's processors: auto, or what the emulator's -cpu takes, such as max,-erms
@@ -231,7 +231,7 @@ pub enum Command {
     Import(ImportArgs),
     /// Show what runs containers, and on what
     Info(InfoArgs),
-    /// Show everything about containers and images, as JSON
+    /// Show everything about containers, images and volumes, as JSON
     Inspect(InspectArgs),
     /// Load images from an archive
     Load(LoadArgs),

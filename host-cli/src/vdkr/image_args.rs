@@ -151,7 +151,7 @@ pub struct InspectArgs {
     /// Form of the output: json, or a template
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Kind of object: container or image; either when absent
+    /// Kind of object: container, image or volume; any when absent
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<String>,
 }
@@ -335,7 +335,7 @@ What stands at PATH is found out: an OCI layout, for one or several platforms; a
 images; skopeo's directory; a root file system, as a directory or in a tar archive.
 
 Examples:
-  vdkr vimport tmp/deploy/images/qemux86-64/container-base-latest-oci
+  vdkr vimport tmp/deploy/images/qemux86-64/container-base-latest-oci container-base
   vdkr vimport ./rootfs board:1")]
 pub struct VimportArgs {
     /// Directory or file; - is an archive on standard input

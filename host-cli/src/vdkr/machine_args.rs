@@ -39,8 +39,9 @@ pub enum VstorageCommand {
     #[command(after_help = "\
 Examples:
   vdkr vstorage clean --layers     layers that no image needs, and nothing else
-  vdkr vstorage clean aarch64      images and containers of this architecture
-  vdkr vstorage clean --all        everything, of every architecture and instance")]
+  vdkr vstorage clean aarch64      images, containers and volumes of this architecture
+  vdkr vstorage clean --all        images, containers, volumes and layers below ~/.vdkr,
+                                   of every architecture and instance")]
     Clean(VstorageCleanArgs),
 }
 

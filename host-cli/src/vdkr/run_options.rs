@@ -499,7 +499,7 @@ Network:
       --network MODE         bridge, host, none or container:NAME [default: bridge]
   -p, --publish [ADDRESS:]HOST:CONTAINER[/tcp|/udp]
                              Lead a port of this computer, or a range, to the container's.
-                             Without ADDRESS on 127.0.0.1 alone, other than docker: name
+                             Without ADDRESS on 127.0.0.1 only, unlike docker; give
                              0.0.0.0 to let others in
   -P, --publish-all          Publish the ports that the image exposes, each on a free one
       --expose PORT[/PROTO]  One more port for --publish-all
@@ -527,8 +527,9 @@ Limits and file systems:
       --shm-size SIZE        Size of /dev/shm [default: 64m]
       --tmpfs PATH[:OPTIONS] Mount a file system in memory
 
-The exit status is the container's; 125 when the container could not be started, 126 when its
-command cannot be executed, 127 when there is no such command.
+The exit status is the container's, or 0 when it was left running or only created; 125 when the
+container could not be started or made, 126 when its command cannot be executed, 127 when there is
+no such command.
 
 A detached container keeps the machine running: where none runs, one is started that stays.
 

@@ -231,6 +231,14 @@ fn introduce(config: &Config, mode: Mode, port: u16) -> Result<()> {
         "The commands of this program use them by themselves. Others trust the registry with:"
     );
     eprintln!("  vdkr vconfig ca-cert {}", ca.display());
+    if mode == Mode::TlsAuth {
+        eprintln!(
+            "  vdkr login -u {} --password-stdin {} < {}",
+            secure::username(config)?,
+            config.registry()?.host(),
+            secure::password_file(config).display()
+        );
+    }
     eprintln!(
         "  skopeo, podman: --cert-dir {}",
         pki.client_directory().display()

@@ -75,7 +75,7 @@ pub const KEYS: &[Key] = &[
         "secure",
         "CONTAINER_REGISTRY_SECURE",
         Some("0"),
-        "1: secure mode, TLS with an own CA and a password",
+        "1: secure mode, TLS with a CA of its own and a password",
     ),
     key(
         "auth",

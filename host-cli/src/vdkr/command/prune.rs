@@ -74,23 +74,36 @@ pub async fn images(
 
 /// Prints what went, or would go.
 pub fn tell((removed, freed): &Pruned, dry_run: bool) {
-    if !removed.is_empty() {
-        out!(
-            "{}",
-            if dry_run {
-                "Would be deleted:"
-            } else {
-                "Deleted Images:"
-            }
-        );
+    let lines: Vec<_> = removed.iter().map(line).collect();
+    tell_removed("Images", &lines, dry_run);
+    tell_freed(*freed, dry_run);
+}
+
+fn line(step: &Removed) -> String {
+    match step {
+        Removed::Untagged(name) => format!("untagged: {name}"),
+        Removed::Deleted(digest) => format!("deleted: {digest}"),
     }
-    for step in removed {
-        match step {
-            Removed::Untagged(name) => out!("untagged: {name}"),
-            Removed::Deleted(digest) => out!("deleted: {digest}"),
-        }
+}
+
+/// Prints which of a kind went, or would go, with an empty line behind them; nothing when there are none.
+pub fn tell_removed(kind: &str, lines: &[String], dry_run: bool) {
+    if lines.is_empty() {
+        return;
     }
-    let freed = human::size(*freed);
+    match dry_run {
+        true => out!("{kind} that would be deleted:"),
+        false => out!("Deleted {kind}:"),
+    }
+    for line in lines {
+        out!("{line}");
+    }
+    out!("");
+}
+
+/// Prints how many bytes that makes free.
+pub fn tell_freed(bytes: u64, dry_run: bool) {
+    let freed = human::size(bytes);
     match dry_run {
         true => out!("Space that would be reclaimed: {freed}"),
         false => out!("Total reclaimed space: {freed}"),

@@ -4,11 +4,10 @@ use vdkr_core::channel::message::{Reply, Request, VolumeAction};
 
 use super::{
     container::prune as containers,
-    prune::{confirm, images, tell},
+    prune::{confirm, images, tell, tell_removed},
     wrong_reply,
 };
 use crate::{
-    out,
     vdkr::{
         error::{Error, Result},
         image_args::SystemPruneArgs,
@@ -55,17 +54,8 @@ pub async fn run(settings: &Settings, args: &SystemPruneArgs) -> Result<u8> {
         Ok((removed, volumes, pruned))
     })
     .await?;
-    let lists = [("Containers", removed), ("Volumes", volumes.0)];
-    for (what, names) in lists.iter().filter(|(_, names)| !names.is_empty()) {
-        match dry_run {
-            true => out!("{what} that would be deleted:"),
-            false => out!("Deleted {what}:"),
-        }
-        for name in names {
-            out!("{name}");
-        }
-        out!("");
-    }
+    tell_removed("Containers", &removed, dry_run);
+    tell_removed("Volumes", &volumes.0, dry_run);
     tell(&(pruned.0, pruned.1.saturating_add(volumes.1)), dry_run);
     Ok(0)
 }

@@ -12,7 +12,10 @@ use vdkr_core::{
     volume::check_name,
 };
 
-use super::wrong_reply;
+use super::{
+    prune::{tell_freed, tell_removed},
+    wrong_reply,
+};
 use crate::{
     exit::Exit,
     out,
@@ -65,10 +68,8 @@ pub async fn run(settings: &Settings, command: VolumeCommand) -> Result<u8> {
                 return Ok(0);
             }
             let (names, freed) = removed(settings, VolumeAction::Prune { all }).await?;
-            for name in names {
-                out!("{name}");
-            }
-            say(&format!("{} freed", human::size(freed)));
+            tell_removed("Volumes", &names, false);
+            tell_freed(freed, false);
         }
     }
     Ok(0)

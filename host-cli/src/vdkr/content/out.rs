@@ -44,7 +44,9 @@ impl Out {
     /// What is written to; clones go on where the others stopped.
     pub fn writer(&self) -> io::Result<Writer> {
         match self {
-            Self::File(draft, _) => Ok(Writer::File(draft.as_file().try_clone()?)),
+            Self::File(draft, path) => {
+                Ok(Writer::File(draft.as_file().try_clone()?, path.clone()))
+            }
             Self::Stdout => Ok(Writer::Stdout(io::stdout())),
         }
     }
@@ -69,27 +71,59 @@ impl Out {
     }
 }
 
-/// Writes where an archive goes.
+/// Writes where an archive goes. Its errors say where that is.
 #[derive(Debug)]
 pub enum Writer {
-    /// Into a file.
-    File(File),
+    /// Into a file, whose final path is given.
+    File(File, PathBuf),
     /// To standard output.
     Stdout(io::Stdout),
 }
 
+impl Writer {
+    fn told(&self, error: &io::Error) -> io::Error {
+        let reason = match error.kind() {
+            io::ErrorKind::BrokenPipe => "whoever read it has gone".to_owned(),
+            _ => error.to_string(),
+        };
+        let place = match self {
+            Self::File(_, path) => path.display().to_string(),
+            Self::Stdout(_) => "to standard output".to_owned(),
+        };
+        io::Error::new(error.kind(), format!("cannot write {place}: {reason}"))
+    }
+}
+
 impl Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::File(file) => file.write(bytes),
+        let written = match self {
+            Self::File(file, _) => file.write(bytes),
             Self::Stdout(stdout) => stdout.write(bytes),
-        }
+        };
+        // Whoever writes all tries an interrupted write again, which the kind tells.
+        written.map_err(|error| self.told(&error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::File(file) => file.flush(),
+        let flushed = match self {
+            Self::File(file, _) => file.flush(),
             Self::Stdout(stdout) => stdout.flush(),
-        }
+        };
+        flushed.map_err(|error| self.told(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_with_its_place() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut writer = Writer::File(full, "/tmp/image.tar".into());
+        let error = writer.write_all(b"bytes").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        let words = error.to_string();
+        assert!(words.starts_with("cannot write /tmp/image.tar: No space left"), "{words}");
     }
 }

@@ -5,9 +5,8 @@ use vdkr_core::channel::message::{ContainerRequest, ContainerRow, ContainerState
 
 use super::{ask, list};
 use crate::{
-    out,
     vdkr::{
-        command::{images::Filter, prune::confirm},
+        command::{images::Filter, prune::{confirm, tell_removed}},
         container_args::ContainerPruneArgs,
         error::{Error, Result},
         granted,
@@ -28,12 +27,7 @@ pub async fn run(settings: &Settings, args: &ContainerPruneArgs) -> Result<u8> {
         remove(session, settings, &filters, false).await
     })
     .await?;
-    if !removed.is_empty() {
-        out!("Deleted Containers:");
-    }
-    for id in removed {
-        out!("{id}");
-    }
+    tell_removed("Containers", &removed, false);
     Ok(0)
 }
 
