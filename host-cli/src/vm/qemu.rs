@@ -181,8 +181,15 @@ impl Machine {
         if self.incoming {
             args.pair("-incoming", "defer");
         }
-        args.path("-kernel", &self.kernel);
-        args.path("-initrd", &self.initrd);
+        match (self.incoming, self.board) {
+            // The kernel is in the saved memory. This board's loader wants one all the same, and
+            // would read all of it, twice.
+            (true, Board::Virt) => args.pair("-kernel", "/dev/null"),
+            _ => {
+                args.path("-kernel", &self.kernel);
+                args.path("-initrd", &self.initrd);
+            }
+        }
         args.pair("-append", &self.kernel_command_line());
 
         let socket = |id: &str, fd: RawFd| format!("socket,id={id},fd={fd}");
@@ -532,6 +539,14 @@ mod tests {
                 "console=ttyAMA0 quiet panic=-1 cryptomgr.notests random.trust_cpu=on nokaslr mitigations=off"
             ]
         );
+        assert_eq!(value(&line, "-kernel"), ["/vm/kernel"]);
+        assert_eq!(value(&line, "-initrd"), ["/vm/initramfs"]);
+        let saved = self::line(&Machine {
+            incoming: true,
+            ..arm.clone()
+        });
+        assert_eq!(value(&saved, "-kernel"), ["/dev/null"]);
+        assert!(value(&saved, "-initrd").is_empty());
         let kvm = Machine {
             accel: Accel::Kvm,
             ..arm
