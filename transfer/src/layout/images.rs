@@ -30,8 +30,9 @@ pub(super) struct Walk<'a> {
     images: Vec<LayoutImage>,
     /// Digests of `images`.
     listed: HashSet<Digest>,
-    /// Indexes that were gone through: all their images are in `images`.
-    indexes: HashSet<Known>,
+    /// Indexes that were gone through, and how deep: all their images are in `images`. Deeper, one may
+    /// nest too deep.
+    indexes: HashMap<Known, usize>,
     /// What `index.json` lists and only refers to an image.
     referring: HashSet<Known>,
     /// What configurations say.
@@ -44,7 +45,7 @@ impl<'a> Walk<'a> {
             layout,
             images: Vec::new(),
             listed: HashSet::new(),
-            indexes: HashSet::new(),
+            indexes: HashMap::new(),
             referring: HashSet::new(),
             platforms: HashMap::new(),
         }
@@ -103,9 +104,15 @@ impl<'a> Walk<'a> {
         name: Option<&str>,
         path: &mut Vec<Digest>,
     ) -> Result<(), TransferError> {
-        if !self.indexes.insert(known(entry)) {
+        let known = known(entry);
+        if self
+            .indexes
+            .get(&known)
+            .is_some_and(|&depth| depth >= path.len())
+        {
             return Ok(());
         }
+        self.indexes.insert(known, path.len());
         if path.len() == MAX_DEPTH {
             return self.refuse(format!("its indexes nest more than {MAX_DEPTH} deep"));
         }
