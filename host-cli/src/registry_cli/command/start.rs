@@ -11,7 +11,6 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::exit::Exit;
 use crate::inherited;
 use crate::out;
 use crate::registry_cli::config::{Config, Origin};
