@@ -272,6 +272,8 @@ mod tests {
         time::{Duration, Instant},
     };
 
+    use rustix::fs::{RenameFlags, renameat_with};
+
     use super::*;
 
     #[test]
@@ -327,24 +329,24 @@ mod tests {
         assert!(out.join("empty").is_dir() && !out.join("socket").exists());
     }
 
-    /// Packs a directory over and over while somebody puts other things in the place of its file;
+    /// Packs a directory over and over while its file is exchanged for what `make` puts elsewhere;
     /// whether something that is not part of it was ever packed.
     fn packed_beside(make: fn(&Path, &Path)) -> bool {
         let place = tempfile::tempdir().unwrap();
-        let root = place.path().join("root");
+        let (root, other) = (place.path().join("root"), place.path().join("other"));
         fs::create_dir(&root).unwrap();
+        // As many bytes as the secret has.
+        fs::write(root.join("file"), "of this one here").unwrap();
         let secret = place.path().join("secret");
         fs::write(&secret, "of somebody else").unwrap();
+        make(&other, &secret);
         let (ended, result) = mpsc::channel();
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
-            let (stop, root, secret) = (&stop, &root, &secret);
+            let (stop, file) = (&stop, root.join("file"));
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    fs::write(root.join(".new"), "of this one here").unwrap();
-                    fs::rename(root.join(".new"), root.join("file")).unwrap();
-                    make(&root.join(".other"), secret);
-                    fs::rename(root.join(".other"), root.join("file")).unwrap();
+                    renameat_with(CWD, &file, CWD, &other, RenameFlags::EXCHANGE).unwrap();
                 }
             });
             // A queue that is waited for would never end.
