@@ -85,7 +85,10 @@ impl From<FailureCode> for Exit {
 impl From<&TransferError> for Exit {
     fn from(error: &TransferError) -> Self {
         match error {
-            TransferError::Unreachable { .. } => Self::Unreachable,
+            // Whoever is not trusted is not reached.
+            TransferError::Unreachable { .. } | TransferError::Tls { .. } => Self::Unreachable,
+            // The registry has looked, and says so.
+            TransferError::Status { .. } if error.is_damaged() => Self::Mismatch,
             TransferError::Denied { .. } => Self::Denied,
             TransferError::NotFound { .. } | TransferError::NoPlatform(_) => Self::NotFound,
             TransferError::DigestMismatch { .. } | TransferError::SizeMismatch { .. } => {
@@ -102,7 +105,41 @@ impl From<&TransferError> for Exit {
 
 #[cfg(test)]
 mod tests {
+    use vdkr_core::manifest::ManifestError;
+    use vdkr_transfer::{Answer, TransferError};
+
     use super::Exit;
+
+    #[test]
+    fn transfers_end_by_the_table() {
+        let status = |codes: &[&str]| TransferError::Status {
+            method: "GET".into(),
+            url: "http://h/v2/app/manifests/t".into(),
+            answer: Box::new(Answer {
+                status: 500,
+                codes: codes.iter().map(|&code| code.into()).collect(),
+                ..Answer::default()
+            }),
+        };
+        let tls = TransferError::Tls {
+            url: "https://h/v2/".into(),
+            reason: "UnknownIssuer".into(),
+        };
+        // It has its digest, and is none that can be used.
+        let manifest = TransferError::Manifest {
+            what: "manifest".into(),
+            source: ManifestError::Schema1,
+        };
+        for (error, exit) in [
+            (status(&["MANIFEST_DAMAGED"]), Exit::Mismatch),
+            (status(&["UNKNOWN"]), Exit::Failed),
+            (status(&[]), Exit::Failed),
+            (tls, Exit::Unreachable),
+            (manifest, Exit::Failed),
+        ] {
+            assert_eq!(Exit::from(&error), exit, "{error}");
+        }
+    }
 
     #[test]
     fn what_is_gone_already_is_removed_by_force_alone() {

@@ -377,7 +377,7 @@ fn a_registry_that_was_secure_is_not_taken_for_a_plain_one() {
         stdout(&shown)
     );
     let listed = secure(&user, &["list"]);
-    status(&listed, 1);
+    status(&listed, 3);
     let said = stderr(&listed);
     assert!(
         said.contains("speaks plain HTTP") && said.contains("CONTAINER_REGISTRY_SECURE"),

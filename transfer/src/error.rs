@@ -190,9 +190,8 @@ impl TransferError {
             Self::Tls { .. } => FetchOutcome::Tls,
             Self::Denied { .. } | Self::Credentials { .. } => FetchOutcome::Denied,
             Self::Status { answer, .. } if answer.status == 429 => FetchOutcome::RateLimited,
-            Self::DigestMismatch { .. } | Self::SizeMismatch { .. } | Self::Manifest { .. } => {
-                FetchOutcome::Mismatch
-            }
+            error if error.is_content() => FetchOutcome::Mismatch,
+            Self::Status { .. } if self.is_damaged() => FetchOutcome::Mismatch,
             Self::Cancelled => FetchOutcome::Cancelled,
             _ => FetchOutcome::Failed,
         }
@@ -369,6 +368,21 @@ mod tests {
             };
             assert_eq!(error.retryable(), again, "{status}");
         }
+    }
+
+    #[test]
+    fn a_manifest_that_says_nothing_is_what_was_asked_for() {
+        let manifest = TransferError::Manifest {
+            what: "manifest".into(),
+            source: ManifestError::Schema1,
+        };
+        assert_eq!(manifest.outcome(), FetchOutcome::Failed);
+        let mismatch = TransferError::SizeMismatch {
+            what: "manifest".into(),
+            expected: 1,
+            got: 2,
+        };
+        assert_eq!(mismatch.outcome(), FetchOutcome::Mismatch);
     }
 
     #[test]

@@ -78,6 +78,14 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         .unwrap_or(Exit::Failed)
 }
 
+/// Whether nobody answered. A server that is not trusted has.
+pub fn is_silent(error: &anyhow::Error) -> bool {
+    let is_tls = |cause: &(dyn Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(TransferError::Tls { .. }))
+    };
+    exit_of(error) == Exit::Unreachable && !error.chain().any(is_tls)
+}
+
 /// A message as it may be shown: names in it may have come from anywhere and be of any length. Of
 /// a long one the middle is left out.
 pub fn printable(message: &str) -> String {
@@ -131,6 +139,23 @@ mod tests {
         assert_eq!(exit_of(&anyhow::anyhow!("anything")), Exit::Failed);
         let config = anyhow::Error::new(ConfigError::NoStorage).context("outer");
         assert_eq!(exit_of(&config), Exit::Usage);
+    }
+
+    #[test]
+    fn who_is_not_trusted_is_there() {
+        let tls = TransferError::Tls {
+            url: "https://h/v2/".into(),
+            reason: "UnknownIssuer".into(),
+        };
+        let tls = anyhow::Error::new(tls).context("outer");
+        assert_eq!(exit_of(&tls), Exit::Unreachable);
+        assert!(!is_silent(&tls));
+        let down = TransferError::Unreachable {
+            url: "https://h/v2/".into(),
+            reason: "Connection refused".into(),
+        };
+        assert!(is_silent(&anyhow::Error::new(down).context("outer")));
+        assert!(!is_silent(&anyhow::anyhow!("anything")));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use vdkr_registry::{Registry, ServerConfig};
 
 use super::auth;
 use super::config::Config;
-use super::error::{WithExit as _, exit_of};
+use super::error::{WithExit as _, is_silent};
 use super::instance::{Instance, Lock};
 use super::listen;
 use super::remote::Remote;
@@ -33,7 +33,7 @@ impl Keeper {
         };
         let storage = config.storage();
         let local = config.registry()?.host().is_loopback();
-        let silent = exit_of(&error) == Exit::Unreachable;
+        let silent = is_silent(&error);
         if !local || !silent || !storage.join("docker/registry/v2").is_dir() {
             return Err(error);
         }

@@ -190,7 +190,7 @@ impl From<PipeError> for Error {
 
 impl From<TransferError> for Error {
     fn from(error: TransferError) -> Self {
-        let told = Self::new(exit_of_transfer(&error), one_line(&error.to_string()));
+        let told = Self::new((&error).into(), one_line(&error.to_string()));
         match error {
             TransferError::Tls { .. } => told.with_hint(
                 "give the certificate of the registry's CA with --ca-cert, or name the host with \
@@ -207,21 +207,7 @@ impl From<TransferError> for Error {
 impl From<anyhow::Error> for Error {
     /// An error of a part that `container-registry` shares.
     fn from(error: anyhow::Error) -> Self {
-        let transfer =
-            |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref().map(exit_of_transfer);
-        let exit = match exit_of(&error) {
-            Exit::Failed => error.chain().find_map(transfer).unwrap_or(Exit::Failed),
-            known => known,
-        };
-        Self::new(exit, words(&error))
-    }
-}
-
-/// A registry that is not trusted is not reached, as in a pull that the machine does.
-fn exit_of_transfer(error: &TransferError) -> Exit {
-    match error {
-        TransferError::Tls { .. } => Exit::Unreachable,
-        other => other.into(),
+        Self::new(exit_of(&error), words(&error))
     }
 }
 

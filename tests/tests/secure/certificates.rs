@@ -173,7 +173,7 @@ fn another_ca_is_a_clear_error_and_no_password_is_sent() {
     };
     // A storage that knows no CA, then one with a CA of its own.
     for _ in 0..2 {
-        let refused = with(&["catalog"]).expect(1);
+        let refused = with(&["catalog"]).expect(3);
         assert!(refused.stderr.contains("ca.crt"), "{}", refused.stderr);
         assert!(
             refused.stderr.contains("UnknownIssuer"),

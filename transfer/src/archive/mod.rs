@@ -60,6 +60,12 @@ pub fn open_plain(path: &Path) -> Result<File, TransferError> {
     spool::open_plain(path)
 }
 
+/// A file in a directory that is gone when it is closed, readable for nobody else, whatever the file
+/// system can do.
+pub fn unnamed_file(directory: &Path) -> Result<File, TransferError> {
+    spool::unnamed(directory)
+}
+
 /// The header of a member of an archive, for writers that send one as it is made: a regular file of
 /// this name and size. Behind its data the next header begins at a multiple of 512 bytes.
 pub fn member_header(name: &str, size: u64) -> Vec<u8> {
@@ -134,6 +140,15 @@ fn digest_of(content: &Content, algorithm: Algorithm) -> Result<Digest, Transfer
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_a_name_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = unnamed_file(dir.path()).unwrap();
+        std::io::Write::write_all(&mut file, b"x").unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(unnamed_file(&dir.path().join("none")).is_err());
+    }
 
     #[test]
     fn a_header_is_read_back() {

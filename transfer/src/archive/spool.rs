@@ -10,17 +10,16 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::TransferError;
+use crate::layer::Limits;
 
 /// Largest archive once it is inflated, bytes.
 const MAX_PLAIN: u64 = 256 << 30;
-/// What stays free where it is put, bytes.
+/// What stays free at least where it is put, bytes.
 const RESERVE: u64 = 64 << 20;
+/// And which part of the file system does: others write there too.
+const RESERVED_PART: u64 = 10;
 /// Largest window of a zstd frame (log2 of bytes): what `zstd --ultra` makes, 128 MiB.
 const ZSTD_WINDOW: u32 = 27;
-/// Plain bytes for each compressed one. gzip ends at 1032; an archive of images stays far below.
-const MAX_RATIO: u64 = 1100;
-/// Plain bytes that may come at any ratio.
-const ANY_RATIO: u64 = 256 << 20;
 const PIECE: usize = 256 * 1024;
 
 /// How a file is compressed, by its first bytes.
@@ -91,8 +90,31 @@ pub(crate) fn open_plain(path: &Path) -> Result<File, TransferError> {
     }
     match Compressed::of(&first[..length]) {
         Compressed::No => Ok(file),
-        compressed => inflate(&file, compressed, metadata.len(), path),
+        compressed => {
+            let place = place(path);
+            let out = unnamed(&place)?;
+            let room = rustix::fs::fstatvfs(&out).map_or(u64::MAX, |stat| {
+                let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+                room(bytes(stat.f_bavail), bytes(stat.f_blocks))
+            });
+            let spool = Spool { out, place, room };
+            inflate(&file, compressed, metadata.len(), path, spool)
+        }
     }
+}
+
+/// Where an archive is put.
+struct Spool {
+    out: File,
+    place: PathBuf,
+    /// Bytes that it may take there.
+    room: u64,
+}
+
+/// What an archive may take of a file system with so many bytes free, and so many altogether.
+fn room(free: u64, whole: u64) -> u64 {
+    let reserve = (whole / RESERVED_PART).max(RESERVE);
+    free.saturating_sub(reserve).min(MAX_PLAIN)
 }
 
 fn inflate(
@@ -100,16 +122,19 @@ fn inflate(
     compressed: Compressed,
     length: u64,
     path: &Path,
+    spool: Spool,
 ) -> Result<File, TransferError> {
     let damaged = |error: std::io::Error| {
         TransferError::archive(path, format!("it cannot be inflated: {error}"))
     };
-    let place = place(path);
-    let mut out = unnamed(&place)?;
-    let free = rustix::fs::fstatvfs(&out)
-        .map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-    let room = free.saturating_sub(RESERVE).min(MAX_PLAIN);
-    let bomb = length.saturating_mul(MAX_RATIO).max(ANY_RATIO);
+    let Spool {
+        mut out,
+        place,
+        room,
+    } = spool;
+    // What no layer may do, no archive of layers does.
+    let limits = Limits::default();
+    let bomb = length.saturating_mul(limits.ratio).max(limits.ratio_after);
     let mut reader = compressed.reader(file).map_err(damaged)?;
     let mut buffer = vec![0; PIECE];
     let mut written = 0u64;
@@ -122,12 +147,13 @@ fn inflate(
         };
         written += count as u64;
         if written > bomb {
-            let reason = format!("{length} bytes of it become more than {bomb}");
+            let reason =
+                format!("it is a decompression bomb: {length} bytes of it become more than {bomb}");
             return Err(TransferError::archive(path, reason));
         }
         if written > room {
             let reason = format!(
-                "inflated it has more than the {room} bytes that are free in {}; set TMPDIR to a directory with more room",
+                "inflated it has more than the {room} bytes that it may take in {}, of whose file system a tenth stays free; make room there, or set TMPDIR to a directory with more",
                 place.display()
             );
             return Err(TransferError::archive(path, reason));
@@ -155,7 +181,7 @@ fn place(path: &Path) -> PathBuf {
 }
 
 /// A file that is gone when it is closed, readable for nobody else.
-fn unnamed(dir: &Path) -> Result<File, TransferError> {
+pub(crate) fn unnamed(dir: &Path) -> Result<File, TransferError> {
     let failed = |error: Errno| TransferError::io("create a temporary file in", dir, error.into());
     let mode = Mode::RUSR | Mode::WUSR;
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
@@ -199,6 +225,50 @@ mod tests {
         assert!(error.contains("become more than"), "{error}");
         let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
         assert_eq!(left.len(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn an_archive_may_be_as_dense_as_a_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("zeros.tar.gz");
+        let best = flate2::Compression::best();
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), best);
+        encoder.write_all(&vec![0; 64 << 20]).unwrap();
+        let zeros = encoder.finish().unwrap();
+        std::fs::write(&path, zeros.repeat(3)).unwrap();
+        let plain = open_plain(&path).unwrap();
+        assert_eq!(plain.metadata().unwrap().len(), 192 << 20);
+        std::fs::write(&path, zeros.repeat(6)).unwrap();
+        let error = open_plain(&path).unwrap_err().to_string();
+        assert!(error.contains("decompression bomb"), "{error}");
+    }
+
+    #[test]
+    fn a_tenth_of_a_file_system_stays_free() {
+        assert_eq!(room(50 << 30, 100 << 30), 40 << 30);
+        assert_eq!(room(10 << 30, 100 << 30), 0);
+        assert_eq!(room(100 << 20, 200 << 20), 36 << 20);
+        assert_eq!(room(900 << 30, 1000 << 30), MAX_PLAIN);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("some.tar.zst");
+        std::fs::write(
+            &path,
+            zstd::stream::encode_all(&[7; 10_000][..], 1).unwrap(),
+        )
+        .unwrap();
+        let spool = Spool {
+            out: unnamed(dir.path()).unwrap(),
+            place: "/some/place".into(),
+            room: 9999,
+        };
+        let file = File::open(&path).unwrap();
+        let error = inflate(&file, Compressed::Zstd, 100, &path, spool).unwrap_err();
+        let words = "more than the 9999 bytes that it may take in /some/place";
+        let error = error.to_string();
+        assert!(
+            error.contains(words) && error.contains("set TMPDIR"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -5,6 +5,8 @@ mod ends;
 mod files;
 mod plan;
 mod referrers;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -95,6 +97,8 @@ type BlobLock = Arc<tokio::sync::Mutex<()>>;
 
 struct Shared {
     options: CopyOptions,
+    /// How many tasks of one kind a copy has at a time; `slots` is for all copies together.
+    at_once: usize,
     slots: Semaphore,
     /// In KiB.
     budget: Semaphore,
@@ -108,10 +112,12 @@ struct Shared {
 impl Copier {
     /// A copier with these limits.
     pub fn new(options: CopyOptions) -> Self {
+        let at_once = options.parallel.clamp(1, 1024);
         let budget_size = (options.byte_budget / 1024).clamp(1, u64::from(u32::MAX >> 3)) as u32;
         Self {
             shared: Arc::new(Shared {
-                slots: Semaphore::new(options.parallel.clamp(1, 1024)),
+                at_once,
+                slots: Semaphore::new(at_once),
                 budget: Semaphore::new(budget_size as usize),
                 budget_size,
                 blobs: Mutex::default(),
@@ -236,20 +242,15 @@ impl Copier {
         // The largest first: what is left at the end then fits beside it.
         blobs.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.digest.cmp(&b.digest)));
         destination.announce(&blobs).await?;
-        let mut running = JoinSet::new();
-        for blob in blobs {
+        let work = blobs.into_iter().map(|blob| {
             let copier = self.clone();
             let (source, destination) = (source.clone(), destination.clone());
-            running.spawn(async move {
+            async move {
                 let outcome = copier.copy_blob(&*source, &*destination, &blob).await?;
                 Ok((outcome, blob.size))
-            });
-        }
-        // An error ends the loop; dropping the set ends the others.
-        while let Some(done) = running.join_next().await {
-            let Some((outcome, size)) = joined(Some(done))? else {
-                continue;
-            };
+            }
+        });
+        each(work, self.shared.at_once, |(outcome, size)| {
             match outcome {
                 Outcome::Uploaded | Outcome::Downloaded => {
                     report.written.0 += 1;
@@ -258,8 +259,9 @@ impl Copier {
                 Outcome::Mounted => report.mounted += 1,
                 Outcome::Present | Outcome::Skipped => report.present += 1,
             }
-        }
-        Ok(())
+            true
+        })
+        .await
     }
 
     async fn copy_blob(
@@ -347,19 +349,15 @@ impl Copier {
         destination: &Arc<dyn ImageDestination>,
         level: Vec<FetchedManifest>,
     ) -> Result<(), TransferError> {
-        let mut running = JoinSet::new();
-        for manifest in level {
+        let work = level.into_iter().map(|manifest| {
             let copier = self.clone();
             let destination = destination.clone();
-            running.spawn(async move {
+            async move {
                 let _slot = copier.shared.slots.acquire().await.map_err(closed)?;
                 copier.put(&destination, &manifest, None).await.map(drop)
-            });
-        }
-        while let Some(done) = running.join_next().await {
-            joined(Some(done))?;
-        }
-        Ok(())
+            }
+        });
+        each(work, self.shared.at_once, |()| true).await
     }
 
     async fn put(
@@ -403,18 +401,15 @@ pub async fn push_layout(
     let source: Arc<dyn ImageSource> = Arc::new(layout.clone());
     let destination: Arc<dyn ImageDestination> =
         Arc::new(RegistryImages::new(client.clone(), repository.clone()));
-    let mut running = JoinSet::new();
-    for image in images {
+    let work = images.iter().map(|image| {
         let (copier, descriptor) = (copier.clone(), image.descriptor.clone());
         let (source, destination) = (source.clone(), destination.clone());
-        running.spawn(async move {
+        async move {
             let root = source.manifest(&descriptor).await?;
             copier.copy(source, root, destination, None).await
-        });
-    }
-    while let Some(done) = running.join_next().await {
-        joined(Some(done))?;
-    }
+        }
+    });
+    each(work, copier.shared.at_once, |_| true).await?;
     let mut pushed: Vec<_> = images
         .iter()
         .map(|image| image.descriptor.clone())
@@ -494,6 +489,35 @@ fn name_blob(error: TransferError, blob: &Descriptor) -> TransferError {
         },
         other => other,
     }
+}
+
+/// Does pieces of work as tasks, at most so many at a time. `done` takes what each came to, and says
+/// whether to go on; an error, or its `false`, stops the others.
+async fn each<T, W>(
+    work: impl Iterator<Item = W>,
+    at_once: usize,
+    mut done: impl FnMut(T) -> bool,
+) -> Result<(), TransferError>
+where
+    T: Send + 'static,
+    W: Future<Output = Result<T, TransferError>> + Send + 'static,
+{
+    let mut running = JoinSet::new();
+    for piece in work {
+        if running.len() >= at_once
+            && let Some(ended) = joined(running.join_next().await)?
+            && !done(ended)
+        {
+            return Ok(());
+        }
+        running.spawn(piece);
+    }
+    while let Some(ended) = running.join_next().await {
+        if !joined(Some(ended))?.is_none_or(&mut done) {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// What a task of a set came to. `None` when there was none.

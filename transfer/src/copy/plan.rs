@@ -14,7 +14,7 @@ use vdkr_core::manifest::media_type::{
 use vdkr_core::platform::{Platform, choose};
 
 use super::ends::{ImageDestination, ImageSource};
-use super::joined;
+use super::{each, joined};
 use crate::error::TransferError;
 use crate::manifests::FetchedManifest;
 
@@ -22,6 +22,11 @@ use crate::manifests::FetchedManifest;
 const MAX_DEPTH: usize = 8;
 /// How many manifests one image may have.
 const MAX_MANIFESTS: usize = 16 * 1024;
+/// How many bytes the manifests of one image may have together: they are kept until their blobs are
+/// there. Real ones have some kilobytes each.
+const MAX_RAW: usize = 64 << 20;
+/// How many blobs one image may have.
+const MAX_BLOBS: usize = 64 * 1024;
 /// How many manifests are asked for at a time.
 const AT_ONCE: usize = 8;
 
@@ -49,6 +54,7 @@ impl Plan {
     ) -> Result<Self, TransferError> {
         let mut plan = Self::default();
         let mut blobs = HashSet::new();
+        let mut room = MAX_RAW.saturating_sub(root.raw.len());
         plan.seen.insert(root.digest.clone());
         let mut level = vec![root.clone()];
         while !level.is_empty() {
@@ -69,7 +75,7 @@ impl Plan {
                     below
                         .into_iter()
                         .filter(|entry| plan.seen.insert(entry.digest.clone()))
-                        .cloned(),
+                        .map(plain),
                 );
                 // An entry of an index that is no manifest is content.
                 for blob in parsed.blobs().chain(other) {
@@ -77,26 +83,38 @@ impl Plan {
                         plan.add_blob(blob);
                     }
                 }
-            }
-            if plan.seen.len() > MAX_MANIFESTS {
-                return Err(unusable(
-                    root,
-                    &format!("it has more than {MAX_MANIFESTS} manifests"),
-                ));
+                for (count, most, what) in [
+                    (plan.seen.len(), MAX_MANIFESTS, "manifests"),
+                    (blobs.len(), MAX_BLOBS, "blobs"),
+                ] {
+                    if count > most {
+                        return Err(unusable(root, &format!("it has more than {most} {what}")));
+                    }
+                }
             }
             plan.levels.push(level);
-            level = absent(source, destination, children, thorough).await?;
+            level = absent(source, destination, children, thorough, &mut room)
+                .await?
+                .ok_or_else(|| {
+                    let reason = format!("its manifests have more than {MAX_RAW} bytes together");
+                    unusable(root, &reason)
+                })?;
         }
         Ok(plan)
     }
 
     fn add_blob(&mut self, blob: &Descriptor) {
         if is_nondistributable(&blob.media_type) {
-            self.skipped.push(blob.clone());
+            self.skipped.push(plain(blob));
         } else {
-            self.blobs.push(blob.clone());
+            self.blobs.push(plain(blob));
         }
     }
+}
+
+/// What moves content; the rest of what manifests say of it may be long.
+fn plain(entry: &Descriptor) -> Descriptor {
+    Descriptor::new(entry.media_type.as_str(), entry.digest.clone(), entry.size)
 }
 
 /// Whether the destination has the manifests of an index that it has: a damaged one may have been put
@@ -128,21 +146,19 @@ pub(super) async fn has_children(
     Ok(true)
 }
 
-/// Fetches those manifests that the destination lacks.
+/// Fetches those manifests that the destination lacks; `None` when they have more bytes than there is
+/// `room` for.
 async fn absent(
     source: &Arc<dyn ImageSource>,
     destination: &Arc<dyn ImageDestination>,
     entries: Vec<Descriptor>,
     thorough: bool,
-) -> Result<Vec<FetchedManifest>, TransferError> {
+    room: &mut usize,
+) -> Result<Option<Vec<FetchedManifest>>, TransferError> {
     let mut fetched = Vec::new();
-    let mut running = JoinSet::new();
-    for entry in entries {
-        if running.len() == AT_ONCE {
-            fetched.extend(joined(running.join_next().await)?.flatten());
-        }
+    let work = entries.into_iter().map(|entry| {
         let (source, destination) = (source.clone(), destination.clone());
-        running.spawn(async move {
+        async move {
             if !thorough && destination.is_complete(&entry.digest).await? {
                 return Ok(None);
             }
@@ -159,12 +175,23 @@ async fn absent(
                 media_type: entry.media_type,
                 ..manifest
             }))
-        });
-    }
-    while let Some(done) = running.join_next().await {
-        fetched.extend(joined(Some(done))?.flatten());
-    }
-    Ok(fetched)
+        }
+    });
+    let mut left = Some(*room);
+    let all = each(work, AT_ONCE, |manifest: Option<FetchedManifest>| {
+        let Some(manifest) = manifest else {
+            return true;
+        };
+        left = left.and_then(|left| left.checked_sub(manifest.raw.len()));
+        fetched.push(manifest);
+        left.is_some()
+    });
+    all.await?;
+    let Some(left) = left else {
+        return Ok(None);
+    };
+    *room = left;
+    Ok(Some(fetched))
 }
 
 /// The index of those entries of `root` that fit the platforms: a new index, with a digest of its own.

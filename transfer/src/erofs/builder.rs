@@ -23,6 +23,10 @@ use crate::layer::{Limits, Namespace, Refusal, Sink, UnpackError, Unpacked};
 /// Longest end of a file that is put behind its inode: more would leave too much of the inodes'
 /// blocks unused.
 const MAX_TAIL: usize = 3072;
+/// Components of paths that may be looked up in any layer, and more for each of its members: ordinary
+/// layers do with a few for each, and links that lead through links can make it eighty thousand.
+const STEPS: u64 = 4_000_000;
+const STEPS_OF_MEMBER: u64 = 32;
 
 /// Takes members.
 #[derive(Debug)]
@@ -292,6 +296,10 @@ impl Sink for Builder<'_> {
         }
         if self.tree.is_too_large() {
             return Err(UnpackError::TooMuchMemory);
+        }
+        let limit = STEPS + self.counts.entries * STEPS_OF_MEMBER;
+        if self.tree.steps() > limit {
+            return Err(UnpackError::TooManySteps { limit });
         }
         self.total = self.total.saturating_add(member.size());
         if self.total > self.limits.total {

@@ -35,7 +35,8 @@ const BLOCK: usize = 4096;
 /// Writes the layer in `source` (a tar archive, plain or compressed with gzip or zstd) as an EROFS
 /// image into `image`, an empty file. `scratch` is another empty file that may go afterwards.
 ///
-/// What is refused, and with which words, is what the agent refuses when it unpacks. After an error
+/// What is refused, and with which words, is what the agent refuses when it unpacks, and besides a layer
+/// whose paths take hours to be followed, which the kernel does for the agent. After an error
 /// both files are to be thrown away. `cancelled` is asked at every piece. `recorder` notes down how the
 /// archive can be made again from the files of the image.
 pub fn write_image(

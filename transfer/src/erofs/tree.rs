@@ -21,6 +21,10 @@ const MAX_COMPONENT: usize = 255;
 /// Memory for the map that a directory gets with its first name.
 const FIRST_NAME: usize = 300;
 
+/// Bytes of a path or a link's target that take as long to look through as one of its components takes
+/// to be found.
+const BYTES_OF_STEP: usize = 64;
+
 /// Mode of a directory that a layer uses without naming it.
 const IMPLIED_MODE: u16 = 0o755;
 
@@ -135,6 +139,8 @@ pub(super) struct Tree {
     is_too_large: bool,
     /// Directories that no member names.
     implied: u64,
+    /// Components of paths and of links' targets that were looked up.
+    steps: u64,
     /// The directory that the last member went to: archives list a directory's members together.
     parent: Option<(Vec<u8>, Id)>,
 }
@@ -148,6 +154,7 @@ impl Tree {
             pool,
             is_too_large: false,
             implied: 0,
+            steps: 0,
             parent: None,
         }
     }
@@ -168,6 +175,11 @@ impl Tree {
     /// How many directories were made without being named.
     pub(super) fn implied(&self) -> u64 {
         self.implied
+    }
+
+    /// How much work it was to find paths.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// Bytes of memory, which are more than names and attributes take in the image.
@@ -195,8 +207,16 @@ impl Tree {
     }
 
     /// The directory at `path`, links followed.
-    pub(super) fn directory(&self, path: &[u8]) -> Result<Id> {
+    pub(super) fn directory(&mut self, path: &[u8]) -> Result<Id> {
+        let mut steps = 0;
+        let found = self.find_directory(path, &mut steps);
+        self.steps += steps;
+        found
+    }
+
+    fn find_directory(&self, path: &[u8], steps: &mut u64) -> Result<Id> {
         let mut todo: VecDeque<&[u8]> = components(path).collect();
+        *steps += cost(path, todo.len());
         let mut real = vec![ROOT];
         let mut links = 0;
         while let Some(name) = todo.pop_front() {
@@ -209,7 +229,9 @@ impl Tree {
             match &self.node(found).content {
                 Content::Directory(_) => real.push(found),
                 Content::Symlink(target) => {
+                    let before = todo.len();
                     follow(target, &mut links, &mut real, &mut todo)?;
+                    *steps += cost(target, todo.len() - before);
                 }
                 _ => return Err(Errno::NOTDIR),
             }
@@ -235,6 +257,7 @@ impl Tree {
 
     fn make_directories(&mut self, path: &[u8]) -> Result<Id> {
         let mut todo: VecDeque<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
+        self.steps += cost(path, todo.len());
         let mut real = vec![ROOT];
         // Bytes of the path to each of them.
         let mut lengths = vec![0];
@@ -260,6 +283,7 @@ impl Tree {
                         let target = target.clone();
                         let mut ahead = VecDeque::new();
                         follow(&target, &mut links, &mut real, &mut ahead)?;
+                        self.steps += cost(&target, ahead.len());
                         lengths.truncate(real.len());
                         for part in ahead.into_iter().rev() {
                             todo.push_front(part.to_vec());
@@ -342,6 +366,11 @@ impl Drop for Tree {
     fn drop(&mut self) {
         self.pool.give_back_memory(self.memory);
     }
+}
+
+/// The work that a path of so many components is.
+fn cost(path: &[u8], components: usize) -> u64 {
+    (components + path.len() / BYTES_OF_STEP) as u64
 }
 
 /// Puts the components of a link's target before those that are still to be resolved.

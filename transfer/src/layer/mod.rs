@@ -167,6 +167,15 @@ pub enum UnpackError {
     /// Names and attributes that do not fit into memory.
     #[error("the layer's names and attributes need more memory than layers may take together")]
     TooMuchMemory,
+    /// Paths that take hours to be followed.
+    #[error(
+        "the layer is refused: its paths lead through more than {limit} directories and links, far \
+         more than those of any image"
+    )]
+    TooManySteps {
+        /// How many there may be for so many members.
+        limit: u64,
+    },
     /// More bytes than allowed or free.
     #[error("the layer needs more than the {limit} bytes that are free or allowed")]
     TooLarge {

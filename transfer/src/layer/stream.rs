@@ -158,7 +158,7 @@ pub(crate) struct Plain<'a, R: io::Read> {
     hash: Hash,
     length: u64,
     limits: Limits,
-    cancelled: &'a (dyn Fn() -> bool + Sync),
+    cancelled: Box<dyn Fn() -> bool + Send + Sync + 'a>,
 }
 
 impl<'a, R: io::Read> Plain<'a, R> {
@@ -167,14 +167,14 @@ impl<'a, R: io::Read> Plain<'a, R> {
         source: R,
         algorithm: Algorithm,
         limits: Limits,
-        cancelled: &'a (dyn Fn() -> bool + Sync),
+        cancelled: impl Fn() -> bool + Send + Sync + 'a,
     ) -> Result<Self, UnpackError> {
         Ok(Self {
             decoder: Decoder::new(source)?,
             hash: Hash::new(algorithm),
             length: 0,
             limits,
-            cancelled,
+            cancelled: Box::new(cancelled),
         })
     }
 

@@ -6,6 +6,7 @@
 //! digest does not vouch for. Everything here may block.
 
 pub(crate) mod beneath;
+mod images;
 mod pick;
 pub(crate) mod read;
 mod rewrite;

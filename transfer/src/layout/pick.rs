@@ -1,5 +1,7 @@
 //! Which image of a layout is meant.
 
+use std::collections::HashSet;
+
 use vdkr_core::manifest::Descriptor;
 use vdkr_core::manifest::media_type::{is_image, is_index};
 use vdkr_core::reference::Reference;
@@ -50,6 +52,8 @@ impl OciLayout {
 
     fn only(&self) -> Result<FetchedManifest, TransferError> {
         let mut images: Vec<&Descriptor> = Vec::new();
+        // Each is read once, however often it is listed.
+        let mut referring = HashSet::new();
         for entry in &self.index().manifests {
             let known = images.iter().any(|known| known.digest == entry.digest);
             if known || !(is_image(&entry.media_type) || is_index(&entry.media_type)) {
@@ -57,7 +61,12 @@ impl OciLayout {
             }
             // What refers to an image is listed beside it, without name and platform.
             let bare = entry.platform.is_none() && names_of(entry).next().is_none();
+            let known = (&entry.media_type, &entry.digest, entry.size);
+            if bare && referring.contains(&known) {
+                continue;
+            }
             if bare && self.manifest(entry)?.parse()?.subject().is_some() {
+                referring.insert(known);
                 continue;
             }
             images.push(entry);

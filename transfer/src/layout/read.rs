@@ -8,14 +8,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use vdkr_core::digest::Digest;
-use vdkr_core::manifest::media_type::{is_image, is_index};
 use vdkr_core::manifest::{
     self, Descriptor, ImageConfig, ImageIndex, MAX_CONFIG, MAX_MANIFEST, ManifestKind,
-    ParsedManifest,
 };
-use vdkr_core::platform::Platform;
 
-use super::pick::names_of;
+use super::images::Walk;
 use super::{INDEX, MARKER, beneath, blob_path};
 use crate::error::TransferError;
 use crate::json;
@@ -26,10 +23,6 @@ use crate::verify::VerifyingReader;
 
 /// Longest `oci-layout` file, bytes. Real ones have thirty.
 const MAX_MARKER: u64 = 64 * 1024;
-/// How deep an index may nest. Real ones nest once.
-const MAX_DEPTH: usize = 8;
-/// How many manifests a layout may list altogether.
-const MAX_IMAGES: usize = 16 * 1024;
 
 /// An OCI layout that was opened for reading: a directory, or what reads like one
 /// ([`archive`](crate::archive), [`dir`](crate::dir)). Clones share it.
@@ -133,73 +126,7 @@ impl OciLayout {
     /// An image that is listed twice comes once, with its first name. What only refers to another
     /// image (a signature, say) is none.
     pub fn images(&self) -> Result<Vec<LayoutImage>, TransferError> {
-        let mut images = Vec::new();
-        for entry in &self.index().manifests {
-            let name = names_of(entry).next();
-            self.flatten(entry, name, &mut Vec::new(), &mut images)?;
-        }
-        Ok(images)
-    }
-
-    fn flatten(
-        &self,
-        entry: &Descriptor,
-        name: Option<&str>,
-        path: &mut Vec<Digest>,
-        images: &mut Vec<LayoutImage>,
-    ) -> Result<(), TransferError> {
-        if is_index(&entry.media_type) {
-            if path.len() == MAX_DEPTH {
-                let reason = format!("its indexes nest more than {MAX_DEPTH} deep");
-                return Err(TransferError::layout(self.path(), reason));
-            }
-            let index = self.manifest(entry)?.parse()?;
-            path.push(entry.digest.clone());
-            for child in index.manifests() {
-                self.flatten(child, name.or(names_of(child).next()), path, images)?;
-            }
-            path.pop();
-        } else if is_image(&entry.media_type)
-            && !images
-                .iter()
-                .any(|image| image.descriptor.digest == entry.digest)
-        {
-            if images.len() == MAX_IMAGES {
-                let reason = format!("it lists more than {MAX_IMAGES} images");
-                return Err(TransferError::layout(self.path(), reason));
-            }
-            let mut descriptor = entry.clone();
-            if descriptor.platform.is_none() {
-                let parsed = self.manifest(entry)?.parse()?;
-                if path.is_empty() && parsed.subject().is_some() {
-                    return Ok(());
-                }
-                descriptor.platform = self.platform(&parsed)?;
-            }
-            images.push(LayoutImage {
-                descriptor,
-                name: name.map(str::to_owned),
-                path: path.clone(),
-            });
-        }
-        // Anything else is content that is no image; it goes with the index it stands in.
-        Ok(())
-    }
-
-    /// The platform in an image's configuration; `None` for artifacts.
-    fn platform(&self, parsed: &ParsedManifest) -> Result<Option<Platform>, TransferError> {
-        let Some(image) = parsed.as_image() else {
-            return Ok(None);
-        };
-        let is_config = matches!(
-            image.config.media_type.as_str(),
-            manifest::media_type::OCI_CONFIG | manifest::media_type::DOCKER_CONFIG
-        );
-        if !is_config {
-            return Ok(None);
-        }
-        let platform = self.config(&image.config)?.platform();
-        Ok((!platform.architecture.is_empty()).then_some(platform))
+        Walk::new(self).all()
     }
 
     /// A manifest or index, verified.

@@ -294,6 +294,8 @@ fn transfer_code(error: &TransferError) -> FailureCode {
         TransferError::Denied { .. } | TransferError::Credentials { .. } => FailureCode::Denied,
         TransferError::NotFound { .. } => FailureCode::NotFound,
         error if error.is_content() => FailureCode::DigestMismatch,
+        // The registry has looked, and says so.
+        TransferError::Status { .. } if error.is_damaged() => FailureCode::DigestMismatch,
         TransferError::Config(_) => FailureCode::Usage,
         TransferError::Unsupported(_) => FailureCode::Unsupported,
         TransferError::Cancelled => FailureCode::Cancelled,
@@ -314,6 +316,31 @@ impl From<ImageError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Answer;
+
+    #[test]
+    fn what_a_registry_calls_damaged_does_not_match_its_digest() {
+        let code = |code: &str| {
+            let source = Box::new(TransferError::Status {
+                method: "GET".into(),
+                url: "http://h/v2/app/manifests/t".into(),
+                answer: Box::new(Answer {
+                    codes: vec![code.into()],
+                    ..Answer::of(500)
+                }),
+            });
+            let (reference, unknown, registry) = ("h/app:t".into(), Vec::new(), None);
+            let error = ImageError::Pull {
+                reference,
+                unknown,
+                source,
+                registry,
+            };
+            error.code()
+        };
+        assert_eq!(code("MANIFEST_DAMAGED"), FailureCode::DigestMismatch);
+        assert_eq!(code("UNKNOWN"), FailureCode::Failed);
+    }
 
     #[test]
     fn hints_name_what_mends_it_first() {

@@ -2,6 +2,7 @@
 //! whoever unpacks it.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use vdkr_core::digest::Digest;
 
@@ -16,8 +17,12 @@ pub struct PlainLayer<F: LayerSource> {
     source: F,
     layer: Wanted,
     plain: Plain<'static, VerifyingReader<F::Reader>>,
+    cancelled: Cancelled,
     ended: bool,
 }
+
+/// Says whether to stop.
+type Cancelled = Arc<dyn Fn() -> bool + Send + Sync>;
 
 impl<F: LayerSource> PlainLayer<F> {
     /// Begins to read. May block.
@@ -26,17 +31,31 @@ impl<F: LayerSource> PlainLayer<F> {
         layer: Wanted,
         reader: VerifyingReader<F::Reader>,
     ) -> Result<Self, ImageError> {
+        Self::stoppable(source, layer, reader, || false)
+    }
+
+    /// As [`PlainLayer::new`]; `cancelled` is asked at every piece, and ends the archive with
+    /// [`ImageError::Cancelled`].
+    pub fn stoppable(
+        source: F,
+        layer: Wanted,
+        reader: VerifyingReader<F::Reader>,
+        cancelled: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Result<Self, ImageError> {
         let algorithm = layer.diff_id.algorithm();
-        match Plain::new(reader, algorithm, Limits::default(), &never) {
+        let cancelled: Cancelled = Arc::new(cancelled);
+        let asked = cancelled.clone();
+        match Plain::new(reader, algorithm, Limits::default(), move || asked()) {
             Ok(plain) => Ok(Self {
                 source,
                 layer,
                 plain,
+                cancelled,
                 ended: false,
             }),
             Err(error) => {
                 let called = source.called(&layer);
-                let error = damaged(called, error, &mut io::empty(), &never);
+                let error = damaged(called, error, &mut io::empty(), &*cancelled);
                 Err(error.explain(&source))
             }
         }
@@ -48,17 +67,19 @@ impl<F: LayerSource> PlainLayer<F> {
             let expected = self.layer.diff_id.clone();
             return Err(self.damaged(UnpackError::DiffId { expected, got }));
         }
-        drain(self.plain.source_mut(), &never).map_err(|error| TransferError::from(error).into())
+        drain(self.plain.source_mut(), &*self.cancelled).map_err(TransferError::from)?;
+        // Who stops has not seen the end of the blob.
+        if self.plain.source_mut().is_verified() {
+            Ok(())
+        } else {
+            Err(ImageError::Cancelled.into())
+        }
     }
 
     fn damaged(&mut self, error: UnpackError) -> LayerError {
         let called = self.source.called(&self.layer);
-        damaged(called, error, self.plain.source_mut(), &never)
+        damaged(called, error, self.plain.source_mut(), &*self.cancelled)
     }
-}
-
-fn never() -> bool {
-    false
 }
 
 impl<F: LayerSource> Read for PlainLayer<F> {
@@ -216,6 +237,33 @@ mod tests {
         let xz = b"\xfd7zXZ\0 and more";
         let refused = read(xz, xz, &plain).unwrap_err().to_string();
         assert!(refused.contains("compressed with xz"), "{refused}");
+    }
+
+    #[test]
+    fn who_stops_gets_no_end() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let plain = b"content ".repeat(100_000);
+        let blob = [gzip(&plain), gzip(b"")].concat();
+        // At once, in the middle, and never.
+        for pieces in [0, 3, usize::MAX] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&blob).unwrap();
+            let source = LocalBlobs::File(FileSource::new(file, "blob"));
+            let layer = Wanted {
+                blob: Descriptor::new(OCI_LAYER, Digest::sha256(&blob), blob.len() as u64),
+                diff_id: Digest::sha256(&plain),
+            };
+            let reader = source.open_blob(&layer.blob).unwrap();
+            let asked = AtomicUsize::new(0);
+            let cancelled = move || asked.fetch_add(1, Ordering::Relaxed) >= pieces;
+            let mut layer = PlainLayer::stoppable(source, layer, reader, cancelled).unwrap();
+            let copied = io::copy(&mut layer, &mut io::sink());
+            match copied.map_err(|error| error.downcast::<ImageError>().unwrap()) {
+                Err(ImageError::Cancelled) => assert_ne!(pieces, usize::MAX),
+                Ok(length) => assert_eq!((length, pieces), (800_000, usize::MAX)),
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //!
 //! [`pack`] writes what lies at a path; [`unpack`] makes what a stream says beneath a directory,
 //! and nothing anywhere else, whoever wrote the stream. [`pack_changes`] and [`pack_root`] write
-//! layers and whole root file systems.
+//! layers and whole root file systems; [`find`] looks into a directory that others write.
 
 use std::io;
 
+mod find;
 mod layer;
 mod pack;
 mod read;
@@ -13,6 +14,7 @@ mod read;
 mod tests;
 mod unpack;
 
+pub use find::{Found, entries, find};
 pub use layer::{Mark, Step, pack_changes, pack_root, walk_changes};
 pub use pack::pack;
 pub use unpack::{Policy, unpack};

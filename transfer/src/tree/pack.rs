@@ -1,26 +1,39 @@
 //! From files to a stream.
 
 use std::{
-    fs::{self, File, Metadata},
+    ffi::OsString,
+    fs::{File, Metadata},
     io::{self, Read, Write},
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
-use rustix::{
-    fs::{CWD, Mode, OFlags, openat},
-    io::Errno,
-};
+use rustix::fs::CWD;
 use vdkr_core::tar::write::{END, Member, Type, header, padding};
 
-use super::TreeError;
+use super::{
+    TreeError,
+    find::{Found, entries, find},
+};
+
+/// How deep directories may nest: each on the way to a file stays open.
+const MAX_DEPTH: usize = 512;
+
+/// A directory whose entries are under way.
+struct Open {
+    directory: File,
+    path: PathBuf,
+    name: Vec<u8>,
+    entries: std::vec::IntoIter<OsString>,
+}
 
 /// Writes what lies at `path` as an archive whose first member is called `entry`, and the rest
 /// after it; `.` names nothing, so that the content of a directory comes without its name. A link
 /// at the end of the path is followed if `follow` says so, links below are not. Sockets, devices
 /// and queues are left out.
 ///
-/// Without `owners` everything belongs to root.
+/// Without `owners` everything belongs to root. Whoever changes the files meanwhile changes what is
+/// written, and nothing outside of `path` becomes part of it.
 pub fn pack(
     path: &Path,
     entry: &str,
@@ -28,46 +41,65 @@ pub fn pack(
     owners: bool,
     out: &mut impl Write,
 ) -> Result<(), TreeError> {
-    let mut open: Vec<(PathBuf, Vec<u8>)> = vec![(path.to_owned(), entry.as_bytes().to_vec())];
-    let mut first = follow;
-    while let Some((path, name)) = open.pop() {
-        let failed = |error| TreeError::io(path.as_os_str().as_bytes())(error);
-        let look = if std::mem::take(&mut first) {
-            fs::metadata
-        } else {
-            fs::symlink_metadata
+    let found = find(CWD, path, follow).map_err(failed(path))?;
+    let name = entry.as_bytes().to_vec();
+    let mut open: Vec<Open> = Vec::new();
+    open.extend(write(found, path.to_owned(), name, owners, out)?);
+    while let Some(above) = open.last_mut() {
+        let Some(entry) = above.entries.next() else {
+            open.pop();
+            continue;
         };
-        let meta = match look(&path) {
-            Ok(meta) => meta,
+        let path = above.path.join(&entry);
+        let name = [&above.name, &b"/"[..], entry.as_bytes()].concat();
+        let found = match find(&above.directory, &entry, false) {
+            Ok(found) => found,
             // Gone since its directory was read.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && name.contains(&b'/') => {
-                continue;
-            }
-            Err(error) => return Err(failed(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(&path)(error)),
         };
-        if meta.is_dir() {
-            out.write_all(&header(&member(Type::Directory, &name, b"", &meta, owners)))?;
-            let mut below = Vec::new();
-            for entry in fs::read_dir(&path).map_err(failed)? {
-                let entry =
-                    entry.map_err(|error| TreeError::io(path.as_os_str().as_bytes())(error))?;
-                let name = [&name, &b"/"[..], entry.file_name().as_bytes()].concat();
-                below.push((entry.path(), name));
-            }
-            // The last is taken first.
-            below.sort_by(|left, right| right.1.cmp(&left.1));
-            open.append(&mut below);
-        } else if meta.is_symlink() {
-            let target = fs::read_link(&path).map_err(failed)?;
-            let target = target.as_os_str().as_bytes();
-            out.write_all(&header(&member(Type::Link, &name, target, &meta, owners)))?;
-        } else if meta.is_file() {
-            file(&path, &name, owners, &[], out)?;
+        if open.len() == MAX_DEPTH && matches!(found, Found::Directory(..)) {
+            let error = format!("directories nest more than {MAX_DEPTH} deep");
+            return Err(failed(&path)(io::Error::other(error)));
         }
+        open.extend(write(found, path, name, owners, out)?);
     }
     out.write_all(&END)?;
     out.flush()?;
     Ok(())
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> TreeError {
+    TreeError::io(path.as_os_str().as_bytes())
+}
+
+/// Writes a member; a directory is to be gone through then.
+fn write(
+    found: Found,
+    path: PathBuf,
+    name: Vec<u8>,
+    owners: bool,
+    out: &mut impl Write,
+) -> Result<Option<Open>, TreeError> {
+    match found {
+        Found::Directory(directory, meta) => {
+            out.write_all(&header(&member(Type::Directory, &name, b"", &meta, owners)))?;
+            let entries = entries(&directory).map_err(failed(&path))?.into_iter();
+            return Ok(Some(Open {
+                directory,
+                path,
+                name,
+                entries,
+            }));
+        }
+        Found::Link(target, meta) => {
+            let target = target.as_bytes();
+            out.write_all(&header(&member(Type::Link, &name, target, &meta, owners)))?;
+        }
+        Found::File(file, meta) => content(file, &meta, &path, &name, owners, out)?,
+        Found::Other(_) => {}
+    }
+    Ok(None)
 }
 
 pub(super) fn member<'a>(
@@ -90,8 +122,7 @@ pub(super) fn member<'a>(
     }
 }
 
-/// A file after what stands `before` it: as many bytes as its header says, whatever happens to it
-/// meanwhile. `false` when it is gone.
+/// A file after what stands `before` it. `false` when it is gone.
 pub(super) fn file(
     path: &Path,
     name: &[u8],
@@ -99,25 +130,33 @@ pub(super) fn file(
     before: &[u8],
     out: &mut impl Write,
 ) -> Result<bool, TreeError> {
-    let failed = || TreeError::io(path.as_os_str().as_bytes());
-    // What was a file a moment ago may be a queue now.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file: File = match openat(CWD, path, flags, Mode::empty()) {
-        Ok(file) => file.into(),
-        Err(Errno::NOENT) => return Ok(false),
-        Err(error) => return Err(failed()(error.into())),
+    let (file, meta) = match find(CWD, path, false) {
+        Ok(Found::File(file, meta)) => (file, meta),
+        // What was a file a moment ago may be a queue now.
+        Ok(_) => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed(path)(error)),
     };
-    let meta = file.metadata().map_err(failed())?;
-    if !meta.is_file() {
-        return Ok(false);
-    }
     out.write_all(before)?;
-    out.write_all(&header(&member(Type::File, name, b"", &meta, owners)))?;
+    content(file, &meta, path, name, owners, out)?;
+    Ok(true)
+}
+
+/// A file's header and data: as many bytes as the header says, whatever happens to it meanwhile.
+fn content(
+    file: File,
+    meta: &Metadata,
+    path: &Path,
+    name: &[u8],
+    owners: bool,
+    out: &mut impl Write,
+) -> Result<(), TreeError> {
+    out.write_all(&header(&member(Type::File, name, b"", meta, owners)))?;
     let mut left = meta.len();
     let mut file = file.take(left);
     let mut buffer = vec![0; 256 * 1024];
     while left > 0 {
-        let length = file.read(&mut buffer).map_err(failed())?;
+        let length = file.read(&mut buffer).map_err(failed(path))?;
         if length == 0 {
             break;
         }
@@ -133,5 +172,5 @@ pub(super) fn file(
         left -= length as u64;
     }
     out.write_all(&END[..padding(meta.len())])?;
-    Ok(true)
+    Ok(())
 }

@@ -239,6 +239,129 @@ fn half_an_archive_is_an_error() {
     }
 }
 
+/// Does something when a name is written for the first time.
+struct Meanwhile<'a> {
+    stream: Vec<u8>,
+    name: &'a [u8],
+    act: Option<Box<dyn FnOnce() + 'a>>,
+}
+
+impl std::io::Write for Meanwhile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if bytes.starts_with(self.name)
+            && let Some(act) = self.act.take()
+        {
+            act();
+        }
+        self.stream.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The members of a directory that is changed when `name` is written.
+fn packed_meanwhile(root: &Path, name: &str, act: impl FnOnce()) -> Vec<String> {
+    let mut out = Meanwhile {
+        stream: Vec::new(),
+        name: name.as_bytes(),
+        act: Some(Box::new(act)),
+    };
+    pack(root, ".", false, false, &mut out).unwrap();
+    assert!(out.act.is_none(), "{name}");
+    members(&out.stream)
+}
+
+#[test]
+fn a_link_that_comes_meanwhile_leads_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+    let make = || {
+        fs::create_dir_all(root.join("d")).unwrap();
+        fs::write(root.join("d/a"), b"1").unwrap();
+        fs::write(root.join("d/b"), b"12").unwrap();
+    };
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("b"), b"123").unwrap();
+    fs::write(outside.join("secret"), b"1234").unwrap();
+    let swap = || {
+        fs::rename(root.join("d"), dir.path().join("was")).unwrap();
+        symlink(&outside, root.join("d")).unwrap();
+    };
+    let expected = [
+        "directory ./",
+        "directory ./d/",
+        "file ./d/a 1",
+        "file ./d/b 2",
+    ];
+    // Before the directory is listed, and before its second file is opened.
+    for name in ["./d/", "./d/a"] {
+        make();
+        assert_eq!(packed_meanwhile(&root, name, swap), expected);
+        fs::remove_file(root.join("d")).unwrap();
+        fs::remove_dir_all(dir.path().join("was")).unwrap();
+    }
+    // In the place of a file.
+    make();
+    let swap = || {
+        fs::remove_file(root.join("d/b")).unwrap();
+        symlink(outside.join("secret"), root.join("d/b")).unwrap();
+    };
+    let link = format!("link ./d/b -> {}", outside.join("secret").display());
+    let found = packed_meanwhile(&root, "./d/a", swap);
+    assert_eq!(found[..3], expected[..3]);
+    assert_eq!(found[3..], [link]);
+}
+
+#[test]
+fn what_changes_all_the_time_is_what_it_was_or_an_error() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("file"), b"in.").unwrap();
+    fs::write(dir.path().join("secret"), b"out").unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (next, file) = (root.join("next"), root.join("file"));
+            while !stop.load(Ordering::Relaxed) {
+                fifo(&next);
+                fs::rename(&next, &file).unwrap();
+                symlink("../secret", &next).unwrap();
+                fs::rename(&next, &file).unwrap();
+                fs::write(&next, b"in.").unwrap();
+                fs::rename(&next, &file).unwrap();
+            }
+        });
+        let mut is_outside = false;
+        for _ in 0..2000 {
+            let mut stream = Vec::new();
+            // It may change too often to be read at all.
+            if pack(&root, ".", false, false, &mut stream).is_ok() {
+                // As many bytes as the file inside has.
+                is_outside |= stream.windows(3).any(|window| window == b"out");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(!is_outside);
+    });
+}
+
+#[test]
+fn a_tree_that_is_too_deep_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("d/".repeat(511));
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("file"), b"x").unwrap();
+    assert_eq!(members(&packed(dir.path(), ".", false)).len(), 513);
+    fs::create_dir(deep.join("d")).unwrap();
+    let error = pack(dir.path(), ".", false, false, &mut Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("nest more than 512"), "{error}");
+}
+
 proptest! {
     #[test]
     fn any_stream_is_read_to_an_end(bytes in proptest::collection::vec(any::<u8>(), 0..2000), at in 0..3000_usize, byte in any::<u8>()) {

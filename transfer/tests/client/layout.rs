@@ -84,6 +84,56 @@ fn flat_and_nested_are_one_list() {
 }
 
 #[test]
+fn what_is_listed_again_comes_once_where_it_was_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = LayoutWriter::create(dir.path()).unwrap();
+    let images = ["amd64", "arm64", "riscv64"].map(|name| image(&writer, name, &[name.as_bytes()]));
+    let [amd64, arm64, riscv64] = images.clone();
+    let inner = index(&writer, &[arm64.clone(), amd64.clone(), arm64]);
+    let outer = index(&writer, &[riscv64, inner.clone(), inner.clone()]);
+    writer.list(&outer, Some("outer")).unwrap();
+    writer.list(&inner, Some("inner")).unwrap();
+    writer.list(&amd64, Some("latest")).unwrap();
+    let found = OciLayout::open(dir.path()).unwrap().images().unwrap();
+    let shown: Vec<_> = found
+        .iter()
+        .map(|image| {
+            (
+                image.descriptor.digest.clone(),
+                image.name.as_deref(),
+                image.path.clone(),
+            )
+        })
+        .collect();
+    let [amd64, arm64, riscv64] = images.map(|image| image.digest);
+    let (inner, outer) = (inner.digest, outer.digest);
+    assert_eq!(
+        shown,
+        [
+            (riscv64, Some("outer"), vec![outer.clone()]),
+            (arm64, Some("outer"), vec![outer.clone(), inner.clone()]),
+            (amd64, Some("outer"), vec![outer, inner]),
+        ]
+    );
+}
+
+#[test]
+fn indexes_that_name_each_other_over_and_over_are_read_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let writer = LayoutWriter::create(dir.path()).unwrap();
+    let mut entry = image(&writer, "amd64", &[b"a"]);
+    for _ in 0..3 {
+        entry = index(&writer, &vec![entry; 1000]);
+    }
+    writer.list(&entry, None).unwrap();
+    let layout = OciLayout::open(dir.path()).unwrap();
+    let (done, result) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(layout.images().unwrap().len()));
+    let count = result.recv_timeout(std::time::Duration::from_secs(60));
+    assert_eq!(count.expect("it reads them a thousand times"), 1);
+}
+
+#[test]
 fn a_link_to_a_layout_is_that_layout() {
     let dir = tempfile::tempdir().unwrap();
     let real = dir.path().join("image-20260101-oci");

@@ -11,11 +11,10 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::exit::Exit;
 use crate::inherited;
 use crate::out;
 use crate::registry_cli::config::{Config, Origin};
-use crate::registry_cli::error::exit_of;
+use crate::registry_cli::error::is_silent;
 use crate::registry_cli::instance::Instance;
 use crate::registry_cli::listen;
 use crate::registry_cli::notify::Listener;
@@ -95,7 +94,7 @@ async fn runs_already(config: &Config, mode: Mode, instance: &Instance) -> Resul
         }
         match Remote::probe(config).await {
             // Another one's start is under way, or it was killed and is not gone yet.
-            Err(error) if exit_of(&error) == Exit::Unreachable => {
+            Err(error) if is_silent(&error) => {
                 if Instant::now() > settled {
                     return Err(error.context(format!(
                         "a registry runs here (PID: {}) and does not answer; stop it first with: container-registry stop",

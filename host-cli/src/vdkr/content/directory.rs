@@ -3,18 +3,20 @@
 use std::{
     collections::HashMap,
     ffi::OsStr,
-    fs::{self, File, Metadata},
+    fs::{File, Metadata},
     io::{self, BufWriter, Read as _, Seek as _, Write},
     os::unix::{
         ffi::OsStrExt as _,
         fs::{FileTypeExt as _, MetadataExt as _},
     },
-    path::{Path, PathBuf},
+    path::Path,
 };
 
+use rustix::fs::CWD;
 use vdkr_core::tar::header::{BLOCK, Block, checksum};
+use vdkr_transfer::tree::{Found, entries, find};
 
-/// How deep directories may nest.
+/// How deep directories may nest: each on the way to a file stays open.
 const MAX_DEPTH: usize = 512;
 /// What eleven octal digits can say.
 const OCTAL: u64 = 1 << 33;
@@ -33,7 +35,8 @@ pub struct Packed {
 }
 
 /// Packs a directory. What belongs to the user who calls becomes root's, unless that is root: an
-/// unpacked root file system is the user's own. Attributes are not kept. May block.
+/// unpacked root file system is the user's own. Attributes are not kept. A container may write there
+/// meanwhile: nothing outside of the directory becomes part of it. May block.
 pub fn pack(root: &Path) -> io::Result<Packed> {
     let mut packer = Packer {
         out: BufWriter::with_capacity(1 << 20, tempfile::tempfile()?),
@@ -42,9 +45,12 @@ pub fn pack(root: &Path) -> io::Result<Packed> {
         skipped: 0,
         members: 0,
     };
-    let metadata = fs::metadata(root)?;
+    let failed = |error: io::Error| at(root, &error);
+    let Found::Directory(directory, metadata) = find(CWD, root, true).map_err(failed)? else {
+        return Err(failed(io::ErrorKind::NotADirectory.into()));
+    };
     packer.header(b"./", &metadata, b'5', 0, b"", (0, 0))?;
-    packer.directory(root, b"", 0)?;
+    packer.directory(&directory, root, b"", 0)?;
     packer.out.write_all(&[0; 2 * BLOCK])?;
     let mut archive = packer
         .out
@@ -72,56 +78,64 @@ fn at(path: &Path, error: &io::Error) -> io::Error {
 }
 
 impl Packer {
-    fn directory(&mut self, path: &Path, name: &[u8], depth: usize) -> io::Result<()> {
+    fn directory(
+        &mut self,
+        directory: &File,
+        path: &Path,
+        name: &[u8],
+        depth: usize,
+    ) -> io::Result<()> {
         if depth > MAX_DEPTH {
             let error = io::Error::other("directories nest too deep");
             return Err(at(path, &error));
         }
-        let entries = fs::read_dir(path).map_err(|error| at(path, &error))?;
-        let mut names = entries
-            .map(|entry| Ok(entry?.file_name()))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(|error| at(path, &error))?;
-        names.sort_unstable();
-        for entry in names {
-            self.member(&path.join(&entry), name, &entry, depth)?;
+        for entry in entries(directory).map_err(|error| at(path, &error))? {
+            let below = path.join(&entry);
+            let found = match find(directory, &entry, false) {
+                Ok(found) => found,
+                // Gone since its directory was read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(at(&below, &error)),
+            };
+            self.member(found, &below, name, &entry, depth)?;
         }
         Ok(())
     }
 
     fn member(
         &mut self,
-        path: &PathBuf,
+        found: Found,
+        path: &Path,
         parent: &[u8],
         entry: &OsStr,
         depth: usize,
     ) -> io::Result<()> {
-        let failed = |error: io::Error| at(path, &error);
         let mut name = parent.to_vec();
         name.extend_from_slice(entry.as_bytes());
-        let metadata = fs::symlink_metadata(path).map_err(failed)?;
-        let kind = metadata.file_type();
-        if kind.is_dir() {
-            name.push(b'/');
-            self.header(&name, &metadata, b'5', 0, b"", (0, 0))?;
-            return self.directory(path, &name, depth + 1);
-        }
-        if kind.is_symlink() {
-            let target = fs::read_link(path).map_err(failed)?;
-            let target = target.as_os_str().as_bytes();
-            return self.header(&name, &metadata, b'2', 0, target, (0, 0));
-        }
-        if kind.is_file() {
-            if metadata.nlink() > 1 {
-                let inode = (metadata.dev(), metadata.ino());
-                if let Some(first) = self.links.get(&inode) {
-                    let first = first.clone();
-                    return self.header(&name, &metadata, b'1', 0, &first, (0, 0));
-                }
-                self.links.insert(inode, name.clone());
+        let metadata = match found {
+            Found::Directory(directory, metadata) => {
+                name.push(b'/');
+                self.header(&name, &metadata, b'5', 0, b"", (0, 0))?;
+                return self.directory(&directory, path, &name, depth + 1);
             }
-            return self.file(path, &name, &metadata).map_err(failed);
-        }
+            Found::Link(target, metadata) => {
+                return self.header(&name, &metadata, b'2', 0, target.as_bytes(), (0, 0));
+            }
+            Found::File(file, metadata) => {
+                if metadata.nlink() > 1 {
+                    let inode = (metadata.dev(), metadata.ino());
+                    if let Some(first) = self.links.get(&inode) {
+                        let first = first.clone();
+                        return self.header(&name, &metadata, b'1', 0, &first, (0, 0));
+                    }
+                    self.links.insert(inode, name.clone());
+                }
+                let written = self.file(file, &name, &metadata);
+                return written.map_err(|error| at(path, &error));
+            }
+            Found::Other(metadata) => metadata,
+        };
+        let kind = metadata.file_type();
         let kind = if kind.is_fifo() {
             b'6'
         } else if kind.is_char_device() {
@@ -138,9 +152,8 @@ impl Packer {
         self.header(&name, &metadata, kind, 0, b"", (major, minor))
     }
 
-    fn file(&mut self, path: &Path, name: &[u8], metadata: &Metadata) -> io::Result<()> {
+    fn file(&mut self, file: File, name: &[u8], metadata: &Metadata) -> io::Result<()> {
         let size = metadata.len();
-        let file = File::open(path)?;
         self.header(name, metadata, b'0', size, b"", (0, 0))?;
         if io::copy(&mut file.take(size), &mut self.out)? != size {
             return Err(io::Error::other("it became shorter while it was read"));
@@ -247,7 +260,19 @@ fn seal(block: &mut Block) {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::symlink, process::Command};
+    use std::{
+        fs,
+        os::unix::fs::symlink,
+        process::Command,
+        sync::{
+            atomic::{AtomicBool, Ordering},
+            mpsc,
+        },
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use rustix::fs::{RenameFlags, renameat_with};
 
     use super::*;
 
@@ -302,6 +327,72 @@ mod tests {
                 .is_fifo()
         );
         assert!(out.join("empty").is_dir() && !out.join("socket").exists());
+    }
+
+    /// Packs a directory over and over while its file is exchanged for what `make` puts elsewhere;
+    /// whether something that is not part of it was ever packed.
+    fn packed_beside(make: fn(&Path, &Path)) -> bool {
+        let place = tempfile::tempdir().unwrap();
+        let (root, other) = (place.path().join("root"), place.path().join("other"));
+        fs::create_dir(&root).unwrap();
+        // As many bytes as the secret has.
+        fs::write(root.join("file"), "of this one here").unwrap();
+        let secret = place.path().join("secret");
+        fs::write(&secret, "of somebody else").unwrap();
+        make(&other, &secret);
+        let (ended, result) = mpsc::channel();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (stop, file) = (&stop, root.join("file"));
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    renameat_with(CWD, &file, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+                }
+            });
+            // A queue that is waited for would never end.
+            let root = root.clone();
+            thread::spawn(move || {
+                let until = Instant::now() + Duration::from_secs(2);
+                let mut outside = false;
+                while Instant::now() < until {
+                    // It may change too often to be read at all.
+                    let Ok(mut packed) = pack(&root) else {
+                        continue;
+                    };
+                    let mut bytes = Vec::new();
+                    packed.archive.read_to_end(&mut bytes).unwrap();
+                    let word = b"of somebody else";
+                    outside |= bytes.windows(word.len()).any(|window| window == word);
+                }
+                ended.send(outside).unwrap();
+            });
+            let outside = result.recv_timeout(Duration::from_secs(30));
+            stop.store(true, Ordering::Relaxed);
+            outside.expect("it waits for the other end of a queue")
+        })
+    }
+
+    #[test]
+    fn no_link_that_comes_meanwhile_leads_outside() {
+        assert!(!packed_beside(|new, secret| symlink(secret, new).unwrap()));
+    }
+
+    #[test]
+    fn no_queue_that_comes_meanwhile_is_waited_for() {
+        let fifo = |new: &Path, _: &Path| {
+            nix::unistd::mkfifo(new, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        };
+        assert!(!packed_beside(fifo));
+    }
+
+    #[test]
+    fn only_a_directory_is_packed() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("file");
+        fs::write(&file, "x").unwrap();
+        assert!(pack(&file).is_err() && pack(&place.path().join("none")).is_err());
+        symlink(place.path(), place.path().join("link")).unwrap();
+        assert_eq!(pack(&place.path().join("link")).unwrap().members, 3);
     }
 
     #[test]

@@ -293,6 +293,30 @@ fn limits_hold() {
     );
 }
 
+#[test]
+fn paths_that_lead_through_links_without_end_are_refused() {
+    let members = |count: usize| {
+        let mut entries = vec![Entry::directory("x"), Entry::symlink("l39", "x")];
+        for number in 0..39 {
+            let target = format!("{}l{}", "x/../".repeat(800), number + 1);
+            entries.push(Entry::symlink(format!("l{number}"), target));
+        }
+        for number in 0..count {
+            // The directory of the last member is known without its path being followed.
+            entries.push(Entry::file(format!("f{number}"), ""));
+            entries.push(Entry::file(format!("l0/f{number}"), ""));
+        }
+        archive(&entries)
+    };
+    let write = |plain: &[u8]| Place::new().write(plain, plain, &Limits::default());
+    assert_eq!(write(&members(20)).unwrap().entries, 81);
+    let refused = write(&members(100));
+    assert!(
+        matches!(refused, Err(UnpackError::TooManySteps { .. })),
+        "{refused:?}"
+    );
+}
+
 /// Layers take from one pool, give their memory back and keep their room on the disk.
 #[test]
 fn layers_share_memory_and_room() {
