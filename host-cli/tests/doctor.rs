@@ -193,3 +193,44 @@ fn progress_as_json_lines_is_versioned_and_tells_every_blob() {
     ]);
     assert_eq!(stderr(&none), "");
 }
+
+#[test]
+fn errors_and_warnings_are_said_however_progress_is_shown() {
+    let user = User::with_registry();
+    user.image("qemux86-64", "app");
+    rig::write_layout(
+        &user.path("deploy/qemux86-64/app-qemux86-64.rootfs-20260112143022-oci"),
+        "newer",
+    );
+    user.write("deploy/qemux86-64/bad-latest-oci/index.json", "torn");
+    let list = user.write(
+        "images.toml",
+        &format!("[[image]]\nsource = \"{}/no/such:1\"\n", user.host()),
+    );
+    let deploy = user.deploy_dir();
+    let push = ["push", "--deploy-dir-images", deploy.to_str().unwrap()];
+    let import = ["import", "--file", list.to_str().unwrap()];
+    for mode in ["auto", "tty", "plain", "jsonl", "none"] {
+        let said = |args: &[&str], code: i32| {
+            let output = user.run(["--progress", mode].iter().chain(args));
+            status(&output, code);
+            stderr(&output)
+        };
+        let pushed = said(&push, 7);
+        for words in ["error: bad (", "is an older build and is not pushed"] {
+            assert!(pushed.contains(words), "{mode}: {pushed}");
+        }
+        let imported = said(&import, 5);
+        assert!(imported.contains("error: "), "{mode}: {imported}");
+        assert_eq!(
+            imported.contains("Importing"),
+            mode != "none",
+            "{mode}: {imported}"
+        );
+        if mode == "jsonl" {
+            for line in pushed.lines().chain(imported.lines()) {
+                serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            }
+        }
+    }
+}

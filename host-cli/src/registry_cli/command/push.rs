@@ -465,7 +465,7 @@ pub fn sink(display: &Arc<Display>) -> Progress {
             display.finished(digest.as_str(), &format!("{outcome:?}").to_lowercase());
         }
         ProgressEvent::Retrying { digest, reason } => {
-            display.note(&format!("{}: {reason}; trying again", digest.short()));
+            display.step(&format!("{}: {reason}; trying again", digest.short()));
         }
         _ => {}
     })
