@@ -62,6 +62,46 @@ fn doctor_knows_a_healthy_registry_from_a_missing_one() {
 }
 
 #[test]
+fn doctor_has_vdkr_ask_with_its_own_ca_and_login() {
+    let mut user = User::new();
+    user.set("CONTAINER_REGISTRY_SECURE", "1");
+    user.start();
+    let settings = |user: &User, more: &str| {
+        let text = format!("registry = \"{}/yocto\"\n{more}", user.host());
+        user.write(".config/vdkr/config.toml", &text);
+    };
+    let vdkr = |user: &User| find(&report(user, 0), "vdkr").clone();
+    let says = |check: &Value, member: &str, words: &str| {
+        assert!(check[member].as_str().unwrap().contains(words), "{check}");
+    };
+    settings(&user, "");
+    let distrusts = vdkr(&user);
+    assert_eq!(distrusts["verdict"], "warn", "{distrusts}");
+    let ca = user.storage().join("pki/ca.crt");
+    let line = format!("vdkr vconfig ca-cert {}", ca.display());
+    assert_eq!(distrusts["advice"], line.as_str());
+
+    settings(&user, &format!("ca-cert = \"{}\"\n", ca.display()));
+    let unknown = vdkr(&user);
+    assert_eq!(unknown["verdict"], "warn", "{unknown}");
+    says(&unknown, "found", "no login");
+    says(&unknown, "advice", "vdkr login -u yocto --password-stdin");
+
+    let password = fs::read_to_string(user.storage().join("auth/password")).unwrap();
+    let login = ["login", "-u", "yocto", "--password-stdin"];
+    status(&user.run_with_input(login, password.as_bytes()), 0);
+    let empty = vdkr(&user);
+    assert_eq!(empty["verdict"], "ok", "{empty}");
+    says(&empty, "found", "there is no image to fetch yet");
+    let layout = user.image("qemux86-64", "app");
+    status(
+        &user.run(["push", layout.to_str().unwrap(), "--tag", "v1"]),
+        0,
+    );
+    says(&vdkr(&user), "found", "yocto/app:v1");
+}
+
+#[test]
 fn doctor_looks_at_the_certificates_of_a_secure_registry() {
     let mut user = User::new();
     user.set("CONTAINER_REGISTRY_SECURE", "1");
