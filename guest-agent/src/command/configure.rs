@@ -110,24 +110,27 @@ struct System {
 
 impl System {
     fn of(options: &ConfigureOptions) -> Self {
-        let runs = options.root.canonicalize();
-        let runs = runs.is_ok_and(|root| root == Path::new("/"));
-        Self::with(runs.then(network::gateway), options.no_translate)
+        let root = options.root.canonicalize();
+        match root.is_ok_and(|root| root == Path::new("/")) {
+            true => Self::running(network::gateway(), options.no_translate),
+            false => Self::elsewhere(),
+        }
     }
 
-    /// The running system by its default route; of another nothing is known, and it stays with what
-    /// its files say.
-    fn with(running: Option<Option<Ipv4Addr>>, no_translate: bool) -> Self {
-        let Some(route) = running else {
-            return Self {
-                gateway: None,
-                host: DEFAULT_GATEWAY,
-            };
-        };
+    /// The running system, by its default route.
+    fn running(route: Option<Ipv4Addr>, no_translate: bool) -> Self {
         let host = host_address(route);
         Self {
             gateway: host.filter(|_| !no_translate).map(str::to_owned),
             host: host.unwrap_or_default(),
+        }
+    }
+
+    /// Of another system nothing is known: it stays with what its files say.
+    fn elsewhere() -> Self {
+        Self {
+            gateway: None,
+            host: DEFAULT_GATEWAY,
         }
     }
 }
@@ -254,7 +257,7 @@ mod tests {
     fn localhost_is_the_host_of_a_guest_and_of_nobody_else() {
         let conf = "VDKR_DEFAULT_REGISTRY=localhost:5000/yocto\n\
                     VDKR_INSECURE_REGISTRIES=\"10.0.2.2:5000 127.0.0.1:5001\"\n";
-        let (emission, daemon) = docker(conf, &System::with(Some(QEMU), false));
+        let (emission, daemon) = docker(conf, &System::running(QEMU, false));
         assert!(
             daemon.contains("10.0.2.2:5000") && daemon.contains("10.0.2.2:5001"),
             "{daemon}"
@@ -266,10 +269,10 @@ mod tests {
             emission.notes
         );
         for system in [
-            System::with(Some(QEMU), true),
-            System::with(Some(LAN), false),
-            System::with(Some(None), false),
-            System::with(None, false),
+            System::running(QEMU, true),
+            System::running(LAN, false),
+            System::running(None, false),
+            System::elsewhere(),
         ] {
             let (emission, daemon) = docker(conf, &system);
             assert!(daemon.contains("\"localhost:5000\""), "{daemon}");
@@ -287,9 +290,9 @@ mod tests {
     fn the_hosts_address_is_verified_where_it_is_another_machine() {
         let conf = "VDKR_DEFAULT_REGISTRY=10.0.2.2:5000/yocto\n";
         for (system, plain) in [
-            (System::with(Some(QEMU), false), true),
-            (System::with(Some(LAN), false), false),
-            (System::with(Some(None), false), false),
+            (System::running(QEMU, false), true),
+            (System::running(LAN, false), false),
+            (System::running(None, false), false),
         ] {
             let (_, daemon) = docker(conf, &system);
             assert_eq!(daemon.contains("10.0.2.2:5000"), plain, "{daemon}");
