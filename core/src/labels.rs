@@ -23,6 +23,9 @@ pub const CREATED: &str = "org.opencontainers.image.created";
 /// Version of the packaged software.
 pub const VERSION: &str = "org.opencontainers.image.version";
 
+/// The override that drops a label.
+const NONE: &str = "none";
+
 /// One value for each automatic label: as facts, what was found; as overrides, what the user set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelValues {
@@ -48,7 +51,8 @@ pub fn enabled(value: Option<&str>) -> bool {
 
 /// The labels to write, in a fixed order: the override where there is one, else the fact.
 ///
-/// The override `none` drops its label; an empty text counts as not given. Without `enabled` there are none.
+/// The override `none` drops its label ([`dropped_labels`]); an empty text counts as not given. Without
+/// `enabled` there are none.
 pub fn auto_labels(
     enabled: bool,
     facts: &LabelValues,
@@ -70,12 +74,27 @@ pub fn auto_labels(
     .into_iter()
     .filter_map(|(key, fact, set)| {
         let value = match given(set.as_deref()) {
-            Some("none") => return None,
+            Some(NONE) => return None,
             Some(set) => set,
             None => given(fact.as_deref())?,
         };
         Some((key.to_owned(), value.to_owned()))
     })
+    .collect()
+}
+
+/// The automatic labels that shall not be there, since their override is `none`: an image that has one
+/// loses it. Without `enabled` nothing is touched.
+pub fn dropped_labels(enabled: bool, overrides: &LabelValues) -> Vec<&'static str> {
+    [
+        (REVISION, &overrides.revision),
+        (REF_NAME, &overrides.ref_name),
+        (CREATED, &overrides.created),
+        (VERSION, &overrides.version),
+    ]
+    .into_iter()
+    .filter(|(_, set)| enabled && given(set.as_deref()) == Some(NONE))
+    .map(|(key, _)| key)
     .collect()
 }
 
@@ -121,6 +140,16 @@ pub fn relabel(config: &str, labels: &[(String, String)]) -> Result<Option<Strin
         if !same {
             text = json_text::set(&text, &path, &Value::from(value.as_str()))?;
         }
+    }
+    Ok((text != config).then_some(text))
+}
+
+/// An image configuration without these labels. Every other byte stays. `None` when it has none of them.
+pub fn unlabel(config: &str, names: &[&str]) -> Result<Option<String>, JsonTextError> {
+    let mut text = config.to_owned();
+    for name in names {
+        let path = [Step::Key("config"), Step::Key("Labels"), Step::Key(name)];
+        text = json_text::remove(&text, &path)?;
     }
     Ok((text != config).then_some(text))
 }
@@ -234,6 +263,32 @@ mod tests {
         assert!(relabel("[]", &pairs(&[("a", "b")])).is_err());
         assert!(relabel(r#"{"config":[]}"#, &pairs(&[("a", "b")])).is_err());
         assert_eq!(relabel("{}", &[]).unwrap(), None);
+    }
+
+    #[test]
+    fn none_takes_a_label_out() {
+        let overrides = LabelValues {
+            revision: Some(" none ".into()),
+            ref_name: Some("none".into()),
+            created: Some(String::new()),
+            version: Some("1".into()),
+        };
+        let dropped = dropped_labels(true, &overrides);
+        assert_eq!(dropped, [REVISION, REF_NAME]);
+        assert!(dropped_labels(false, &overrides).is_empty());
+        assert!(dropped_labels(true, &LabelValues::default()).is_empty());
+        let config = r#"{"os":"linux","config":{"Labels":{"org.opencontainers.image.revision":"a","b":"c"}},"zz":1.0}"#;
+        assert_eq!(
+            unlabel(config, &dropped).unwrap().unwrap(),
+            r#"{"os":"linux","config":{"Labels":{"b":"c"}},"zz":1.0}"#
+        );
+        for config in [
+            r#"{"os":"linux"}"#,
+            r#"{"config":null}"#,
+            r#"{"config":{"Labels":null}}"#,
+        ] {
+            assert_eq!(unlabel(config, &dropped).unwrap(), None, "{config}");
+        }
     }
 
     #[test]

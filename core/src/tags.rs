@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
+use crate::platform::Platform;
 use crate::reference::{DEFAULT_TAG, MAX_TAG, ReferenceError, check_tag};
 
 /// A way to make tags.
@@ -191,6 +192,27 @@ pub fn tags(strategies: &[Strategy], facts: &TagFacts) -> TagPlan {
     plan
 }
 
+/// The architecture of an image as tags spell it, which is Yocto's way (`x86_64`, `aarch64`). `target` is
+/// `TARGET_ARCH`: it counts where the image says nothing (an empty text), and as the build's own
+/// spelling of what the image says.
+pub fn arch_in_tags(image: &str, target: Option<&str>) -> Option<String> {
+    let target = known(target);
+    let Some(image) = known(Some(image)) else {
+        return target.map(str::to_owned);
+    };
+    let image = Platform::linux(image).architecture;
+    if let Some(target) = target
+        && Platform::from_target_arch(target).architecture == image
+    {
+        return Some(target.to_owned());
+    }
+    Some(match image.as_str() {
+        "amd64" => "x86_64".to_owned(),
+        "arm64" => "aarch64".to_owned(),
+        _ => image,
+    })
+}
+
 /// A tag that the user named and that is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{tag:?} is no legal tag: {error}")]
@@ -348,6 +370,26 @@ mod tests {
         }
         assert_eq!(sanitise_branch(""), None);
         assert_eq!(sanitise_branch(&"b".repeat(200)).unwrap().len(), MAX_TAG);
+    }
+
+    #[test]
+    fn the_images_own_architecture_decides() {
+        for (image, target, expected) in [
+            ("amd64", None, Some("x86_64")),
+            ("arm64", None, Some("aarch64")),
+            ("riscv64", None, Some("riscv64")),
+            ("arm64", Some("x86_64"), Some("aarch64")),
+            ("amd64", Some("x86_64"), Some("x86_64")),
+            ("386", Some("i686"), Some("i686")),
+            ("386", Some("x86_64"), Some("386")),
+            ("ppc64le", Some("powerpc64le"), Some("powerpc64le")),
+            ("", Some("x86_64"), Some("x86_64")),
+            ("", Some(" "), None),
+            ("", None, None),
+        ] {
+            let found = arch_in_tags(image, target);
+            assert_eq!(found.as_deref(), expected, "{image} {target:?}");
+        }
     }
 
     #[test]

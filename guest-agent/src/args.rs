@@ -26,22 +26,26 @@ vdkr-agent: runs containers inside a target, on behalf of a host program
 
 usage:
   vdkr-agent configure [--profile NAMES] [--registry HOST[:PORT][/NAMESPACE]] [--ca FILE]
-                       [--root DIR] [--diff]
+                       [--root DIR] [--no-translate] [--diff]
       make the registry of /etc/vdkr/registry.conf and its CA (/etc/vdkr/ca.crt) known to the
       container engines of this target (docker, podman, containerd, cri-o; those that are found)
       and to its trust store; what is there is kept and merged
-      --diff   show what would change and write nothing
+      --no-translate   keep localhost as it is; on a guest of QEMU's user network it becomes the
+                       address of the host, 10.0.2.2
+      --diff           show what would change and write nothing
   vdkr-agent configure --undo [--root DIR]
       take back what was configured
   vdkr-agent pull NAME... [--registry HOST[:PORT][/NAMESPACE]|none] [--ca FILE]
-                  [--platform OS/ARCH] [--state-dir DIR]
+                  [--authfile FILE] [--platform OS/ARCH] [--state-dir DIR]
       pull images, the configured registry first, Docker Hub only if it answers 404
+      --authfile FILE   logins, as docker and podman keep them, instead of those in root's
+                       .docker/config.json and /etc/containers/auth.json
   vdkr-agent run [OPTIONS] IMAGE [COMMAND [ARG]...]
       run a container, on the network of this machine unless --network none
       -d, --detach   let it run behind (the service keeps it); otherwise its status is returned
       -e, --env NAME=VALUE   -i, --interactive   --name NAME   --rm   --entrypoint PROGRAM
       -u, --user USER   -w, --workdir DIR   --network host|none   --pull missing|never
-      --registry and --ca as for pull; --state-dir DIR
+      --registry, --ca and --authfile as for pull; --state-dir DIR
   pull, run, status and serve take
       --engine native|docker|podman   whose store and whose containers: the agent's own (default),
                        or those of an engine of this target; VDKR_ENGINE in the file above
@@ -230,6 +234,7 @@ fn parse_configure<'a>(args: impl Iterator<Item = &'a str>) -> Result<ConfigureO
         match word {
             Word::Option("--diff") => options.diff = true,
             Word::Option("--undo") => options.undo = true,
+            Word::Option("--no-translate") => options.no_translate = true,
             Word::Option(name @ "--root") => options.root = words.value(name)?.into(),
             Word::Option(name @ "--ca") => options.ca = Some(words.value(name)?.into()),
             Word::Option(name @ "--registry") => {
@@ -249,7 +254,10 @@ fn parse_configure<'a>(args: impl Iterator<Item = &'a str>) -> Result<ConfigureO
             Word::Option(word) | Word::Plain(word) => return Err(words.unknown(word)),
         }
     }
-    let asks = options.registry.is_some() || options.ca.is_some() || !options.profiles.is_empty();
+    let asks = options.registry.is_some()
+        || options.ca.is_some()
+        || options.no_translate
+        || !options.profiles.is_empty();
     if options.undo && asks {
         return Err("--undo takes everything back; leave the other options out".to_owned());
     }
@@ -291,6 +299,7 @@ fn from<'a>(
     match name {
         "--registry" => from.registry = Some(words.value(name)?.to_owned()),
         "--ca" => from.ca = Some(words.value(name)?.into()),
+        "--authfile" => from.authfile = Some(words.value(name)?.into()),
         _ => return Ok(false),
     }
     Ok(true)
@@ -381,13 +390,16 @@ mod tests {
         assert_eq!(options.registry.as_deref(), Some("h:5000/x"));
         assert_eq!(options.ca, Some("/c".into()));
         assert!(options.diff && !options.undo);
-        let Mode::Pull(options) =
-            parse_words(5, "vdkr-agent pull a --state=/s b --platform linux/arm64").unwrap()
-        else {
+        let Mode::Pull(options) = parse_words(
+            5,
+            "vdkr-agent pull a --state=/s b --platform linux/arm64 --authfile=/l",
+        )
+        .unwrap() else {
             panic!("not pull");
         };
         assert_eq!(options.names, ["a", "b"]);
         assert_eq!(options.platform.as_deref(), Some("linux/arm64"));
+        assert_eq!(options.from.authfile, Some("/l".into()));
         assert_eq!(options.state, PathBuf::from("/s"));
         assert!(matches!(
             parse_words(5, "vdkr-agent status"),
@@ -413,6 +425,7 @@ mod tests {
             "vdkr-agent configure --diff=yes --undo",
             "vdkr-agent configure --profile lxc",
             "vdkr-agent configure --undo --ca /c",
+            "vdkr-agent configure --undo --no-translate",
             "vdkr-agent pull",
             "vdkr-agent pull --registry",
             "vdkr-agent pull a --force",

@@ -135,6 +135,19 @@ fn engines_that_are_there_learn_of_the_registry_and_its_ca() {
 }
 
 #[test]
+fn tools_of_podmans_files_are_configured_without_podman() {
+    for program in ["skopeo", "buildah"] {
+        let target = Target::with(&[program]);
+        target.write("etc/vdkr/registry.conf", "VDKR_DEFAULT_REGISTRY=lab:5000\n");
+        target.run("configure", &[], 0);
+        let drop = target.read("etc/containers/registries.conf.d/50-container-registry.conf");
+        assert!(drop.contains("lab:5000"), "{program}: {drop}");
+        let status = target.run("status", &[], 0);
+        assert!(status.contains("configured: podman"), "{status}");
+    }
+}
+
+#[test]
 fn an_insecure_registry_is_merged_into_what_engines_have() {
     let target = Target::with(&["dockerd"]);
     target.write(

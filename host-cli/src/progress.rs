@@ -176,7 +176,15 @@ impl Progress {
         }
     }
 
-    /// A sentence for the user, kept clear of the bars.
+    /// A sentence about what is under way, which whoever wants no progress need not hear.
+    pub fn step(&self, text: &str) {
+        if !matches!(self.0, Shown::None) {
+            self.note(text);
+        }
+    }
+
+    /// A sentence for the user, such as a warning or an error, kept clear of the bars. It is said
+    /// whatever is shown of the progress.
     pub fn note(&self, text: &str) {
         match &self.0 {
             Shown::Bars { all, .. } => {
@@ -191,8 +199,7 @@ impl Progress {
                     json!({"event": "note", "text": text}),
                 );
             }
-            Shown::Lines(_) => say(text),
-            Shown::None => {}
+            Shown::Lines(_) | Shown::None => say(text),
         }
     }
 }

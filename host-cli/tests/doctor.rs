@@ -62,6 +62,46 @@ fn doctor_knows_a_healthy_registry_from_a_missing_one() {
 }
 
 #[test]
+fn doctor_has_vdkr_ask_with_its_own_ca_and_login() {
+    let mut user = User::new();
+    user.set("CONTAINER_REGISTRY_SECURE", "1");
+    user.start();
+    let settings = |user: &User, more: &str| {
+        let text = format!("registry = \"{}/yocto\"\n{more}", user.host());
+        user.write(".config/vdkr/config.toml", &text);
+    };
+    let vdkr = |user: &User| find(&report(user, 0), "vdkr").clone();
+    let says = |check: &Value, member: &str, words: &str| {
+        assert!(check[member].as_str().unwrap().contains(words), "{check}");
+    };
+    settings(&user, "");
+    let distrusts = vdkr(&user);
+    assert_eq!(distrusts["verdict"], "warn", "{distrusts}");
+    let ca = user.storage().join("pki/ca.crt");
+    let line = format!("vdkr vconfig ca-cert {}", ca.display());
+    assert_eq!(distrusts["advice"], line.as_str());
+
+    settings(&user, &format!("ca-cert = \"{}\"\n", ca.display()));
+    let unknown = vdkr(&user);
+    assert_eq!(unknown["verdict"], "warn", "{unknown}");
+    says(&unknown, "found", "no login");
+    says(&unknown, "advice", "vdkr login -u yocto --password-stdin");
+
+    let password = fs::read_to_string(user.storage().join("auth/password")).unwrap();
+    let login = ["login", "-u", "yocto", "--password-stdin"];
+    status(&user.run_with_input(login, password.as_bytes()), 0);
+    let empty = vdkr(&user);
+    assert_eq!(empty["verdict"], "ok", "{empty}");
+    says(&empty, "found", "there is no image to fetch yet");
+    let layout = user.image("qemux86-64", "app");
+    status(
+        &user.run(["push", layout.to_str().unwrap(), "--tag", "v1"]),
+        0,
+    );
+    says(&vdkr(&user), "found", "yocto/app:v1");
+}
+
+#[test]
 fn doctor_looks_at_the_certificates_of_a_secure_registry() {
     let mut user = User::new();
     user.set("CONTAINER_REGISTRY_SECURE", "1");
@@ -192,4 +232,45 @@ fn progress_as_json_lines_is_versioned_and_tells_every_blob() {
         "v1",
     ]);
     assert_eq!(stderr(&none), "");
+}
+
+#[test]
+fn errors_and_warnings_are_said_however_progress_is_shown() {
+    let user = User::with_registry();
+    user.image("qemux86-64", "app");
+    rig::write_layout(
+        &user.path("deploy/qemux86-64/app-qemux86-64.rootfs-20260112143022-oci"),
+        "newer",
+    );
+    user.write("deploy/qemux86-64/bad-latest-oci/index.json", "torn");
+    let list = user.write(
+        "images.toml",
+        &format!("[[image]]\nsource = \"{}/no/such:1\"\n", user.host()),
+    );
+    let deploy = user.deploy_dir();
+    let push = ["push", "--deploy-dir-images", deploy.to_str().unwrap()];
+    let import = ["import", "--file", list.to_str().unwrap()];
+    for mode in ["auto", "tty", "plain", "jsonl", "none"] {
+        let said = |args: &[&str], code: i32| {
+            let output = user.run(["--progress", mode].iter().chain(args));
+            status(&output, code);
+            stderr(&output)
+        };
+        let pushed = said(&push, 7);
+        for words in ["error: bad (", "is an older build and is not pushed"] {
+            assert!(pushed.contains(words), "{mode}: {pushed}");
+        }
+        let imported = said(&import, 5);
+        assert!(imported.contains("error: "), "{mode}: {imported}");
+        assert_eq!(
+            imported.contains("Importing"),
+            mode != "none",
+            "{mode}: {imported}"
+        );
+        if mode == "jsonl" {
+            for line in pushed.lines().chain(imported.lines()) {
+                serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            }
+        }
+    }
 }

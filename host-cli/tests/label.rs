@@ -168,6 +168,30 @@ fn automatic_labels_are_the_same_every_time() {
 }
 
 #[test]
+fn none_takes_an_automatic_label_out_of_the_image() {
+    const VERSION: &str = "org.opencontainers.image.version";
+    let dir = TempDir::new().unwrap();
+    let layout = dir.path().join("app-latest-oci");
+    image(&layout, &[]);
+    let labelled = |args: &[&str]| -> Value {
+        let output = label(&layout, &[args, &["--json"]].concat());
+        serde_json::from_str(&expect(&output, 0)).unwrap()
+    };
+    let first = labelled(&["--version", "2.0.1"]);
+    assert_eq!(first["images"][0]["labels"][VERSION], "2.0.1");
+    // Without the automatic labels nobody asks for it to go.
+    let kept = labelled(&["--version", "none", "--no-auto", "-l", "a=b"]);
+    assert_eq!(kept["images"][0]["labels"][VERSION], "2.0.1");
+    let given = labelled(&["--version", "none", "-l", &format!("{VERSION}=mine")]);
+    assert_eq!(given["images"][0]["labels"][VERSION], "mine");
+    let dropped = labelled(&["--version", "none"]);
+    let labels = &dropped["images"][0]["labels"];
+    assert_eq!(labels[VERSION], Value::Null);
+    assert_eq!(labels["old"], "1");
+    assert_eq!(labelled(&["--version", "none"])["changed"], false);
+}
+
+#[test]
 fn nested_indexes_follow_and_what_others_refer_to_stays() {
     let dir = TempDir::new().unwrap();
     let layout = dir.path().join("app-multiarch-oci");

@@ -15,10 +15,10 @@ use crate::json_text::{self, Step};
 use crate::loopback;
 
 /// Where the packages of OpenEmbedded put the credentials of containers/image.
-pub(super) const CONTAINERS: &str = "/etc/containers/auth.json";
+pub const CONTAINERS: &str = "/etc/containers/auth.json";
 
 /// Docker's file in root's home directory.
-pub(super) fn docker_path(home: &str) -> String {
+pub fn docker_path(home: &str) -> String {
     format!("{}/.docker/config.json", home.trim_end_matches('/'))
 }
 

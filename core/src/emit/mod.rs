@@ -29,7 +29,7 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::logins::{Login, Logins, parse_logins};
+pub use self::logins::{CONTAINERS as CONTAINERS_LOGINS, Login, Logins, docker_path, parse_logins};
 pub use self::pem::certificates;
 use crate::candidates::{RegistryPrefix, Scheme};
 use crate::json_text::JsonTextError;

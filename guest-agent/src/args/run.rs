@@ -78,7 +78,7 @@ mod tests {
     fn options_end_with_the_image() {
         let options = read(
             "--rm -e A=1 --env=B=2 -u 7 -w /x --network none --name n --entrypoint= --pull never \
-             --registry h:1 --state-dir /s -i img -d --rm -- x",
+             --registry h:1 --authfile /l --state-dir /s -i img -d --rm -- x",
         )
         .unwrap();
         assert_eq!(options.image, "img");
@@ -87,6 +87,7 @@ mod tests {
         assert_eq!(options.entrypoint.as_deref(), Some(""));
         assert_eq!(options.network, Some(Network::None));
         assert_eq!(options.from.registry.as_deref(), Some("h:1"));
+        assert_eq!(options.from.authfile, Some("/l".into()));
         assert!(options.rm && options.interactive && options.no_pull && !options.detach);
     }
 

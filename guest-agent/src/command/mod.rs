@@ -1,6 +1,7 @@
 //! What a user of a full image types: one file per command. In the small VM nobody does.
 
 use std::{
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -8,19 +9,22 @@ use std::{
 use thiserror::Error;
 use vdkr_core::{
     candidates::RegistryPrefix,
-    channel::message::{Failure, RegistrySettings},
+    channel::message::{Failure, FailureCode},
     emit::MAX_FILE,
     loopback::DEFAULT_GATEWAY,
 };
 use vdkr_transfer::target::{RootFs, RootFsError, TargetError};
 
-use crate::store::ImageError;
+use crate::{boot::network::GATEWAY, store::ImageError};
 
 pub mod configure;
+mod from;
 pub mod local;
 pub mod pull;
 pub mod run;
 pub mod status;
+
+pub use from::PullFrom;
 
 /// The status of a container that could not be made, as docker has it.
 const NOT_CREATED: u8 = 125;
@@ -95,38 +99,18 @@ fn complain(error: CommandError) {
         CommandError::Refused(failure) => failure,
         _ => return,
     };
-    if let Some(hint) = failure.hint {
+    // The failure's own words are for a user of vdkr.
+    if failure.code == FailureCode::Denied {
+        eprintln!("give a login with --authfile FILE, or keep it in root's .docker/config.json");
+    } else if let Some(hint) = failure.hint {
         eprintln!("{hint}");
     }
 }
 
-/// Options of the commands that pull.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PullFrom {
-    /// The registry instead of the configured one; `none` asks no registry of our own.
-    pub registry: Option<String>,
-    /// Its CA instead of the configured one.
-    pub ca: Option<PathBuf>,
-}
-
-impl PullFrom {
-    /// The settings of a request; what is not said here is filled in by the agent that gets it.
-    fn settings(&self) -> Result<RegistrySettings, CommandError> {
-        let own = match self.registry.as_deref() {
-            None | Some("none") => None,
-            Some(text) => Some(registry(text)?.to_string()),
-        };
-        let ca_pem = self.ca.as_ref().map(given).transpose()?;
-        let secure = ca_pem.is_some();
-        Ok(RegistrySettings {
-            registry: own,
-            ca_pem,
-            secure,
-            gateway: DEFAULT_GATEWAY.to_owned(),
-            defaults: self.registry.as_deref() != Some("none"),
-            ..RegistrySettings::default()
-        })
-    }
+/// The address of the computer that this system is a guest of, by where its default route leads: in
+/// QEMU's user network that is known, and everywhere else there is none.
+fn host_address(route: Option<Ipv4Addr>) -> Option<&'static str> {
+    (route == Some(GATEWAY)).then_some(DEFAULT_GATEWAY)
 }
 
 /// Opens a root file system.

@@ -28,15 +28,17 @@ pub struct PullOptions {
 
 /// Pulls the images, one after the other, and prints the names that they have here.
 pub fn pull(options: &PullOptions) -> Result<(), CommandError> {
-    let settings = options.from.settings()?;
+    // What the options say wrongly is told before anything is pulled.
+    let settings = options.names.iter().map(|name| options.from.settings(name));
+    let settings = settings.collect::<Result<Vec<_>, _>>()?;
     local::within(
         &options.state,
         &options.engine,
         async |local: &mut Local| {
-            for name in &options.names {
+            for (name, settings) in options.names.iter().zip(settings) {
                 let request = Request::Pull(PullRequest {
                     reference: name.clone(),
-                    settings: settings.clone(),
+                    settings,
                     platform: options.platform.clone(),
                 });
                 match local.ask(&request, Terms::default()).await? {

@@ -98,7 +98,7 @@ pub fn run(options: &RunOptions) -> Result<u8, CommandError> {
         } else {
             PullPolicy::Missing
         },
-        settings: options.from.settings()?,
+        settings: options.from.settings(&options.image)?,
         ..RunRequest::default()
     });
     let terms = Terms {

@@ -7,7 +7,9 @@
 //! stopped, and the next one goes on from there.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
+    net::Ipv4Addr,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -24,6 +26,7 @@ use vdkr_transfer::{
 };
 
 use crate::{
+    boot::network,
     machine,
     store::{
         ImageError, NewImage, Store,
@@ -64,10 +67,24 @@ pub(crate) fn client(settings: &RegistrySettings) -> Result<Client, ImageError> 
 
 /// The client's settings on this machine.
 fn client_settings(settings: &RegistrySettings) -> Result<ClientConfig, ImageError> {
+    let settings = trusted(settings, network::gateway());
     Ok(ClientConfig {
         resolver: Some(Arc::new(Resolver::default())),
         user_agent: machine::SOFTWARE.replace(' ', "/"),
-        ..client_config(settings)?
+        ..client_config(&settings)?
+    })
+}
+
+/// The settings as a machine with this default route may trust them: the address that a host calls
+/// its own may do without TLS where the route leads there. Elsewhere it may be anybody's.
+fn trusted(settings: &RegistrySettings, route: Option<Ipv4Addr>) -> Cow<'_, RegistrySettings> {
+    let is_host = route.is_some_and(|route| settings.gateway == route.to_string());
+    if is_host || settings.gateway.is_empty() {
+        return Cow::Borrowed(settings);
+    }
+    Cow::Owned(RegistrySettings {
+        gateway: String::new(),
+        ..settings.clone()
     })
 }
 

@@ -103,7 +103,7 @@ impl News {
         match event {
             Event::Trying { reference } => {
                 self.progress
-                    .note(&format!("pulling {}", printable(reference)));
+                    .step(&format!("pulling {}", printable(reference)));
             }
             Event::Progress {
                 layer,

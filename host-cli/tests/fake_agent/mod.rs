@@ -14,13 +14,11 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
+    net::{UnixListener, UnixStream},
     sync::{Mutex as AsyncMutex, mpsc},
 };
 use vdkr_core::channel::{
-    Assembler, Decoder, Frame, Kind, Pipe, ReceiveWindow, SendWindow, SyncScanner, encode,
-    encode_data,
-    frame::{Credit, Resize, signal_from_payload},
+    Assembler, Decoder, Frame, Kind, Pipe, SyncScanner, encode_data,
     message::{
         ContainerReply, ContainerRequest, ContainerRow, ContainerState, Done, Event, Failure,
         FailureCode, GuestHello, ImageRow, Info, MachineState, Message as _, NeededLayers, Phase,
@@ -29,6 +27,10 @@ use vdkr_core::channel::{
     },
 };
 use vdkr_core::container::ports::{Protocol, Published};
+
+mod stream;
+
+use stream::Stream;
 
 /// An agent and what it was asked.
 #[derive(Clone, Default)]
@@ -57,22 +59,6 @@ pub(crate) struct FakeAgent {
     pub(crate) refuses: Arc<AtomicU64>,
     /// Whether it goes without an answer instead.
     pub(crate) drops: Arc<AtomicBool>,
-}
-
-type Writer = Arc<AsyncMutex<OwnedWriteHalf>>;
-
-/// One stream at the agent: what came for it.
-struct Stream {
-    number: u32,
-    frames: mpsc::UnboundedReceiver<Frame>,
-    writer: Writer,
-    windows: [SendWindow; 2],
-    input: ReceiveWindow,
-    stdin: Vec<u8>,
-    stdin_ended: bool,
-    signals: Vec<u8>,
-    sizes: Vec<(u16, u16)>,
-    cancelled: bool,
 }
 
 impl FakeAgent {
@@ -533,108 +519,4 @@ async fn run_container(stream: &mut Stream, run: &RunRequest) -> Option<Done> {
         }
     };
     Some(Ok(Reply::Ran { status }))
-}
-
-impl Stream {
-    fn new(number: u32, frames: mpsc::UnboundedReceiver<Frame>, writer: Writer) -> Self {
-        Self {
-            number,
-            frames,
-            writer,
-            windows: [SendWindow::new(); 2],
-            input: ReceiveWindow::new(),
-            stdin: Vec::new(),
-            stdin_ended: false,
-            signals: Vec::new(),
-            sizes: Vec::new(),
-            cancelled: false,
-        }
-    }
-
-    async fn write(&self, bytes: &[u8]) {
-        let _ = self.writer.lock().await.write_all(bytes).await;
-    }
-
-    async fn event(&self, event: &Event) {
-        let mut bytes = Vec::new();
-        event.encode(&mut bytes, self.number).unwrap();
-        self.write(&bytes).await;
-    }
-
-    async fn done(&self, done: &Done) {
-        let mut bytes = Vec::new();
-        done.encode(&mut bytes, self.number).unwrap();
-        self.write(&bytes).await;
-    }
-
-    /// Says that input was used.
-    async fn consumed(&mut self, bytes: usize) {
-        if let Some(bytes) = self.input.consumed(bytes) {
-            let mut frame = Vec::new();
-            let credit = Credit {
-                pipe: Pipe::Stdin,
-                bytes,
-            };
-            encode(&mut frame, Kind::Credit, self.number, &credit.to_payload()).unwrap();
-            self.write(&frame).await;
-        }
-    }
-
-    /// Sends output within the credit; `false` when the host cancelled.
-    async fn output(&mut self, pipe: Pipe, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() && !self.cancelled {
-            let window = &mut self.windows[usize::from(pipe == Pipe::Stderr)];
-            let (now, later) = bytes.split_at(window.reserve(bytes.len().min(32 * 1024)));
-            bytes = later;
-            if now.is_empty() {
-                if !self.wait().await {
-                    return false;
-                }
-                continue;
-            }
-            let mut frames = Vec::new();
-            encode_data(&mut frames, pipe, self.number, now);
-            self.write(&frames).await;
-            while let Ok(frame) = self.frames.try_recv() {
-                self.take(&frame);
-            }
-        }
-        !self.cancelled
-    }
-
-    /// Takes the next frame of the host; `false` when there will be none.
-    async fn wait(&mut self) -> bool {
-        let Some(frame) = self.frames.recv().await else {
-            return false;
-        };
-        self.take(&frame);
-        true
-    }
-
-    fn take(&mut self, frame: &Frame) {
-        match frame.kind {
-            Kind::Stdin => {
-                self.input
-                    .received(frame.payload.len())
-                    .expect("input within the credit");
-                self.stdin.extend(&frame.payload);
-            }
-            Kind::Eof => self.stdin_ended = true,
-            Kind::Credit => {
-                let credit = Credit::from_payload(&frame.payload).unwrap();
-                self.windows[usize::from(credit.pipe == Pipe::Stderr)]
-                    .grant(credit.bytes)
-                    .unwrap();
-            }
-            Kind::Signal => self
-                .signals
-                .push(signal_from_payload(&frame.payload).unwrap()),
-            Kind::Resize => {
-                let size = Resize::from_payload(&frame.payload).unwrap();
-                self.sizes.push((size.rows, size.cols));
-            }
-            Kind::Cancel => self.cancelled = true,
-            _ => {}
-        }
-    }
 }

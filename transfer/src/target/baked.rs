@@ -4,9 +4,10 @@ use vdkr_core::{
     channel::message::RegistryDefaults,
     credentials::{Credential, parse_docker_config},
     emit::{
-        MAX_FILE,
+        CONTAINERS_LOGINS, MAX_FILE, docker_path,
         vdkr::{CONF, RegistryConf, parse},
     },
+    reference::Host,
 };
 
 use super::{RootFs, TargetError, home, text};
@@ -47,20 +48,34 @@ impl Baked {
         Ok(Self { conf, ca: None })
     }
 
-    /// The login that root has at the registry in docker's file, as `bake --authfile` writes it.
+    /// The login that root has at the registry.
     fn credential(&self, root: &RootFs) -> Result<Credential, TargetError> {
         let Some(registry) = &self.conf.registry else {
             return Ok(Credential::Anonymous);
         };
-        let path = format!("{}/.docker/config.json", home(root)?.trim_end_matches('/'));
-        let Some(found) = root.read(&path, MAX_FILE)? else {
-            return Ok(Credential::Anonymous);
-        };
-        let namespace = registry.namespace().unwrap_or_default();
-        parse_docker_config(&found.bytes)
-            .and_then(|file| file.lookup(registry.host(), namespace))
-            .map_err(|error| content(&path, &error))
+        login(
+            root,
+            registry.host(),
+            registry.namespace().unwrap_or_default(),
+        )
     }
+}
+
+/// The login that root has for a repository of a registry: in docker's file, as `bake --authfile`
+/// writes it, else in the system's file of podman and CRI-O. An empty repository asks for the host.
+pub fn login(root: &RootFs, host: &Host, repository: &str) -> Result<Credential, TargetError> {
+    for path in [&docker_path(&home(root)?), CONTAINERS_LOGINS] {
+        let Some(found) = root.read(path, MAX_FILE)? else {
+            continue;
+        };
+        let credential = parse_docker_config(&found.bytes)
+            .and_then(|file| file.lookup(host, repository))
+            .map_err(|error| content(path, &error))?;
+        if credential != Credential::Anonymous {
+            return Ok(credential);
+        }
+    }
+    Ok(Credential::Anonymous)
 }
 
 /// Everything that requests without a registry of their own get.
@@ -129,5 +144,35 @@ mod tests {
         write("etc/vdkr/registry.conf", "VDKR_DEFAULT_REGISTRY=$(reboot)");
         let error = defaults(&root).unwrap_err().to_string();
         assert!(error.contains("registry.conf: line 1"), "{error}");
+    }
+    #[test]
+    fn a_login_is_for_its_host_and_dockers_file_comes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write(
+            "root/.docker/config.json",
+            r#"{"auths": {"ghcr.io": {"auth": "YTpi"}}}"#,
+        );
+        write(
+            "etc/containers/auth.json",
+            r#"{"auths": {"ghcr.io": {"auth": "YzpkCg=="}, "h:1/team": {"auth": "ZTpm"}}}"#,
+        );
+        let root = RootFs::open_to_read(dir.path()).unwrap();
+        for (host, repository, expected) in [
+            ("ghcr.io", "x/y", Some("a:b")),
+            ("h:1", "team/app", Some("e:f")),
+            ("h:1", "other/app", None),
+            ("h:2", "team/app", None),
+            ("docker.io", "library/app", None),
+        ] {
+            let host = Host::parse(host).unwrap();
+            let expected = expected.map(|pair| Credential::from_pair(pair).unwrap());
+            let found = login(&root, &host, repository).unwrap();
+            assert_eq!(found, expected.unwrap_or_default(), "{host}/{repository}");
+        }
     }
 }

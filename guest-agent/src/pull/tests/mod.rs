@@ -6,6 +6,7 @@ mod server;
 use std::{cell::RefCell, fs, io::Write, path::Path};
 
 use serde_json::json;
+use vdkr_core::reference::Host;
 use vdkr_core::{
     channel::message::{FailureCode, HostCredential, LogLevel, Mirror, Phase},
     credentials::{Credential, Secret},
@@ -16,7 +17,7 @@ use vdkr_core::{
     },
     platform::Platform,
 };
-use vdkr_transfer::pull::MAX_DEPTH;
+use vdkr_transfer::{Trust, pull::MAX_DEPTH};
 
 use super::*;
 
@@ -523,6 +524,23 @@ async fn credentials_go_to_their_registry() {
     };
     assert!(shown(&server));
     assert!(!shown(&other));
+}
+
+#[test]
+fn the_hosts_address_may_be_plain_where_the_route_leads_there() {
+    let settings = RegistrySettings {
+        gateway: "10.0.2.2".into(),
+        ..RegistrySettings::default()
+    };
+    let host = Host::parse("10.0.2.2:5000").unwrap();
+    for (route, expected) in [
+        (Some(Ipv4Addr::new(10, 0, 2, 2)), Trust::PlainOrTls),
+        (Some(Ipv4Addr::new(10, 0, 2, 1)), Trust::Tls),
+        (None, Trust::Tls),
+    ] {
+        let config = client_config(&trusted(&settings, route)).unwrap();
+        assert_eq!((config.trust)(&host), expected, "{route:?}");
+    }
 }
 
 fn store_is_empty(root: &Path) -> bool {

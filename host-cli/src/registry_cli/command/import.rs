@@ -193,7 +193,7 @@ impl<'a> Importer<'a> {
         let from_repository = Repository::new(host.clone(), source.repository())?;
         let to_repository = self.remote.repository(destination.repository())?;
         self.display
-            .note(&format!("Importing {source} to {destination}"));
+            .step(&format!("Importing {source} to {destination}"));
         let copier = Copier::new(CopyOptions {
             platforms: wanted.platforms.clone(),
             referrers: wanted.referrers,

@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::json;
 use vdkr_core::digest::Digest;
-use vdkr_core::labels::{CREATED, LabelValues, auto_labels, enabled, parse_label, relabel};
+use vdkr_core::json_text::JsonTextError;
+use vdkr_core::labels::{
+    CREATED, LabelValues, auto_labels, dropped_labels, enabled, parse_label, relabel, unlabel,
+};
 use vdkr_core::manifest::ImageConfig;
 use vdkr_transfer::layout::{Rewritten, rewrite_configs};
 
@@ -171,7 +174,12 @@ fn label(path: &Path, automatic: &Automatic, explicit: &[(String, String)]) -> R
                 labels.push((name.clone(), value.clone()));
             }
         }
-        relabel(text, &labels).map_err(|error| error.to_string())
+        let mut dropped = dropped_labels(automatic.enabled, &automatic.overrides);
+        dropped.retain(|name| !explicit.iter().any(|(given, _)| given == name));
+        let failed = |error: JsonTextError| error.to_string();
+        let without = unlabel(text, &dropped).map_err(failed)?;
+        let labelled = relabel(without.as_deref().unwrap_or(text), &labels).map_err(failed)?;
+        Ok(labelled.or(without))
     })?;
     if rewritten.images.is_empty() {
         return Err(anyhow!("it holds no image that could have labels")).exit(Exit::NotFound);

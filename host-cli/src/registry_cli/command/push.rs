@@ -1,5 +1,6 @@
 //! `push`: OCI images of the deploy directories, or of given paths, under tags of a strategy.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
@@ -24,7 +25,7 @@ use crate::registry_cli::auth;
 use crate::registry_cli::candidate::{Candidate, drop_stale};
 use crate::registry_cli::config::{Config, DeployRoots};
 use crate::registry_cli::deploy::{Form, FoundImage, find_images, image_at, piped_at};
-use crate::registry_cli::error::{WithExit as _, exit_of, words};
+use crate::registry_cli::error::{WithExit as _, exit_of, printable, words};
 use crate::registry_cli::index::add_to_tag;
 use crate::registry_cli::remote::Remote;
 use crate::registry_cli::tagging::Tagging;
@@ -100,6 +101,8 @@ pub async fn run(config: &Config, args: &PushArgs, progress: Mode) -> Result<Exi
         copier: &copier,
         tagging: &tagging,
     };
+    // Of builds for several machines the same is said once.
+    let mut warned = BTreeSet::new();
     // In order, however they end: the output of two runs can be compared.
     let mut groups = stream::iter(by_name(candidates))
         .map(|group| pushing.group(group))
@@ -108,6 +111,12 @@ pub async fn run(config: &Config, args: &PushArgs, progress: Mode) -> Result<Exi
         for (candidate, outcome) in group {
             match outcome {
                 Ok(pushed) => {
+                    for warning in &pushed.warnings {
+                        let said = format!("warning: {}: {warning}", candidate.image.name);
+                        if warned.insert(said.clone()) {
+                            display.note(&printable(&said));
+                        }
+                    }
                     if let Some(note) = unused_tags(&candidate, &pushed) {
                         display.note(&note);
                     }
@@ -334,6 +343,8 @@ struct Pushed {
     repository: String,
     entries: Vec<Descriptor>,
     tags: Vec<Moved>,
+    /// What its tags could not be made of.
+    warnings: Vec<String>,
 }
 
 /// A tag that was moved.
@@ -372,9 +383,11 @@ impl Pushing<'_> {
             stream::iter(contents).buffered(PARALLEL).collect().await;
         // A tag, its entries so far, and the images that brought them.
         let mut tags: Vec<(String, Vec<Descriptor>, Vec<usize>)> = Vec::new();
-        for (at, pushed) in done.iter().enumerate() {
+        for (at, pushed) in done.iter_mut().enumerate() {
             let Ok(pushed) = pushed else { continue };
-            for tag in self.tagging.for_image(&pushed.entries) {
+            let plan = self.tagging.for_image(&pushed.entries);
+            pushed.warnings = plan.warnings;
+            for tag in plan.tags {
                 let known = tags.iter().position(|(known, ..)| *known == tag);
                 let known = known.unwrap_or_else(|| {
                     tags.push((tag, Vec::new(), Vec::new()));
@@ -448,6 +461,7 @@ impl Pushing<'_> {
             repository: repository.name().to_owned(),
             entries,
             tags: Vec::new(),
+            warnings: Vec::new(),
         })
     }
 }
@@ -465,7 +479,7 @@ pub fn sink(display: &Arc<Display>) -> Progress {
             display.finished(digest.as_str(), &format!("{outcome:?}").to_lowercase());
         }
         ProgressEvent::Retrying { digest, reason } => {
-            display.note(&format!("{}: {reason}; trying again", digest.short()));
+            display.step(&format!("{}: {reason}; trying again", digest.short()));
         }
         _ => {}
     })

@@ -123,7 +123,7 @@ pub const KEYS: &[Key] = &[
         "target_arch",
         "TARGET_ARCH",
         None,
-        "the architecture for the strategy arch",
+        "the architecture for the strategy arch, of images that do not say their own",
     ),
     key(
         "deploy_dir_images",

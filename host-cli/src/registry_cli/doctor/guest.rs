@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::Check;
+use super::{Ask, Check, vdkr};
 use crate::registry_cli::config::Config;
 use crate::registry_cli::listen;
 use crate::vdkr::args::Global;
@@ -11,7 +11,7 @@ use crate::vm::accel::{Circumstances, Verdicts, kvm_usable};
 use crate::vm::locate::emulator;
 use crate::vm::qemu::{Accel, Board};
 
-pub(super) fn checks(config: &Config) -> Result<Vec<Check>> {
+pub(super) async fn checks(config: &Config, ask: &Ask) -> Result<Vec<Check>> {
     let mut checks = vec![gateway(config)?];
     let settings = match Settings::resolve(Global::default(), &Surroundings::real()) {
         Ok(settings) => settings,
@@ -24,7 +24,7 @@ pub(super) fn checks(config: &Config) -> Result<Vec<Check>> {
             return Ok(checks);
         }
     };
-    checks.push(registry_of_vdkr(config, settings.value("registry").0)?);
+    checks.push(vdkr::check(config, &settings, ask).await?);
     let arch = settings.arch;
     let program = emulator(arch);
     let image = settings.start.search.locate(arch);
@@ -76,7 +76,7 @@ pub(super) fn checks(config: &Config) -> Result<Vec<Check>> {
 fn gateway(config: &Config) -> Result<Check> {
     let host = config.registry()?.host().clone();
     if !host.is_loopback() {
-        let found = format!("reaches {host} through this machine's network");
+        let found = format!("reaches {host} through this machine's network (not tried in one)");
         return Ok(Check::ok("guest", found));
     }
     let (addresses, port) = listen::addresses(config)?;
@@ -86,7 +86,9 @@ fn gateway(config: &Config) -> Result<Check> {
     if reachable {
         return Ok(Check::ok(
             "guest",
-            format!("reaches {host} as 10.0.2.2:{port}"),
+            format!(
+                "{host} listens where a guest reaches it, as 10.0.2.2:{port} (not tried in one)"
+            ),
         ));
     }
     Ok(Check::fail(
@@ -96,30 +98,6 @@ fn gateway(config: &Config) -> Result<Check> {
         ),
         "add 127.0.0.1 to CONTAINER_REGISTRY_LISTEN",
     ))
-}
-
-fn registry_of_vdkr(config: &Config, set: &str) -> Result<Check> {
-    let registry = config.registry()?;
-    let wanted = match registry.namespace() {
-        Some(namespace) => format!("{}/{namespace}", registry.host()),
-        None => registry.host().to_string(),
-    };
-    let bare = set.split_once("://").map_or(set, |(_, rest)| rest);
-    Ok(if bare.trim_end_matches('/') == wanted {
-        Check::ok("vdkr", format!("pulls from {set} first"))
-    } else if set.is_empty() || set == "none" {
-        Check::warn(
-            "vdkr",
-            "has no registry set: names without a host are Docker Hub's",
-            format!("set it with: vdkr vconfig registry {wanted}"),
-        )
-    } else {
-        Check::warn(
-            "vdkr",
-            format!("pulls from {set} first, not from {wanted}"),
-            format!("if that is not meant: vdkr vconfig registry {wanted}"),
-        )
-    })
 }
 
 #[cfg(test)]
@@ -143,23 +121,5 @@ mod tests {
         assert_eq!(gateway(&open).unwrap().verdict, Verdict::Ok);
         let lan = config(&[("CONTAINER_REGISTRY_LISTEN", "192.168.7.1")]);
         assert_eq!(gateway(&lan).unwrap().verdict, Verdict::Fail);
-    }
-
-    #[test]
-    fn vdkr_should_know_this_registry() {
-        let config = config(&[]);
-        for (set, verdict) in [
-            ("localhost:5000/yocto", Verdict::Ok),
-            ("http://localhost:5000/yocto/", Verdict::Ok),
-            ("", Verdict::Warn),
-            ("none", Verdict::Warn),
-            ("localhost:5001/yocto", Verdict::Warn),
-        ] {
-            assert_eq!(
-                registry_of_vdkr(&config, set).unwrap().verdict,
-                verdict,
-                "{set}"
-            );
-        }
     }
 }

@@ -1,12 +1,13 @@
 //! What `doctor` looks at: the server, the machine, the other clients, and the guest.
 //!
-//! Nothing is changed: files are read, the registry is asked a few questions, and the other clients are
-//! made to ask one.
+//! Nothing is changed: files are read, the registry is asked a few questions, and the other clients, vdkr
+//! among them, are made to ask one.
 
 mod certificate;
 mod clients;
 mod guest;
 mod server;
+mod vdkr;
 
 use std::path::PathBuf;
 
@@ -117,6 +118,6 @@ pub async fn examine(config: &Config) -> Result<Vec<Check>> {
     let (mut checks, ask) = server::checks(config).await?;
     checks.extend(certificate::checks(config)?);
     checks.extend(clients::checks(config, &Places::real(), &ask).await?);
-    checks.extend(guest::checks(config)?);
+    checks.extend(guest::checks(config, &ask).await?);
     Ok(checks)
 }

@@ -41,18 +41,18 @@ pub(super) async fn checks(config: &Config, places: &Places, ask: &Ask) -> Resul
 }
 
 /// What the clients are judged against.
-struct Registry {
-    host: Host,
+pub(super) struct Registry {
+    pub(super) host: Host,
     /// Its authority, in secure mode.
-    ca: Option<std::path::PathBuf>,
+    pub(super) ca: Option<std::path::PathBuf>,
     /// It speaks plain HTTP.
-    plain: bool,
+    pub(super) plain: bool,
     /// How its own user logs in, in secure mode.
-    own_login: Option<String>,
+    pub(super) own_login: Option<String>,
 }
 
 impl Registry {
-    fn of(config: &Config) -> Result<Self> {
+    pub(super) fn of(config: &Config) -> Result<Self> {
         let host = config.registry()?.host().clone();
         let secure = Mode::in_use(config)?.is_secure();
         let password = secure::password_file(config);
@@ -119,7 +119,7 @@ async fn examine(client: &Client, registry: &Registry, places: &Places, ask: &As
 }
 
 /// What the files say, where nothing could be tried.
-fn untried(why: Check, reason: &str) -> Check {
+pub(super) fn untried(why: Check, reason: &str) -> Check {
     Check {
         found: format!("{} (by its files; not tried: {reason})", why.found),
         ..why

@@ -1,8 +1,5 @@
 //! Commands about containers: one file each.
 
-use std::{io, sync::Arc};
-
-use tokio::sync::Semaphore;
 use vdkr_core::{
     channel::message::{ContainerReply, ContainerRequest, ContainerRow, Reply, Request},
     container::signal,
@@ -15,8 +12,7 @@ use crate::{
     vdkr::{
         container_args::ContainerCommand,
         error::{Error, Result},
-        granted,
-        session::{Session, interruptible, with_session},
+        session::{Session, with_session},
         settings::Settings,
         words::say,
     },
@@ -28,18 +24,21 @@ pub mod cp;
 pub mod diff;
 pub mod exec;
 pub mod export;
+pub mod kill;
 pub mod logs;
+pub mod pause;
 pub mod prune;
 pub mod ps;
 pub mod receive;
+pub mod rename;
 pub mod restart;
+pub mod rm;
 pub mod start;
 pub mod stats;
+pub mod stop;
 pub mod top;
+pub mod unpause;
 pub mod wait;
-
-/// Requests of one command that are under way at once at most.
-const AT_ONCE: usize = 16;
 
 /// Does what a command about containers says.
 pub async fn run(settings: &Settings, command: ContainerCommand) -> Result<u8> {
@@ -50,69 +49,18 @@ pub async fn run(settings: &Settings, command: ContainerCommand) -> Result<u8> {
         ContainerCommand::Diff(args) => diff::run(settings, &args).await,
         ContainerCommand::Exec(args) => exec::run(settings, args).await,
         ContainerCommand::Export(args) => export::run(settings, &args).await,
-        ContainerCommand::Kill(args) => {
-            let signal = read_signal(&args.signal)?;
-            each(settings, "vdkr kill", &args.containers, |name| {
-                ContainerRequest::Kill { name, signal }
-            })
-            .await
-        }
+        ContainerCommand::Kill(args) => kill::run(settings, &args).await,
         ContainerCommand::Logs(args) => logs::run(settings, &args).await,
-        ContainerCommand::Pause(args) => {
-            each(settings, "vdkr pause", &args.containers, |name| {
-                ContainerRequest::Pause { name }
-            })
-            .await
-        }
+        ContainerCommand::Pause(args) => pause::run(settings, &args).await,
         ContainerCommand::Ps(args) => ps::run(settings, &args).await,
-        ContainerCommand::Rename(args) => {
-            with_session(settings, "vdkr rename", async |session| {
-                let request = ContainerRequest::Rename {
-                    name: args.container.clone(),
-                    new_name: args.new_name.clone(),
-                };
-                ask(session, request).await
-            })
-            .await?;
-            Ok(0)
-        }
+        ContainerCommand::Rename(args) => rename::run(settings, &args).await,
         ContainerCommand::Restart(args) => restart::run(settings, &args).await,
-        ContainerCommand::Rm(args) => {
-            let outcomes = with_session(settings, "vdkr rm", async |session| {
-                let outcomes =
-                    each_of(session, &args.containers, |name| ContainerRequest::Remove {
-                        name,
-                        force: args.force,
-                        volumes: args.volumes,
-                    })
-                    .await?;
-                granted::forget_gone(session, settings).await?;
-                Ok(outcomes)
-            });
-            let outcomes = outcomes.await?.into_iter();
-            Ok(Exit::of_several(outcomes.map(|outcome| outcome.of_removal(args.force))).code())
-        }
+        ContainerCommand::Rm(args) => rm::run(settings, &args).await,
         ContainerCommand::Start(args) => start::run(settings, &args).await,
         ContainerCommand::Stats(args) => stats::run(settings, &args).await,
-        ContainerCommand::Stop(args) => {
-            let signal = args.signal.as_deref().map(read_signal).transpose()?;
-            let outcomes = with_session(settings, "vdkr stop", async |session| {
-                each_at_once(session, &args.containers, |name| ContainerRequest::Stop {
-                    name,
-                    timeout: args.time,
-                    signal,
-                })
-                .await
-            });
-            Ok(Exit::of_several(outcomes.await?).code())
-        }
+        ContainerCommand::Stop(args) => stop::run(settings, &args).await,
         ContainerCommand::Top(args) => top::run(settings, &args).await,
-        ContainerCommand::Unpause(args) => {
-            each(settings, "vdkr unpause", &args.containers, |name| {
-                ContainerRequest::Unpause { name }
-            })
-            .await
-        }
+        ContainerCommand::Unpause(args) => unpause::run(settings, &args).await,
         ContainerCommand::Wait(args) => wait::run(settings, &args).await,
     }
 }
@@ -144,37 +92,6 @@ async fn each_of(
     for name in names {
         let asked = ask(session, request(name.clone())).await;
         outcomes.push(outcome(asked)?);
-        if outcomes.last() == Some(&Exit::Done) {
-            out!("{name}");
-        }
-    }
-    Ok(outcomes)
-}
-
-/// As [`each_of`], without waiting for one before the next is asked: what takes its time, takes it
-/// once. The names are printed in their order.
-async fn each_at_once(
-    session: &mut Session,
-    names: &[String],
-    request: impl Fn(String) -> ContainerRequest,
-) -> Result<Vec<Exit>> {
-    let turns = Arc::new(Semaphore::new(AT_ONCE));
-    let mut asked = Vec::new();
-    for name in names {
-        let (connection, turns) = (session.connection.clone(), Arc::clone(&turns));
-        let request = Request::Container(request(name.clone()));
-        asked.push(tokio::spawn(async move {
-            // Never closed.
-            let _turn = turns.acquire().await;
-            connection.ask(&request).await
-        }));
-    }
-    let mut outcomes = Vec::new();
-    for (name, asked) in names.iter().zip(asked) {
-        let done =
-            interruptible(async { asked.await.map_err(io::Error::other).map_err(Error::from) });
-        let reply = session.answer(done.await?).await;
-        outcomes.push(outcome(reply.and_then(expect_done))?);
         if outcomes.last() == Some(&Exit::Done) {
             out!("{name}");
         }
