@@ -7,13 +7,11 @@ use super::{
     prune::{confirm, images, tell, tell_removed},
     wrong_reply,
 };
-use crate::{
-    vdkr::{
-        error::{Error, Result},
-        image_args::SystemPruneArgs,
-        session::{interruptible, with_session},
-        settings::Settings,
-    },
+use crate::vdkr::{
+    error::{Error, Result},
+    image_args::SystemPruneArgs,
+    session::{interruptible, with_session},
+    settings::Settings,
 };
 
 /// Asks unless told not to, and removes.

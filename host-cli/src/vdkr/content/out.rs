@@ -44,9 +44,7 @@ impl Out {
     /// What is written to; clones go on where the others stopped.
     pub fn writer(&self) -> io::Result<Writer> {
         match self {
-            Self::File(draft, path) => {
-                Ok(Writer::File(draft.as_file().try_clone()?, path.clone()))
-            }
+            Self::File(draft, path) => Ok(Writer::File(draft.as_file().try_clone()?, path.clone())),
             Self::Stdout => Ok(Writer::Stdout(io::stdout())),
         }
     }
@@ -124,6 +122,9 @@ mod tests {
         let error = writer.write_all(b"bytes").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         let words = error.to_string();
-        assert!(words.starts_with("cannot write /tmp/image.tar: No space left"), "{words}");
+        assert!(
+            words.starts_with("cannot write /tmp/image.tar: No space left"),
+            "{words}"
+        );
     }
 }

@@ -4,16 +4,17 @@ use jiff::Timestamp;
 use vdkr_core::channel::message::{ContainerRequest, ContainerRow, ContainerState};
 
 use super::{ask, list};
-use crate::{
-    vdkr::{
-        command::{images::Filter, prune::{confirm, tell_removed}},
-        container_args::ContainerPruneArgs,
-        error::{Error, Result},
-        granted,
-        session::{Session, interruptible, with_session},
-        settings::Settings,
-        words::say,
+use crate::vdkr::{
+    command::{
+        images::Filter,
+        prune::{confirm, tell_removed},
     },
+    container_args::ContainerPruneArgs,
+    error::{Error, Result},
+    granted,
+    session::{Session, interruptible, with_session},
+    settings::Settings,
+    words::say,
 };
 
 /// Asks unless told not to, and removes.
