@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     exit::Exit,
-    share::Shares,
+    share::{Shares, Source},
     vm::{
         channel::{ChannelError, Connection},
         forward::{Forwards, Owner},
@@ -406,7 +406,7 @@ impl Session {
     /// the mount outlives this command when a container does.
     pub async fn share(
         &mut self,
-        path: &Path,
+        source: Source,
         read_only: bool,
         name: Option<String>,
     ) -> Result<String> {
@@ -417,11 +417,11 @@ impl Session {
                 .get_or_insert_with(|| Shares::new(connection.clone()))
                 .clone();
             let shared =
-                interruptible(async { Ok(shares.share(path, read_only, name).await) }).await?;
+                interruptible(async { Ok(shares.share(source, read_only, name).await) }).await?;
             return Ok(shared.map_err(Failure::from)?);
         }
-        let Some(path) = path.to_str() else {
-            let shown = path.display();
+        let Some(path) = source.path().to_str() else {
+            let shown = source.path().display();
             return Err(Error::usage(format!("{shown} is not valid UTF-8 text")));
         };
         let request = Request::Share {

@@ -92,7 +92,7 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
                 verb.word(),
             )?;
         }
-        let mut mounts = volumes::share(session, &mounts).await?;
+        let mut mounts = volumes::share(session, mounts).await?;
         volumes_from::add(session, settings, &options.volumes_from, &mut mounts).await?;
         let mut request = RunRequest {
             image: registry::translate_name(&options.image),
