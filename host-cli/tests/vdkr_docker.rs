@@ -400,3 +400,38 @@ fn the_image_of_a_running_container_is_not_removed_by_its_id() {
     status(&user.run(&["rmi", "-f", &"0b".repeat(6)]), 0);
     assert_eq!(user.requests().iter().filter(|r| removes(r)).count(), 2);
 }
+/// What `run` would take decides, not what the name would mean without the registry.
+#[test]
+fn exposed_ports_are_those_of_the_image_that_runs() {
+    let user = User::with_agent();
+    *user.agent.layers.lock().unwrap() = Some(100);
+    let id = format!("sha256:{}", "0e".repeat(32));
+    user.agent.needed.lock().unwrap().id.clone_from(&id);
+    let args = [
+        "--registry",
+        "localhost:5000/yocto",
+        "run",
+        "-P",
+        "img",
+        "exit",
+        "0",
+    ];
+    status(&user.run(&args), 0);
+    let inspects: Vec<_> = user
+        .requests()
+        .into_iter()
+        .filter(|request| matches!(request, Request::Inspect { .. }))
+        .collect();
+    assert_eq!(inspects, [Request::Inspect { names: vec![id] }]);
+}
+
+#[test]
+fn every_tag_of_a_registry_that_is_down() {
+    let user = User::with_agent();
+    // Nobody listens there.
+    let output = user.run(&["--registry", "127.0.0.1:9/ns", "pull", "-a", "base"]);
+    status(&output, 3);
+    let words = stderr(&output);
+    assert!(words.contains("--no-registry"), "{words}");
+}
+

@@ -50,6 +50,8 @@ pub(crate) struct FakeAgent {
     /// How often it says which layers it has, before it says nothing of them any more; none when it
     /// does not know of layers.
     pub(crate) layers: Arc<Mutex<Option<u64>>>,
+    /// What it says of them.
+    pub(crate) needed: Arc<Mutex<NeededLayers>>,
     /// What is told of its machine, as if a monitor stood before it.
     pub(crate) machine: Arc<Mutex<MachineState>>,
     /// How many requests it turns away, as a monitor does that stops its machine, or drops with the
@@ -171,7 +173,7 @@ impl FakeAgent {
                     while !stream.cancelled && stream.wait().await {}
                     return;
                 }
-                Ok(Reply::Layers(NeededLayers::default()))
+                Ok(Reply::Layers(self.needed.lock().unwrap().clone()))
             }
             Request::Pull(pull) => pull_image(&mut stream, &pull.reference).await,
             Request::Run(run) => {
