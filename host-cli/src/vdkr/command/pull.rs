@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use vdkr_core::{
-    candidates::pull_candidates,
+    candidates::{Source, pull_candidates},
     channel::message::{PullRequest, Pulled, Reply, Request},
     credentials::Credential,
     reference::{Host, Reference},
 };
-use vdkr_transfer::{Repository, TransferError};
+use vdkr_transfer::{Repository, TransferError, pull::ImageError};
 
 use super::wrong_reply;
 use crate::{
@@ -121,7 +121,19 @@ async fn all_tags(settings: &Settings, names: &[String]) -> Result<Vec<String>> 
                     break;
                 }
                 Err(TransferError::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
+                // With the words of a pull, which say how to do without the configured registry.
+                Err(error) => {
+                    return Err(ImageError::Pull {
+                        reference: host.without_tag().to_string(),
+                        unknown: Vec::new(),
+                        source: Box::new(error),
+                        registry: prefix
+                            .as_ref()
+                            .filter(|_| candidate.source == Source::Registry)
+                            .map(ToString::to_string),
+                    }
+                    .into());
+                }
             }
         }
         let Some((repository, tags)) = found else {

@@ -9,7 +9,7 @@ use vdkr_core::{
         RegistrySettings, Reply, Request,
     },
     digest::Digest,
-    loopback::{LOCAL_HOST, from_gateway, reference_from_gateway},
+    loopback::reference_from_gateway,
     manifest::ImageConfig,
     reference::Reference,
 };
@@ -28,6 +28,7 @@ use crate::vdkr::{
     value::parse_room,
 };
 
+    registry::as_seen_here,
 /// Layers that one image may bring as disks: with those of other images they must find room on one
 /// controller.
 const MAX_LAYERS: usize = 64;
@@ -239,24 +240,6 @@ fn admission(cache: &Cache, remote: &Remote, image: &Image) -> Result<AdmitReque
 /// computer.
 fn client(settings: &RegistrySettings) -> Result<Client, ImageError> {
     connect(client_config(&as_seen_here(settings))?)
-}
-
-fn as_seen_here(settings: &RegistrySettings) -> RegistrySettings {
-    let here = |text: &String| from_gateway(text, &settings.gateway);
-    let mut seen = settings.clone();
-    seen.registry = settings.registry.as_ref().map(here);
-    seen.insecure = settings.insecure.iter().map(here).collect();
-    for mirror in &mut seen.mirrors {
-        mirror.host = here(&mirror.host);
-        mirror.endpoints = mirror.endpoints.iter().map(here).collect();
-    }
-    for credential in &mut seen.credentials {
-        credential.host = here(&credential.host);
-    }
-    if !settings.gateway.is_empty() {
-        LOCAL_HOST.clone_into(&mut seen.gateway);
-    }
-    seen
 }
 
 #[cfg(test)]
