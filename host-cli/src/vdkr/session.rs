@@ -3,7 +3,7 @@
 
 mod ignored;
 
-use std::{env, future::Future, path::Path, time::Duration};
+use std::{collections::BTreeSet, env, future::Future, path::Path, sync::Once, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -14,7 +14,7 @@ use vdkr_core::channel::message::{
     DiskRequest, Done, Failure, FailureCode, Publication, PublishRequest, RegistrySettings, Reply,
     Request,
 };
-use vdkr_core::loopback::DEFAULT_GATEWAY;
+use vdkr_core::{digest::Digest, loopback::DEFAULT_GATEWAY};
 
 use super::{
     command::{memres, wrong_reply},
@@ -60,6 +60,11 @@ pub struct Session {
     target: bool,
     /// The model of the machine's processors, where it is known.
     cpu: Option<String>,
+    /// The machine takes disks of this computer while it runs.
+    takes_disks: bool,
+    told_of_disks: Once,
+    /// Layers that this session has given to a machine whose state nobody keeps.
+    given: BTreeSet<Digest>,
     shares: Option<Shares>,
     stages: Stages,
     timing: Timing,
@@ -127,6 +132,9 @@ impl Session {
                 machine: None,
                 target: true,
                 cpu: None,
+                takes_disks: false,
+                told_of_disks: Once::new(),
+                given: BTreeSet::new(),
                 shares: None,
                 stages,
                 timing,
@@ -207,6 +215,9 @@ impl Session {
         Self {
             _watch: Watch::over(connection.clone(), Whose::Own),
             connection,
+            takes_disks: qemu.takes_disks(),
+            told_of_disks: Once::new(),
+            given: BTreeSet::new(),
             machine: Some(Own {
                 qemu,
                 forwards: Forwards::default(),
@@ -243,6 +254,13 @@ impl Session {
             connection,
             machine: None,
             target: false,
+            // An older monitor does not say, and answers when it is asked to attach one.
+            takes_disks: running
+                .as_ref()
+                .and_then(|running| running.hot_disks)
+                .unwrap_or(true),
+            told_of_disks: Once::new(),
+            given: BTreeSet::new(),
             cpu: running.map(|running| running.cpu),
             shares: None,
             stages,
@@ -254,6 +272,21 @@ impl Session {
     /// The model of the processors that run containers, where it is known.
     pub fn cpu(&self) -> Option<&str> {
         self.cpu.as_deref()
+    }
+
+    /// Whether the machine takes disks of this computer, as far as is known: one that does not has to
+    /// pull and unpack by itself. Who wants to know is told so, once.
+    pub fn takes_disks(&self, verbose: bool) -> bool {
+        if verbose && !self.takes_disks && !self.target {
+            self.told_of_disks.call_once(|| {
+                say(
+                    "images are pulled and unpacked in the machine: it takes no disks of this \
+                     computer, since its kernel was given with --kernel or --initrd, or its image \
+                     is older than this program",
+                );
+            });
+        }
+        self.takes_disks
     }
 
     /// Whether the agent is that of a board or a full image, which takes no disks and no ports.
@@ -481,6 +514,16 @@ impl Session {
     }
 
     /// Ends a stage of the command.
+    /// Layers that this session has given to a machine without state.
+    pub fn given(&self) -> &BTreeSet<Digest> {
+        &self.given
+    }
+
+    /// Notes that this session gives layers to a machine without state.
+    pub fn gives(&mut self, layers: &BTreeSet<Digest>) {
+        self.given.extend(layers.iter().cloned());
+    }
+
     pub fn mark(&mut self, stage: &str) {
         self.stages.mark(stage);
     }

@@ -18,17 +18,22 @@ use vdkr_transfer::{
     pull::{Image, ImageError, LayerStore, Question, Remote, client_config, connect, fetch},
 };
 
-use super::{Cache, cache, collect, hand_over::attach, note_use, repair, users::layers_of};
+use super::{
+    Cache, cache, collect,
+    hand_over::{attach, note_given},
+    repair,
+    users::layers_of,
+};
 use crate::vdkr::{
     command::wrong_reply,
     error::{Error, Result},
     news::News,
+    registry::as_seen_here,
     session::{Session, stoppable},
     settings::{Settings, StatePlace},
     value::parse_room,
 };
 
-    registry::as_seen_here,
 /// Layers that one image may bring as disks: with those of other images they must find room on one
 /// controller.
 const MAX_LAYERS: usize = 64;
@@ -191,9 +196,7 @@ pub(super) async fn hand_in(
         Err(error) if error.is_unsupported() => return Ok(Some(error.to_string())),
         Err(error) => return Err(error),
     }
-    if let StatePlace::Directory(dir) = &settings.state {
-        note_use(cache, dir, layers)?;
-    }
+    note_given(cache, session, settings, layers)?;
     Ok(None)
 }
 
