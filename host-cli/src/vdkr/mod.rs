@@ -162,7 +162,7 @@ async fn dispatch(mut cli: Cli) -> Result<u8> {
         },
         Command::Tag(args) => command::tag::run(&settings, &args).await,
         Command::Vimport(args) => command::vimport::run(&settings, &args).await,
-        Command::Vconfig(args) => command::vconfig::run(&settings, &args),
+        Command::Vconfig(args) => command::vconfig::run(&settings, &args).await,
         Command::Memres { command } => command::memres::run(&settings, &command).await,
         Command::Port(args) => command::port::run(&settings, &args).await,
         Command::Vstorage { command } => command::vstorage::run(&settings, &command).await,

@@ -1,7 +1,7 @@
 //! A connection to an agent for one command: to a machine that is kept running, or to one that is
 //! started for the command and stopped after it.
 
-mod ignored;
+pub mod ignored;
 
 use std::{collections::BTreeSet, env, future::Future, path::Path, sync::Once, time::Duration};
 
@@ -244,9 +244,9 @@ impl Session {
             .state_dir
             .as_deref()
             .and_then(Description::read);
-        for option in ignored::options(settings, running.as_ref()) {
+        for given in ignored::by_command(settings, running.as_ref()) {
             say(&format!(
-                "{option} has no effect on the machine that is running; it holds after: vdkr memres restart"
+                "{given} has no effect on the machine that is running; it holds after: vdkr memres restart"
             ));
         }
         Self {
@@ -434,9 +434,10 @@ impl Session {
         }
     }
 
-    /// Serves a path to the machine, by a name that it had before when there is one, and gives the
-    /// name of its mount there. A machine that is kept is served by the one who keeps it, so that
-    /// the mount outlives this command when a container does.
+    /// Serves what was opened to the machine, by a name that it had before when there is one, and
+    /// gives the name of its mount there. A machine that is kept is served by the one who keeps it,
+    /// so that the mount outlives this command when a container does; that one opens the path again,
+    /// and follows no link.
     pub async fn share(
         &mut self,
         source: Source,
@@ -513,7 +514,6 @@ impl Session {
         told.with_hint(format!("its last words:\n{}", words.join("\n")))
     }
 
-    /// Ends a stage of the command.
     /// Layers that this session has given to a machine without state.
     pub fn given(&self) -> &BTreeSet<Digest> {
         &self.given
@@ -524,6 +524,7 @@ impl Session {
         self.given.extend(layers.iter().cloned());
     }
 
+    /// Ends a stage of the command.
     pub fn mark(&mut self, stage: &str) {
         self.stages.mark(stage);
     }
