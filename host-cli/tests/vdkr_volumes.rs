@@ -176,3 +176,15 @@ fn a_start_gives_no_path_that_a_link_has_come_to_lead_elsewhere() {
     status(&user.run(&["start", "old"]), 0);
     assert_eq!(shares(&user), 2);
 }
+
+#[test]
+fn names_from_a_machine_are_one_line_of_text() {
+    let user = User::with_agent();
+    let name = "x\u{1b}[2J\nvdkr: y";
+    let output = user.run(&["rmi", name]);
+    assert!(
+        stdout(&output).starts_with("Untagged: docker.io/library/x[2Jvdkr: y:latest\nDeleted: "),
+        "{}",
+        stdout(&output)
+    );
+}

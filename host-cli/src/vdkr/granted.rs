@@ -156,7 +156,8 @@ impl Granted {
     }
 }
 
-fn is_id(id: &str) -> bool {
+/// Whether a text is a container's id in full.
+pub fn is_id(id: &str) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     id.len() == ID && id.bytes().all(is_digit)
 }
@@ -267,8 +268,8 @@ mod tests {
                 share: "00ff00ff".into(),
                 path: "/some/where".into(),
                 read_only: true,
-            }],
                 mark: None,
+            }],
         }
     }
 
@@ -284,7 +285,6 @@ mod tests {
         assert!(Granted::read(dir.path(), &id).is_err());
     }
 
-    #[test]
     #[test]
     fn a_path_is_given_again_unless_a_link_leads_elsewhere() {
         let home = tempfile::tempdir().unwrap();
@@ -323,6 +323,7 @@ mod tests {
         assert!(again().is_ok());
     }
 
+    #[test]
     fn an_id_from_the_machine_leads_nowhere_else() {
         let dir = tempfile::tempdir().unwrap();
         let long = "a".repeat(65);

@@ -404,7 +404,10 @@ async fn pull_image(stream: &mut Stream, reference: &str) -> Done {
         })
         .await;
     for done in [0, 50, 100] {
-        let (layer, total) = ("sha256:0123456789abcdef".into(), Some(100));
+        let (layer, total) = (
+            format!("sha256:{}", "0123456789abcdef".repeat(4)),
+            Some(100),
+        );
         stream
             .event(&Event::Progress {
                 layer,
@@ -443,7 +446,7 @@ async fn run_container(stream: &mut Stream, run: &RunRequest) -> Option<Done> {
     }
     let started = Event::Started {
         pid: 7,
-        container: "c".into(),
+        container: "c".repeat(64),
     };
     stream.event(&started).await;
     let args: Vec<&str> = run.args.iter().map(String::as_str).collect();

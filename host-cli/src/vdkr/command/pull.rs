@@ -14,7 +14,8 @@ use vdkr_transfer::{Repository, TransferError, pull::ImageError};
 use super::wrong_reply;
 use crate::{
     exit::Exit,
-    out,
+    out_line,
+    output::plain,
     progress::Mode,
     vdkr::{
         error::{Error, Result},
@@ -63,9 +64,9 @@ pub async fn run(settings: &Settings, args: &PullArgs) -> Result<u8> {
             match pull(session, settings, request, &mut news).await {
                 Ok(pulled) => {
                     if mode != Mode::None {
-                        eprintln!("Digest: {}", pulled.digest);
+                        eprintln!("Digest: {}", plain(&pulled.digest));
                     }
-                    out!("{}", pulled.name);
+                    out_line!("{}", pulled.name);
                     outcomes.push(Exit::Done);
                 }
                 // Alone, it is the command's own error.

@@ -13,13 +13,14 @@ use vdkr_core::{
 
 use super::{memres, wrong_reply};
 use crate::{
+    exit::Exit,
     out,
     progress::Mode,
     vdkr::{
         attach::{FAILED, Terms, ask, attach},
         environment,
         error::{Error, Result},
-        granted::Granted,
+        granted::{Granted, is_id},
         layers,
         news::News,
         platform,
@@ -197,7 +198,10 @@ async fn begin(
 ) -> Result<u8> {
     match ask(session, request, &mut news).await? {
         Reply::Container(ContainerReply::Created { id }) => {
-            let id: String = id.chars().filter(char::is_ascii_hexdigit).collect();
+            if !is_id(&id) {
+                let message = "the machine's agent gives the container an id that is none";
+                return Err(Error::new(Exit::Failed, message));
+            }
             if published {
                 session.adopt_ports(&id).await?;
             }

@@ -11,7 +11,7 @@ use vdkr_core::{
 use super::{memres, wrong_reply};
 use crate::{
     exit::Exit,
-    out,
+    out_line,
     vdkr::{
         container_args::ContainerCommand,
         error::{Error, Result},
@@ -145,7 +145,7 @@ async fn each_of(
         let asked = ask(session, request(name.clone())).await;
         outcomes.push(outcome(asked)?);
         if outcomes.last() == Some(&Exit::Done) {
-            out!("{name}");
+            out_line!("{name}");
         }
     }
     Ok(outcomes)
@@ -176,7 +176,7 @@ async fn each_at_once(
         let reply = session.answer(done.await?).await;
         outcomes.push(outcome(reply.and_then(expect_done))?);
         if outcomes.last() == Some(&Exit::Done) {
-            out!("{name}");
+            out_line!("{name}");
         }
     }
     Ok(outcomes)
