@@ -318,6 +318,39 @@ fn the_earlier_programs_files_are_read() {
 }
 
 #[test]
+fn the_earlier_programs_architecture_and_variables() {
+    let user = User::new();
+    let dir = user.home.path().join(".config/vdkr");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("arch"), "aarch64\n").unwrap();
+    let arch = |variables: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_vdkr"));
+        command
+            .env_clear()
+            .env("HOME", user.home.path())
+            .envs(variables.iter().copied())
+            .args(["vconfig", "arch"]);
+        let output = command.output().unwrap();
+        status(&output, 0);
+        (stdout(&output), stderr(&output))
+    };
+    let (value, words) = arch(&[]);
+    assert_eq!(value, "aarch64\n");
+    assert!(words.contains("earlier vdkr"), "{words}");
+    fs::write(dir.join("config"), "arch=x86_64\n").unwrap();
+    assert_eq!(arch(&[]).0, "x86_64\n");
+    assert_eq!(arch(&[("VDKR_ARCH", "aarch64")]).0, "aarch64\n");
+    fs::write(dir.join("config.toml"), "").unwrap();
+    let set = [
+        ("VCONTAINER_CA_DIR", "/x"),
+        ("VCONTAINER_HYPERVISOR", "qemu"),
+    ];
+    let (_, words) = arch(&set);
+    assert_eq!(words.lines().count(), 1, "{words}");
+    assert!(words.contains("VCONTAINER_CA_DIR") && words.contains("--ca-cert"));
+}
+
+#[test]
 fn a_user_without_a_password_is_told_so() {
     let user = User::with_agent();
     let output = user.run(&["--registry", "r:1", "--registry-user", "u", "pull", "x"]);
@@ -379,27 +412,6 @@ fn a_name_means_the_same_image_to_every_command() {
     assert_eq!(user.requests().pop(), Some(asked));
 }
 
-#[test]
-fn the_image_of_a_running_container_is_not_removed_by_its_id() {
-    let user = User::with_agent();
-    let id = "0a".repeat(6);
-    let output = user.run(&["rmi", "-f", &id]);
-    status(&output, 1);
-    let words = stderr(&output);
-    assert!(
-        words.contains(
-            "conflict: unable to delete 0a0a0a0a0a0a (cannot be forced) - image is being used by \
-             running container aaaaaaaaaaaa"
-        ),
-        "{words}"
-    );
-    let removes = |request: &Request| matches!(request, Request::Remove { .. });
-    assert!(!user.requests().iter().any(removes));
-    // By its name it loses that; another image goes.
-    status(&user.run(&["rmi", "-f", "container-base"]), 0);
-    status(&user.run(&["rmi", "-f", &"0b".repeat(6)]), 0);
-    assert_eq!(user.requests().iter().filter(|r| removes(r)).count(), 2);
-}
 /// What `run` would take decides, not what the name would mean without the registry.
 #[test]
 fn exposed_ports_are_those_of_the_image_that_runs() {
@@ -435,3 +447,24 @@ fn every_tag_of_a_registry_that_is_down() {
     assert!(words.contains("--no-registry"), "{words}");
 }
 
+#[test]
+fn the_image_of_a_running_container_is_not_removed_by_its_id() {
+    let user = User::with_agent();
+    let id = "0a".repeat(6);
+    let output = user.run(&["rmi", "-f", &id]);
+    status(&output, 1);
+    let words = stderr(&output);
+    assert!(
+        words.contains(
+            "conflict: unable to delete 0a0a0a0a0a0a (cannot be forced) - image is being used by \
+             running container aaaaaaaaaaaa"
+        ),
+        "{words}"
+    );
+    let removes = |request: &Request| matches!(request, Request::Remove { .. });
+    assert!(!user.requests().iter().any(removes));
+    // By its name it loses that; another image goes.
+    status(&user.run(&["rmi", "-f", "container-base"]), 0);
+    status(&user.run(&["rmi", "-f", &"0b".repeat(6)]), 0);
+    assert_eq!(user.requests().iter().filter(|r| removes(r)).count(), 2);
+}

@@ -118,6 +118,9 @@ async fn dispatch(mut cli: Cli) -> Result<u8> {
     if let Ok(Some(notice)) = settings.as_ref().map(|settings| settings.config.notice()) {
         say(&notice);
     }
+    for word in old::of_variables(outside.variable) {
+        say(&word);
+    }
     match command {
         Command::Run { words }
         | Command::Container {
