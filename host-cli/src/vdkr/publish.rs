@@ -39,6 +39,14 @@ pub async fn wanted(
     Ok(ports)
 }
 
+/// Why ports cannot be had on a target.
+pub fn no_ports() -> Error {
+    Error::usage("ports are published by the machine that vdkr starts, not by a target").with_hint(
+        "a container on a target has the target's network: leave -p out, and reach it at the \
+         target's own address",
+    )
+}
+
 /// Opens ports, and writes into `sandbox` where they lead.
 pub async fn publish(
     session: &mut Session,

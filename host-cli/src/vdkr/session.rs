@@ -2,14 +2,11 @@
 //! started for the command and stopped after it.
 
 pub mod ignored;
+mod interrupt;
 
-use std::{collections::BTreeSet, env, future::Future, path::Path, sync::Once, time::Duration};
+use std::{collections::BTreeSet, env, path::Path, sync::Once, time::Duration};
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::timeout,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 use vdkr_core::channel::message::{
     DiskRequest, Done, Failure, FailureCode, Publication, PublishRequest, RegistrySettings, Reply,
     Request,
@@ -20,6 +17,7 @@ use super::{
     command::{memres, wrong_reply},
     error::{Error, Result},
     health::{self, Watch, Whose},
+    publish::no_ports,
     settings::{Settings, StatePlace},
     state::{self, Lock, Wait},
     words::{asking, say},
@@ -39,14 +37,14 @@ use crate::{
     },
 };
 
+pub use interrupt::{interruptible, stoppable};
+
 /// How long a command waits for another one that uses the same disk.
 pub const LOCK_PATIENCE: Duration = Duration::from_mins(1);
 /// How long the agent may take to end what runs and write everything down.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(15);
 /// How long an emulator whose agent has gone may take to end too.
 const ENDING_PATIENCE: Duration = Duration::from_secs(1);
-/// How long work that was told to stop may take to end.
-const CLEANING_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the machine may take to go when nothing is left to be written.
 const POWER_OFF_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -572,14 +570,6 @@ pub fn tell_of_the_last(dir: &Path) {
     }
 }
 
-/// Why ports cannot be had on a target.
-pub fn no_ports() -> Error {
-    Error::usage("ports are published by the machine that vdkr starts, not by a target").with_hint(
-        "a container on a target has the target's network: leave -p out, and reach it at the \
-         target's own address",
-    )
-}
-
 /// What concerns a machine of this program makes no sense with a target.
 pub fn no_machine(settings: &Settings, what: &str) -> Result<()> {
     match &settings.target {
@@ -589,36 +579,6 @@ pub fn no_machine(settings: &Settings, what: &str) -> Result<()> {
         ))
         .with_hint("for that machine add: --target none")),
     }
-}
-
-/// Does something unless a signal asks to end it; then the work is dropped where it stands.
-pub async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::select! {
-        result = work => result,
-        _ = interrupt.recv() => Err(Error::interrupted(SignalKind::interrupt())),
-        _ = terminate.recv() => Err(Error::interrupted(SignalKind::terminate())),
-        _ = hangup.recv() => Err(Error::interrupted(SignalKind::hangup())),
-    }
-}
-
-/// Does something unless a signal asks to end it; then `stop` is cancelled, and the work ends by itself
-/// and cleans up.
-pub async fn stoppable<T>(
-    stop: &CancellationToken,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    tokio::pin!(work);
-    let result = interruptible(work.as_mut()).await;
-    if let Err(error) = &result
-        && error.signalled().is_some()
-    {
-        stop.cancel();
-        let _ = timeout(CLEANING_PATIENCE, work).await;
-    }
-    result
 }
 
 /// Opens a session, does the work of a command on it, and closes it whatever came of that.
