@@ -3,13 +3,17 @@
 //! In this order:
 //!
 //! 1. an id of 12 digits or more: the image whose id starts so, never a name;
-//! 2. the name as it is written, in its normal form (`alpine` is `docker.io/library/alpine:latest`);
-//! 3. the name under the configured registry;
+//! 2. a name without a host under the configured registry, as a pull has it;
+//! 3. the name as it is written, in its normal form (`alpine` is `docker.io/library/alpine:latest`);
 //! 4. the same with the other name of this computer's registry: `localhost` and the machine's gateway;
 //! 5. the only stored name that ends in it, and the only image whose id starts with it.
 //!
 //! What may mean more than one image by the last rule means none: nothing is chosen, and above all
 //! nothing removed, by a guess.
+//!
+//! A command that gets what is not there (`run`, `create`) does without stored names that merely end in
+//! the name when a registry is configured: that registry is asked, and nobody else's image runs in place
+//! of its own ([`find_to_run`]).
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -72,12 +76,33 @@ pub fn find_stored<'a>(
     gateway: Option<&str>,
     shelf: &Shelf<'a>,
 ) -> Result<Meant<'a>, NotMeant> {
-    let here = find_here(text, registry, shelf);
+    find(text, registry, gateway, shelf, true)
+}
+
+/// As [`find_stored`], for a command that pulls what it does not find.
+pub fn find_to_run<'a>(
+    text: &str,
+    registry: Option<&RegistryPrefix>,
+    gateway: Option<&str>,
+    shelf: &Shelf<'a>,
+) -> Result<Meant<'a>, NotMeant> {
+    find(text, registry, gateway, shelf, registry.is_none())
+}
+
+/// With `endings`, a stored name may merely end in the text.
+fn find<'a>(
+    text: &str,
+    registry: Option<&RegistryPrefix>,
+    gateway: Option<&str>,
+    shelf: &Shelf<'a>,
+    endings: bool,
+) -> Result<Meant<'a>, NotMeant> {
+    let here = find_here(text, registry, shelf, endings);
     if here != Err(NotMeant::Nothing) {
         return here;
     }
     let other = gateway.and_then(|gateway| other_side(text, gateway));
-    let found = other.and_then(|other| find_here(&other, registry, shelf).ok());
+    let found = other.and_then(|other| find_here(&other, registry, shelf, endings).ok());
     found.ok_or(NotMeant::Nothing)
 }
 
@@ -85,6 +110,7 @@ fn find_here<'a>(
     text: &str,
     registry: Option<&RegistryPrefix>,
     shelf: &Shelf<'a>,
+    endings: bool,
 ) -> Result<Meant<'a>, NotMeant> {
     let names: Vec<&str> = shelf.names.iter().map(|(name, _)| *name).collect();
     let by_id = || ids_of(text, shelf);
@@ -97,12 +123,15 @@ fn find_here<'a>(
             if is_said(text, registry, name) {
                 return Ok(meant);
             }
+            if !endings {
+                return only(&by_id());
+            }
             let others = by_id().into_iter().filter(|other| other.id() != id);
             let all: Vec<_> = core::iter::once(meant).chain(others).collect();
             only(&all)
         }
-        LocalMatch::Ambiguous(names) => Err(NotMeant::Several(names)),
-        LocalMatch::None => only(&by_id()),
+        LocalMatch::Ambiguous(names) if endings => Err(NotMeant::Several(names)),
+        LocalMatch::Ambiguous(_) | LocalMatch::None => only(&by_id()),
     }
 }
 
@@ -201,9 +230,12 @@ mod tests {
         }
     }
 
+    fn prefix(registry: &str) -> Option<RegistryPrefix> {
+        (!registry.is_empty()).then(|| RegistryPrefix::parse(registry).unwrap())
+    }
+
     fn find(text: &str, registry: &str) -> Result<Meant<'static>, NotMeant> {
-        let registry = (!registry.is_empty()).then(|| RegistryPrefix::parse(registry).unwrap());
-        find_stored(text, registry.as_ref(), Some("10.0.2.2"), &shelf())
+        find_stored(text, prefix(registry).as_ref(), Some("10.0.2.2"), &shelf())
     }
 
     #[test]
@@ -215,11 +247,21 @@ mod tests {
             (&APP[7..19], "", Ok(Meant::Id(APP))),
             ("sha256:cafe", "", Ok(Meant::Id(APP))),
             ("0123456789ab", "", Err(NotMeant::Nothing)),
-            // As it is written, then under the registry, which comes before other endings.
+            // Under the registry, then as it is written, which come before other endings.
             ("alpine", "", name("docker.io/library/alpine:latest", TOOL)),
             (
                 "alpine",
-                "localhost:5000/yocto",
+                "10.0.2.2:5000/yocto",
+                name("10.0.2.2:5000/yocto/alpine:latest", APP),
+            ),
+            (
+                "alpine",
+                "h.x",
+                name("docker.io/library/alpine:latest", TOOL),
+            ),
+            (
+                "docker.io/alpine",
+                "10.0.2.2:5000/yocto",
                 name("docker.io/library/alpine:latest", TOOL),
             ),
             ("tool", "h.x", name("h.x/tool:latest", TOOL)),
@@ -249,6 +291,40 @@ mod tests {
             ("cab", "h.z", name("h.z/cab:latest", APP)),
         ] {
             assert_eq!(find(text, registry), expected, "{text} under {registry:?}");
+        }
+    }
+
+    #[test]
+    fn no_other_registry_has_what_runs() {
+        let run = |text: &str, registry: &str| {
+            find_to_run(text, prefix(registry).as_ref(), Some("10.0.2.2"), &shelf())
+        };
+        let name = |name: &'static str, id: &'static str| Ok(Meant::Name { name, id });
+        for (text, registry, expected) in [
+            // The registry is asked, whoever else has an image that is called so.
+            ("same", "h.q", Err(NotMeant::Nothing)),
+            ("tool", "h.q", Err(NotMeant::Nothing)),
+            ("cafe", "h.q", Ok(Meant::Id(APP))),
+            ("cab", "h.q", Ok(Meant::Id(TOOL))),
+            ("tool", "h.x", name("h.x/tool:latest", TOOL)),
+            (
+                "alpine",
+                "10.0.2.2:5000/yocto",
+                name("10.0.2.2:5000/yocto/alpine:latest", APP),
+            ),
+            // What says where it is, is there.
+            ("h.z/same", "h.q", name("h.z/same:latest", APP)),
+            (
+                "localhost:5000/yocto/app",
+                "h.q",
+                name("10.0.2.2:5000/yocto/app:latest", APP),
+            ),
+            (&TOOL[7..19], "h.q", Ok(Meant::Id(TOOL))),
+        ] {
+            assert_eq!(run(text, registry), expected, "{text} under {registry:?}");
+        }
+        for text in ["same", "app", "given:1", "tool", "cab", "cab1", "x"] {
+            assert_eq!(run(text, ""), find(text, ""), "{text}");
         }
     }
 

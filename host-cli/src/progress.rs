@@ -11,6 +11,7 @@ mod tally;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io::{IsTerminal as _, Write as _, stderr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ use self::tally::{Bytes, Span, Tally, Word};
 const JSON_VERSION: u32 = 1;
 /// Shortest time between two `progress` events of one item.
 const JSON_PAUSE: Duration = Duration::from_millis(500);
+/// How often bars are drawn again.
+const TICK: Duration = Duration::from_millis(200);
 /// How often the watcher looks.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -49,12 +52,18 @@ pub struct Progress(Shown);
 
 #[derive(Debug)]
 enum Shown {
-    Bars {
-        all: MultiProgress,
-        bars: Mutex<HashMap<String, ProgressBar>>,
-    },
+    Bars(Arc<Bars>),
     Lines(Arc<Lines>),
     None,
+}
+
+/// A bar for each item.
+#[derive(Debug)]
+struct Bars {
+    all: MultiProgress,
+    under_way: Mutex<HashMap<String, ProgressBar>>,
+    /// Whether the thread is there that keeps rates and remaining times up to date.
+    ticking: AtomicBool,
 }
 
 /// Lines for people or programs.
@@ -83,10 +92,11 @@ impl Progress {
             other => other,
         };
         Self(match mode {
-            Mode::Tty => Shown::Bars {
+            Mode::Tty => Shown::Bars(Arc::new(Bars {
                 all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
-                bars: Mutex::default(),
-            },
+                under_way: Mutex::default(),
+                ticking: AtomicBool::new(false),
+            })),
             Mode::Plain | Mode::Auto => Shown::Lines(Lines::new(false)),
             Mode::Jsonl => Shown::Lines(Lines::new(true)),
             Mode::None => Shown::None,
@@ -108,16 +118,16 @@ impl Progress {
     /// An item begins; `total` is its size in bytes.
     pub fn started(&self, key: &str, label: &str, total: u64) {
         match &self.0 {
-            Shown::Bars { all, bars } => {
+            Shown::Bars(bars) => {
                 let style = ProgressStyle::with_template(
                     "{prefix:.cyan} {msg:10} {bar:24} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} {eta:>4}",
                 )
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
-                let bar = all.add(ProgressBar::new(total).with_style(style));
+                let bar = bars.all.add(ProgressBar::new(total).with_style(style));
                 bar.set_prefix(short(key).to_owned());
                 bar.set_message(label.to_owned());
-                bar.enable_steady_tick(Duration::from_millis(200));
-                locked(bars).insert(key.to_owned(), bar);
+                locked(&bars.under_way).insert(key.to_owned(), bar);
+                bars.tick();
             }
             Shown::Lines(lines) => {
                 let mut seen = locked(&lines.state);
@@ -133,8 +143,8 @@ impl Progress {
     /// `done` bytes of the item are through.
     pub fn advanced(&self, key: &str, done: u64) {
         match &self.0 {
-            Shown::Bars { bars, .. } => {
-                if let Some(bar) = locked(bars).get(key) {
+            Shown::Bars(bars) => {
+                if let Some(bar) = locked(&bars.under_way).get(key) {
                     bar.set_position(done);
                 }
             }
@@ -155,12 +165,13 @@ impl Progress {
     /// The item is done; `outcome` says how ("uploaded", "present").
     pub fn finished(&self, key: &str, outcome: &str) {
         match &self.0 {
-            Shown::Bars { all, bars } => {
-                if let Some(bar) = locked(bars).remove(key) {
+            Shown::Bars(bars) => {
+                let ended = locked(&bars.under_way).remove(key);
+                if let Some(bar) = ended {
                     bar.finish_and_clear();
-                    all.remove(&bar);
+                    bars.all.remove(&bar);
                 }
-                let _ = all.println(format!("{} {outcome}", short(key)));
+                let _ = bars.all.println(format!("{} {outcome}", short(key)));
             }
             Shown::Lines(lines) => {
                 let mut seen = locked(&lines.state);
@@ -187,9 +198,9 @@ impl Progress {
     /// whatever is shown of the progress.
     pub fn note(&self, text: &str) {
         match &self.0 {
-            Shown::Bars { all, .. } => {
+            Shown::Bars(bars) => {
                 // Bars that stderr cannot show do not swallow what must be read.
-                if all.is_hidden() || all.println(text).is_err() {
+                if bars.all.is_hidden() || bars.all.println(text).is_err() {
                     say(text);
                 }
             }
@@ -227,6 +238,27 @@ fn summary(outcomes: &BTreeMap<String, usize>, elapsed: Duration) -> Option<Stri
         .map(|(outcome, count)| format!("{count} {outcome}"))
         .collect();
     Some(format!("{} in {}", parts.join(", "), Span(elapsed)))
+}
+
+impl Bars {
+    /// Starts the one thread that draws bars again whose items stand still; it ends with the display.
+    fn tick(self: &Arc<Self>) {
+        if self.ticking.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let shown: Weak<Self> = Arc::downgrade(self);
+        let ticker = move || {
+            while let Some(bars) = shown.upgrade() {
+                locked(&bars.under_way).values().for_each(ProgressBar::tick);
+                drop(bars);
+                std::thread::sleep(TICK);
+            }
+        };
+        // Without the thread a bar is drawn when its item moves.
+        let _ = std::thread::Builder::new()
+            .name("bars".to_owned())
+            .spawn(ticker);
+    }
 }
 
 impl Lines {
@@ -399,10 +431,23 @@ mod tests {
         progress.advanced("a", 5);
         progress.advanced("unknown", 5);
         progress.finished("a", "uploaded");
-        let Shown::Bars { bars, .. } = &progress.0 else {
+        let Shown::Bars(bars) = &progress.0 else {
             panic!("bars were asked for")
         };
-        assert!(bars.lock().unwrap().is_empty());
+        assert!(bars.under_way.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn many_bars_take_one_thread() {
+        let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+        let progress = Progress::new(Mode::Tty);
+        let before = threads();
+        for number in 0..200 {
+            progress.started(&format!("item {number}"), "layer", 10);
+        }
+        // Other tests have threads of their own.
+        let after = threads();
+        assert!(after < before + 100, "{before} threads became {after}");
     }
 
     #[test]

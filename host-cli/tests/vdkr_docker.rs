@@ -318,6 +318,39 @@ fn the_earlier_programs_files_are_read() {
 }
 
 #[test]
+fn the_earlier_programs_architecture_and_variables() {
+    let user = User::new();
+    let dir = user.home.path().join(".config/vdkr");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("arch"), "aarch64\n").unwrap();
+    let arch = |variables: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_vdkr"));
+        command
+            .env_clear()
+            .env("HOME", user.home.path())
+            .envs(variables.iter().copied())
+            .args(["vconfig", "arch"]);
+        let output = command.output().unwrap();
+        status(&output, 0);
+        (stdout(&output), stderr(&output))
+    };
+    let (value, words) = arch(&[]);
+    assert_eq!(value, "aarch64\n");
+    assert!(words.contains("earlier vdkr"), "{words}");
+    fs::write(dir.join("config"), "arch=x86_64\n").unwrap();
+    assert_eq!(arch(&[]).0, "x86_64\n");
+    assert_eq!(arch(&[("VDKR_ARCH", "aarch64")]).0, "aarch64\n");
+    fs::write(dir.join("config.toml"), "").unwrap();
+    let set = [
+        ("VCONTAINER_CA_DIR", "/x"),
+        ("VCONTAINER_HYPERVISOR", "qemu"),
+    ];
+    let (_, words) = arch(&set);
+    assert_eq!(words.lines().count(), 1, "{words}");
+    assert!(words.contains("VCONTAINER_CA_DIR") && words.contains("--ca-cert"));
+}
+
+#[test]
 fn a_user_without_a_password_is_told_so() {
     let user = User::with_agent();
     let output = user.run(&["--registry", "r:1", "--registry-user", "u", "pull", "x"]);
@@ -377,6 +410,41 @@ fn a_name_means_the_same_image_to_every_command() {
         names: vec!["container-base".to_owned()],
     };
     assert_eq!(user.requests().pop(), Some(asked));
+}
+
+/// What `run` would take decides, not what the name would mean without the registry.
+#[test]
+fn exposed_ports_are_those_of_the_image_that_runs() {
+    let user = User::with_agent();
+    *user.agent.layers.lock().unwrap() = Some(100);
+    let id = format!("sha256:{}", "0e".repeat(32));
+    user.agent.needed.lock().unwrap().id.clone_from(&id);
+    let args = [
+        "--registry",
+        "localhost:5000/yocto",
+        "run",
+        "-P",
+        "img",
+        "exit",
+        "0",
+    ];
+    status(&user.run(&args), 0);
+    let inspects: Vec<_> = user
+        .requests()
+        .into_iter()
+        .filter(|request| matches!(request, Request::Inspect { .. }))
+        .collect();
+    assert_eq!(inspects, [Request::Inspect { names: vec![id] }]);
+}
+
+#[test]
+fn every_tag_of_a_registry_that_is_down() {
+    let user = User::with_agent();
+    // Nobody listens there.
+    let output = user.run(&["--registry", "127.0.0.1:9/ns", "pull", "-a", "base"]);
+    status(&output, 3);
+    let words = stderr(&output);
+    assert!(words.contains("--no-registry"), "{words}");
 }
 
 #[test]

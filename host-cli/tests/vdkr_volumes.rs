@@ -140,3 +140,51 @@ fn volumes_are_made_shown_and_removed() {
     });
     assert_eq!(prunes.count(), 1);
 }
+
+/// A container that has the directory around another shared one can put a link in its place.
+#[test]
+fn a_start_gives_no_path_that_a_link_has_come_to_lead_elsewhere() {
+    let user = User::with_agent();
+    let data = user.home.path().canonicalize().unwrap().join("proj/data");
+    fs::create_dir_all(&data).unwrap();
+    fs::create_dir(user.home.path().join(".ssh")).unwrap();
+    let granted = user.state_dir().join("granted");
+    fs::create_dir(&granted).unwrap();
+    let note = serde_json::json!({
+        "paths": [{ "share": "00ff00ff", "path": data, "read_only": false }],
+    });
+    let id = "b".repeat(64);
+    fs::write(granted.join(format!("{id}.json")), note.to_string()).unwrap();
+    let shares = |user: &User| {
+        let share = |request: &Request| matches!(request, Request::Share { .. });
+        user.requests().iter().filter(|r| share(r)).count()
+    };
+    status(&user.run(&["start", "old"]), 0);
+    assert_eq!(shares(&user), 1);
+
+    fs::remove_dir(&data).unwrap();
+    std::os::unix::fs::symlink("../.ssh", &data).unwrap();
+    let output = user.run(&["start", "old"]);
+    status(&output, 1);
+    let words = stderr(&output);
+    assert!(words.contains(data.to_str().unwrap()), "{words}");
+    assert!(words.contains("symbolic link"), "{words}");
+    assert_eq!(shares(&user), 1);
+
+    fs::remove_file(&data).unwrap();
+    fs::create_dir(&data).unwrap();
+    status(&user.run(&["start", "old"]), 0);
+    assert_eq!(shares(&user), 2);
+}
+
+#[test]
+fn names_from_a_machine_are_one_line_of_text() {
+    let user = User::with_agent();
+    let name = "x\u{1b}[2J\nvdkr: y";
+    let output = user.run(&["rmi", name]);
+    assert!(
+        stdout(&output).starts_with("Untagged: docker.io/library/x[2Jvdkr: y:latest\nDeleted: "),
+        "{}",
+        stdout(&output)
+    );
+}

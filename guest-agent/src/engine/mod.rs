@@ -14,7 +14,7 @@ use vdkr_core::{
         rows::{EngineImage, text},
     },
     reference::Reference,
-    stored::{Meant, NotMeant, Shelf, find_stored},
+    stored::{Meant, NotMeant, Shelf, find_to_run},
 };
 use vdkr_transfer::pull::{ImageError, registry};
 
@@ -92,7 +92,8 @@ impl Engine {
         Ok(listed.map(EngineImage::read).collect())
     }
 
-    /// The image that a user means, by the rules of the agent's own store.
+    /// The image that a user means, by the rules of the agent's own store. Only `run` comes with a
+    /// registry.
     async fn find(&self, name: &str, settings: &RegistrySettings) -> Result<Known, Failure> {
         let images = self.images().await?;
         let mut shelf = Shelf::default();
@@ -105,7 +106,7 @@ impl Engine {
         }
         let own = registry(settings)?;
         let gateway = Some(settings.gateway.as_str()).filter(|gateway| !gateway.is_empty());
-        let meant = find_stored(name, own.as_ref(), gateway, &shelf).map_err(|error| {
+        let meant = find_to_run(name, own.as_ref(), gateway, &shelf).map_err(|error| {
             let name = name.to_owned();
             Failure::from(match error {
                 NotMeant::Name(source) => ImageError::Name { name, source },

@@ -27,6 +27,7 @@ use std::{
 use vdkr_core::{
     channel::message::{RegistrySettings, Removed},
     digest::Digest,
+    loopback::DEFAULT_GATEWAY,
     manifest::{ImageConfig, MAX_CONFIG, MAX_MANIFEST},
     reference::Reference,
 };
@@ -164,7 +165,8 @@ impl Store {
     }
 
     /// The image that a name or an id means, to be run. With a registry in the settings, a name
-    /// without host means the image under that registry first.
+    /// without host means the image under that registry first, and none of another registry that
+    /// merely ends in it.
     pub fn resolve(
         &self,
         name: &str,
@@ -383,15 +385,13 @@ impl Store {
     }
 }
 
-/// The image that a name or an id means to a request with these settings.
+/// The image that a name or an id means to a request with these settings that runs it.
 fn meant(state: &State, name: &str, settings: &RegistrySettings) -> Result<Digest, ImageError> {
     let registry = registry(settings)?;
     let name = translated(name, settings)?;
-    let found = match settings.gateway.as_str() {
-        "" => state.find(&name, registry.as_ref())?,
-        // Where there is a gateway, a registry of the host has two names.
-        _ => state.find_either(&name, registry.as_ref())?,
-    };
+    // Where there is a gateway, a registry of the host has two names.
+    let gateway = (!settings.gateway.is_empty()).then_some(DEFAULT_GATEWAY);
+    let found = state.find_to_run(&name, registry.as_ref(), gateway)?;
     Ok(found.image().clone())
 }
 

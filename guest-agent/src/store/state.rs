@@ -11,7 +11,7 @@ use vdkr_core::{
     loopback::DEFAULT_GATEWAY,
     manifest::Descriptor,
     reference::Reference,
-    stored::{Meant, NotMeant, Shelf, find_stored},
+    stored::{Meant, NotMeant, Shelf, find_stored, find_to_run},
 };
 
 use super::ImageError;
@@ -128,7 +128,7 @@ impl State {
         text: &str,
         registry: Option<&RegistryPrefix>,
     ) -> Result<Target, ImageError> {
-        self.find_by(text, registry, None)
+        self.find_by(text, |shelf| find_stored(text, registry, None, shelf))
     }
 
     /// As [`State::find`], where a registry of the host may be called by either of its names.
@@ -137,14 +137,24 @@ impl State {
         text: &str,
         registry: Option<&RegistryPrefix>,
     ) -> Result<Target, ImageError> {
-        self.find_by(text, registry, Some(DEFAULT_GATEWAY))
+        let gateway = Some(DEFAULT_GATEWAY);
+        self.find_by(text, |shelf| find_stored(text, registry, gateway, shelf))
+    }
+
+    /// Finds what a user means who wants it to be run, and pulled when it is not there.
+    pub fn find_to_run(
+        &self,
+        text: &str,
+        registry: Option<&RegistryPrefix>,
+        gateway: Option<&str>,
+    ) -> Result<Target, ImageError> {
+        self.find_by(text, |shelf| find_to_run(text, registry, gateway, shelf))
     }
 
     fn find_by(
         &self,
         text: &str,
-        registry: Option<&RegistryPrefix>,
-        gateway: Option<&str>,
+        find: impl for<'a> FnOnce(&Shelf<'a>) -> Result<Meant<'a>, NotMeant>,
     ) -> Result<Target, ImageError> {
         let mut shelf = Shelf::default();
         for (name, record) in &self.names {
@@ -157,7 +167,7 @@ impl State {
             }
         }
         let nothing = || ImageError::NoImage(text.to_owned());
-        let meant = find_stored(text, registry, gateway, &shelf).map_err(|error| match error {
+        let meant = find(&shelf).map_err(|error| match error {
             NotMeant::Name(source) => ImageError::Name {
                 name: text.to_owned(),
                 source,

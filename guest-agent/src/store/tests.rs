@@ -172,6 +172,26 @@ fn layers_are_needed_of_the_image_that_would_run() {
 }
 
 #[test]
+fn a_registry_is_asked_before_another_ones_image_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let hub = add(&store, "docker.io/library/tool", &[layer("a", "1")]);
+    let foreign = add(&store, "ghcr.io/x/other", &[layer("b", "2")]);
+    let settings = registry("10.0.2.2:5000/yocto");
+    assert_eq!(store.resolve("tool", &settings).unwrap().id, hub);
+    for text in ["other", "x/other"] {
+        let error = store.resolve(text, &settings).unwrap_err();
+        assert_eq!(error.code(), FailureCode::NotFound, "{text}");
+        assert!(store.needed_layers(Some(text), &settings).is_err());
+        assert_eq!(store.resolve(text, &any()).unwrap().id, foreign);
+    }
+    let own = add(&store, "10.0.2.2:5000/yocto/tool", &[layer("c", "3")]);
+    assert_eq!(store.resolve("tool", &settings).unwrap().id, own);
+    let needed = store.needed_layers(Some("tool"), &settings).unwrap();
+    assert_eq!(needed.id, own.to_string());
+}
+
+#[test]
 fn layers_go_with_their_last_image() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());

@@ -24,7 +24,7 @@ mod tests;
 
 pub use relay::{ShareError, Shares};
 pub use server::Server;
-pub use source::{Source, SourceError};
+pub use source::{Mark, Source, SourceError};
 
 /// Bounds of what one shared directory takes.
 #[derive(Clone, Copy, Debug)]

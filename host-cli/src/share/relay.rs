@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     io,
-    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -132,21 +131,20 @@ impl Shares {
         }
     }
 
-    /// Serves a path and has it mounted, unless it is already; by this name when there is one. Gives
+    /// Serves what was opened and has it mounted, unless it is already; by this name when there is one. Gives
     /// the name of the mount.
     ///
     /// It is served until the agent says that it is over, or this value and its clones are gone.
     pub async fn share(
         &self,
-        path: &Path,
+        source: Source,
         read_only: bool,
         name: Option<String>,
     ) -> Result<String, ShareError> {
-        let failed = |source| ShareError::Io {
-            path: path.display().to_string(),
-            source,
+        let failed = |error| ShareError::Io {
+            path: source.path().display().to_string(),
+            source: error,
         };
-        let source = Source::open(path)?;
         let key = (source.identity().map_err(failed)?, read_only);
         let place = lock(&self.places).place(key, name.as_ref());
         let mut mount = place.lock().await;
@@ -158,7 +156,7 @@ impl Shares {
         }
         *mount = None;
         let wanted = name.clone();
-        let mounted = self.mount(source, path, read_only, name).await;
+        let mounted = self.mount(source, read_only, name).await;
         if let (Err(_), Some(name)) = (&mounted, &wanted) {
             lock(&self.places).by_name.remove(name);
         }
@@ -188,12 +186,12 @@ impl Shares {
     async fn mount(
         &self,
         source: Source,
-        path: &Path,
         read_only: bool,
         name: Option<String>,
     ) -> Result<(String, AbortHandle), ShareError> {
+        let path = source.path().display().to_string();
         let failed = |source| ShareError::Io {
-            path: path.display().to_string(),
+            path: path.clone(),
             source,
         };
         let directory = source.is_directory();
@@ -221,7 +219,7 @@ impl Shares {
             _ => {
                 // A mount that comes later is nobody's.
                 served.abort();
-                Err(ShareError::NoMount(path.display().to_string()))
+                Err(ShareError::NoMount(path))
             }
         }
     }
@@ -351,8 +349,8 @@ mod tests {
         let shares = Shares::new(Connection::new(reader, writer, hello));
         let dir = tempfile::tempdir().unwrap();
         let sharing = tokio::spawn({
-            let (shares, path) = (shares.clone(), dir.path().to_owned());
-            async move { shares.share(&path, false, None).await }
+            let (shares, source) = (shares.clone(), Source::open(dir.path()).unwrap());
+            async move { shares.share(source, false, None).await }
         });
         while agent.requests.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
@@ -370,7 +368,8 @@ mod tests {
         assert!(lock(&shares.serving).is_empty());
         // The next one is a new attempt.
         agent.mounts_nothing.store(false, Ordering::SeqCst);
-        shares.share(dir.path(), false, None).await.unwrap();
+        let source = Source::open(dir.path()).unwrap();
+        shares.share(source, false, None).await.unwrap();
         assert_eq!(agent.requests.lock().unwrap().len(), 2);
     }
 }

@@ -114,7 +114,7 @@ impl Config {
             path: dir.to_owned(),
             source,
         })?;
-        if let Some((path, values)) = found {
+        for (path, values) in found {
             for (name, value) in values {
                 let set = config.set(key(name)?, &value);
                 set.map_err(|error| ConfigError::Syntax {
@@ -122,7 +122,7 @@ impl Config {
                     reason: error.to_string(),
                 })?;
             }
-            config.old = Some(path);
+            config.old.get_or_insert(path);
         }
         Ok(config)
     }

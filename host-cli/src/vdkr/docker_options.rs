@@ -48,8 +48,6 @@ pub(super) enum Meaning {
     Ignored(&'static str),
     /// Cannot be had here; the text says why, or what to use instead.
     Refused(&'static str),
-    /// Known to docker, not supported here.
-    Unsupported,
 }
 
 #[derive(Debug)]
@@ -99,10 +97,6 @@ const WINDOWS: &str = "it belongs to containers of Windows";
 const NO_NETWORKS: &str =
     "containers reach each other by address; names can be given by --add-host";
 
-const fn unsupported(long: &'static str) -> Opt {
-    value(long, Meaning::Unsupported)
-}
-
 impl Opt {
     const fn short(mut self, short: char) -> Self {
         self.short = Some(short);
@@ -140,7 +134,12 @@ pub(super) const OPTIONS: &[Opt] = &[
     value("workdir", Meaning::Workdir).short('w'),
     sandbox("add-host", Part::AddHost),
     ignored("annotation", "annotations are for other runtimes"),
-    unsupported("attach").short('a'),
+    refused(
+        "attach",
+        "a container in the foreground has both of its outputs here: leave it out, add -i for its \
+         input, or -d for none of them",
+    )
+    .short('a'),
     refused("blkio-weight", NO_BLOCK_IO),
     refused("blkio-weight-device", NO_BLOCK_IO),
     sandbox("cap-add", Part::CapAdd),
@@ -238,6 +237,10 @@ pub(super) const OPTIONS: &[Opt] = &[
     ),
     sandbox("userns", Part::Userns),
     sandbox("uts", Part::Uts),
-    unsupported("volume-driver"),
+    refused(
+        "volume-driver",
+        "the machine keeps volumes itself: leave it out, or share a directory of this computer by \
+         -v DIRECTORY:PATH",
+    ),
     value("volumes-from", Meaning::VolumesFrom),
 ];

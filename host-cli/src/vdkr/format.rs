@@ -7,6 +7,7 @@ use super::{
     error::{Error, Result},
     human,
 };
+use crate::output::plain;
 
 /// How rows are shown.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,7 +97,8 @@ impl Format {
         }
     }
 
-    /// One object: pretty JSON unless a template says otherwise.
+    /// One object: pretty JSON unless a template says otherwise. What it holds is shown as it is, as
+    /// docker does; what could drive a terminal does not get to one (see [`crate::output`]).
     pub fn object(&self, object: &Value) -> Result<String> {
         match self {
             Self::Table | Self::Json => {
@@ -112,11 +114,12 @@ impl Format {
 /// A row without anything that could drive a terminal: a machine says what it likes.
 fn harmless(row: Value) -> Value {
     match row {
-        Value::String(text) => Value::String(text.chars().filter(|c| !c.is_control()).collect()),
+        Value::String(text) => Value::String(plain(&text)),
         Value::Object(fields) => fields
             .into_iter()
-            .map(|(name, value)| (name, harmless(value)))
+            .map(|(name, value)| (plain(&name), harmless(value)))
             .collect(),
+        Value::Array(items) => items.into_iter().map(harmless).collect(),
         other => other,
     }
 }
@@ -164,6 +167,10 @@ mod tests {
 
     #[test]
     fn nothing_drives_the_terminal() {
+        let list = [json!({"ID": ["a\u{1b}b"], "L": {"k\ne\u{9b}y": "v"}})];
+        let format = Format::read(Some("{{.ID}} {{.L}}")).unwrap();
+        let shown = format.rows(&list, &[]).unwrap();
+        assert_eq!(shown.matches(char::is_control).collect::<Vec<_>>(), ["\n"]);
         let rows = [json!({"ID": "a\u{1b}[2Jb\nc"})];
         let format = Format::read(Some("{{.ID}}")).unwrap();
         assert_eq!(format.rows(&rows, &[]).unwrap(), "a[2Jbc\n");

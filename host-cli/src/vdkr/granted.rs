@@ -5,7 +5,8 @@
 //! granted/<id>.json   one container's
 //! ```
 //!
-//! Only what is noted here is ever given again, whatever the machine says.
+//! Only what is noted here is ever given again, whatever the machine says. A path is given again as it
+//! was: one that a symbolic link has come to lead elsewhere is not.
 
 use std::{
     collections::BTreeSet,
@@ -29,9 +30,13 @@ use super::{
     error::{Error, Result},
     session::Session,
     settings::{Settings, StatePlace},
+    volumes,
     words::say,
 };
-use crate::exit::Exit;
+use crate::{
+    exit::Exit,
+    share::{Mark, Source},
+};
 
 /// Directory in a state directory.
 const DIR: &str = "granted";
@@ -63,6 +68,16 @@ pub struct SharedPath {
     pub path: PathBuf,
     /// The machine may not change anything.
     pub read_only: bool,
+    /// Which directory it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Mark>,
+}
+
+impl SharedPath {
+    /// Opens it again, as long as no link leads to something else.
+    pub fn open(&self) -> Result<Source> {
+        Source::open_again(&self.path, self.mark).map_err(|error| volumes::told(&error))
+    }
 }
 
 impl Granted {
@@ -73,6 +88,7 @@ impl Granted {
                 share: share.clone(),
                 path: path.into(),
                 read_only: mount.read_only,
+                mark: Source::open(path.as_ref()).ok().and_then(|it| it.mark()),
             }),
             _ => None,
         });
@@ -140,7 +156,8 @@ impl Granted {
     }
 }
 
-fn is_id(id: &str) -> bool {
+/// Whether a text is a container's id in full.
+pub fn is_id(id: &str) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     id.len() == ID && id.bytes().all(is_digit)
 }
@@ -205,13 +222,9 @@ pub async fn give_again(
     if container.state.is_live() || has_ports(session, &container.id).await {
         return Ok(false);
     }
-    for SharedPath {
-        share,
-        path,
-        read_only,
-    } in &granted.paths
-    {
-        session.share(path, *read_only, Some(share.clone())).await?;
+    for path in &granted.paths {
+        let (source, name) = (path.open()?, path.share.clone());
+        session.share(source, path.read_only, Some(name)).await?;
     }
     if granted.ports.is_empty() {
         return Ok(false);
@@ -255,6 +268,7 @@ mod tests {
                 share: "00ff00ff".into(),
                 path: "/some/where".into(),
                 read_only: true,
+                mark: None,
             }],
         }
     }
@@ -269,6 +283,44 @@ mod tests {
         assert_eq!(notes(dir.path()), BTreeSet::from([id.clone()]));
         fs::write(note_path(dir.path(), &id).unwrap(), "{").unwrap();
         assert!(Granted::read(dir.path(), &id).is_err());
+    }
+
+    #[test]
+    fn a_path_is_given_again_unless_a_link_leads_elsewhere() {
+        let home = tempfile::tempdir().unwrap();
+        let home = home.path().canonicalize().unwrap();
+        let data = home.join("proj/data");
+        fs::create_dir_all(&data).unwrap();
+        fs::create_dir(home.join("keys")).unwrap();
+        let mount = MountSpec {
+            target: "/d".into(),
+            source: MountSource::Share {
+                share: "00ff".into(),
+                path: data.to_str().unwrap().into(),
+            },
+            read_only: false,
+        };
+        let id = "0123456789abcdef".repeat(4);
+        let granted = Granted::of_mounts(std::slice::from_ref(&mount));
+        granted.write(&home, &id).unwrap();
+        let again = || Granted::read(&home, &id).unwrap().paths[0].open();
+        assert!(again().is_ok());
+
+        // What a container can do that has proj.
+        fs::remove_dir(&data).unwrap();
+        std::os::unix::fs::symlink("../keys", &data).unwrap();
+        let error = again().unwrap_err().to_string();
+        assert!(error.contains(data.to_str().unwrap()), "{error}");
+        assert!(error.contains("symbolic link"), "{error}");
+        fs::remove_file(&data).unwrap();
+        fs::create_dir(&data).unwrap();
+        assert!(again().is_ok());
+
+        // A note of an earlier version knows the path alone.
+        let path = data.to_str().unwrap();
+        let note = format!(r#"{{"paths":[{{"share":"00ff","path":"{path}","read_only":false}}]}}"#);
+        fs::write(note_path(&home, &id).unwrap(), note).unwrap();
+        assert!(again().is_ok());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::output::plain;
+
 /// A size in decimal units with three digits: `4.26MB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
@@ -68,8 +70,14 @@ pub fn duration(seconds: i64) -> String {
     }
 }
 
-/// Lays rows out in columns, three blanks apart, as docker does.
+/// Lays rows out in columns, three blanks apart, as docker does. Others have a say in the cells: each
+/// stays in its line.
 pub fn columns(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| plain(cell)).collect())
+        .collect();
+    let rows = &rows;
     let mut widths: Vec<usize> = Vec::new();
     for row in rows {
         widths.resize(widths.len().max(row.len()), 0);
@@ -144,6 +152,12 @@ mod tests {
         ] {
             assert_eq!(duration(seconds), shown);
         }
+    }
+
+    #[test]
+    fn a_cell_stays_in_its_line() {
+        let rows = [vec!["A".to_owned()], vec!["x\u{1b}[2J\nvdkr: y".to_owned()]];
+        assert_eq!(columns(&rows), "A\nx[2Jvdkr: y\n");
     }
 
     #[test]

@@ -118,6 +118,9 @@ async fn dispatch(mut cli: Cli) -> Result<u8> {
     if let Ok(Some(notice)) = settings.as_ref().map(|settings| settings.config.notice()) {
         say(&notice);
     }
+    for word in old::of_variables(outside.variable) {
+        say(&word);
+    }
     match command {
         Command::Run { words }
         | Command::Container {
@@ -162,7 +165,7 @@ async fn dispatch(mut cli: Cli) -> Result<u8> {
         },
         Command::Tag(args) => command::tag::run(&settings, &args).await,
         Command::Vimport(args) => command::vimport::run(&settings, &args).await,
-        Command::Vconfig(args) => command::vconfig::run(&settings, &args),
+        Command::Vconfig(args) => command::vconfig::run(&settings, &args).await,
         Command::Memres { command } => command::memres::run(&settings, &command).await,
         Command::Port(args) => command::port::run(&settings, &args).await,
         Command::Vstorage { command } => command::vstorage::run(&settings, &command).await,

@@ -2,13 +2,21 @@
 
 use std::{collections::HashSet, fs::File, io::Write as _};
 
-use vdkr_core::channel::message::{Event, LogLevel, Phase, Request};
+use vdkr_core::{
+    channel::message::{Event, LogLevel, Phase, Request},
+    digest::Digest,
+};
 
-use super::words::say;
+use super::{granted::is_id, words::say};
 use crate::{
+    output::plain,
     progress::{Mode, Progress},
     vm::channel::Connection,
 };
+
+/// Layers that are shown at a time. No pull has as many under way; what a machine says beyond is not
+/// followed.
+const MAX_UNDER_WAY: usize = 128;
 
 /// A display of one request's events on stderr.
 #[derive(Debug)]
@@ -102,8 +110,7 @@ impl News {
     pub fn show(&mut self, event: &Event) {
         match event {
             Event::Trying { reference } => {
-                self.progress
-                    .step(&format!("pulling {}", printable(reference)));
+                self.progress.step(&format!("pulling {}", plain(reference)));
             }
             Event::Progress {
                 layer,
@@ -111,17 +118,21 @@ impl News {
                 done,
                 total,
             } => {
-                self.layer(&printable(layer), *phase, *done, *total);
+                // Anything else names no layer.
+                if let Ok(layer) = Digest::parse(layer) {
+                    self.layer(layer.as_str(), *phase, *done, *total);
+                }
             }
             Event::Log {
                 level: LogLevel::Warn,
                 message,
-            } => say(&printable(message)),
-            Event::Started { container, .. } => {
+            } => say(&plain(message)),
+            // Whoever reads the file takes it for an id.
+            Event::Started { container, .. } if is_id(container) => {
                 self.write_id(container);
                 self.adopt(container);
             }
-            Event::Log { message, .. } if self.verbose => say(&printable(message)),
+            Event::Log { message, .. } if self.verbose => say(&plain(message)),
             _ => {}
         }
     }
@@ -129,7 +140,11 @@ impl News {
     fn layer(&mut self, layer: &str, phase: Phase, done: u64, total: Option<u64>) {
         match phase {
             Phase::Download => {
-                if self.under_way.insert(layer.to_owned()) {
+                if !self.under_way.contains(layer) {
+                    if self.under_way.len() >= MAX_UNDER_WAY {
+                        return;
+                    }
+                    self.under_way.insert(layer.to_owned());
                     let total = total.unwrap_or(0);
                     self.progress.started(layer, self.words.0, total);
                 }
@@ -149,7 +164,44 @@ impl News {
     }
 }
 
-/// A guest's line without anything that could drive a terminal.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_id_is_written_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cid");
+        let id = "0123456789abcdef".repeat(4);
+        let mut news = News::new(Mode::None, false).with_id_to(Some(File::create(&path).unwrap()));
+        for container in ["c", "$(reboot)", &"A".repeat(64), &format!("{id}\n"), &id] {
+            let container = container.to_owned();
+            news.show(&Event::Started { pid: 1, container });
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), id);
+    }
+
+    #[test]
+    fn a_machine_has_no_more_shown_than_a_pull_has() {
+        for mode in [Mode::Tty, Mode::Plain] {
+            let mut news = News::new(mode, false);
+            let mut told = |layer: String, phase| {
+                news.show(&Event::Progress {
+                    layer,
+                    phase,
+                    done: 1,
+                    total: Some(2),
+                });
+                news.under_way.len()
+            };
+            assert_eq!(told("no digest".into(), Phase::Download), 0);
+            let layer = |number: usize| format!("sha256:{number:064x}");
+            for number in 0..1000 {
+                let shown = told(layer(number), Phase::Download);
+                assert_eq!(shown, MAX_UNDER_WAY.min(number + 1));
+            }
+            assert_eq!(told(layer(0), Phase::Complete), MAX_UNDER_WAY - 1);
+            assert_eq!(told(layer(1000), Phase::Download), MAX_UNDER_WAY);
+        }
+    }
 }

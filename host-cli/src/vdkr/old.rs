@@ -108,6 +108,39 @@ pub fn apply(cli: &mut Cli) -> Result<()> {
     }
 }
 
+/// What to say of variables of the earlier program that are set and do nothing any more.
+pub fn of_variables(variable: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
+    let gone = GONE.into_iter().filter(|(name, meant, _)| {
+        variable(name).is_some_and(|value| !meant.contains(&value.as_str()))
+    });
+    gone.map(|(name, _, instead)| format!("the variable {name} has no effect: {instead}"))
+        .collect()
+}
+
+/// Variables, values that still say what is so, and what to use instead.
+const GONE: [(&str, &[&str], &str); 4] = [
+    (
+        "VCONTAINER_CA_DIR",
+        &[],
+        "name a file of certificates by --ca-cert FILE, or for good by: vdkr vconfig ca-cert FILE",
+    ),
+    (
+        "VCONTAINER_LIBDIR",
+        &[],
+        "this program is one file; machine images are named by --blob-dir DIR",
+    ),
+    (
+        "VCONTAINER_HYPERVISOR",
+        &["qemu"],
+        "machines run under QEMU; what accelerates it is named by --accel",
+    ),
+    (
+        "VDKR_RUNNER",
+        &[],
+        "machines are started by this program itself; another one is talked to by --target",
+    ),
+];
+
 /// Ports of the whole machine.
 pub fn no_ports_of_machine() -> Error {
     Error::usage("ports are published by containers, not by the machine")
@@ -162,6 +195,29 @@ mod tests {
             panic!()
         };
         assert!(args.interactive && args.tty);
+    }
+
+    #[test]
+    fn variables_that_do_nothing_are_told_of() {
+        let told = |set: &[(&str, &str)]| {
+            let value = |name: &str| set.iter().find(|(known, _)| *known == name);
+            of_variables(&|name| value(name).map(|(_, value)| (*value).to_owned()))
+        };
+        assert!(told(&[("VCONTAINER_HYPERVISOR", "qemu")]).is_empty());
+        assert!(told(&[("VDKR_ARCH", "x86_64")]).is_empty());
+        for (name, instead) in [
+            ("VCONTAINER_CA_DIR", "--ca-cert"),
+            ("VCONTAINER_LIBDIR", "--blob-dir"),
+            ("VCONTAINER_HYPERVISOR", "--accel"),
+            ("VDKR_RUNNER", "--target"),
+        ] {
+            let told = told(&[(name, "/x")]);
+            assert_eq!(told.len(), 1, "{name}");
+            assert!(
+                told[0].contains(name) && told[0].contains(instead),
+                "{told:?}"
+            );
+        }
     }
 
     #[test]

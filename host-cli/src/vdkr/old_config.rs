@@ -1,4 +1,5 @@
-//! The configuration file of the earlier shell program: lines of `key=value`.
+//! The configuration of the earlier shell program: a file with lines of `key=value`, and before that
+//! one with the name of the architecture alone.
 
 use std::{
     fs,
@@ -8,6 +9,8 @@ use std::{
 
 /// Its name in the configuration directory.
 const FILE: &str = "config";
+/// The file with an architecture, which holds where the other one names none.
+const ARCH_FILE: &str = "arch";
 /// Longest file that is read, in bytes.
 const MAX_FILE: u64 = 256 * 1024;
 /// The keys that mean the same here. The earlier `timeout` was that of a whole command.
@@ -23,9 +26,24 @@ const KEYS: [&str; 6] = [
 /// Keys and their values.
 pub type Values = Vec<(&'static str, String)>;
 
-/// Reads the file in a directory: where it is, and what it sets. `None` when there is none.
-pub fn read(dir: &Path) -> io::Result<Option<(PathBuf, Values)>> {
-    let path = dir.join(FILE);
+/// Reads the files in a directory: where they are, and what each sets, the stronger one first.
+pub fn read(dir: &Path) -> io::Result<Vec<(PathBuf, Values)>> {
+    let mut found = Vec::new();
+    if let Some((path, text)) = text(dir.join(FILE))? {
+        found.push((path, parse(&text)));
+    }
+    if let Some((path, text)) = text(dir.join(ARCH_FILE))? {
+        let arch: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        let is_named = found.iter().flat_map(|(_, values)| values);
+        let is_named = is_named.into_iter().any(|(key, _)| *key == ARCH_FILE);
+        if !arch.is_empty() && !is_named {
+            found.push((path, vec![(ARCH_FILE, arch)]));
+        }
+    }
+    Ok(found)
+}
+
+fn text(path: PathBuf) -> io::Result<Option<(PathBuf, String)>> {
     let file = match fs::File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -37,7 +55,7 @@ pub fn read(dir: &Path) -> io::Result<Option<(PathBuf, Values)>> {
     }
     let mut bytes = Vec::new();
     file.take(MAX_FILE).read_to_end(&mut bytes)?;
-    Ok(Some((path, parse(&String::from_utf8_lossy(&bytes)))))
+    Ok(Some((path, String::from_utf8_lossy(&bytes).into_owned())))
 }
 
 /// The keys that are known, each with its last value; as before, values lose their blanks, and lines
@@ -79,14 +97,34 @@ mod tests {
             ]
         );
         let dir = tempfile::tempdir().unwrap();
-        assert!(read(dir.path()).unwrap().is_none());
+        assert_eq!(read(dir.path()).unwrap(), []);
         fs::write(dir.path().join(FILE), "arch=x86_64").unwrap();
-        let (path, values) = read(dir.path()).unwrap().unwrap();
-        assert_eq!(path, dir.path().join("config"));
-        assert_eq!(values, [("arch", "x86_64".to_owned())]);
+        let path = dir.path().join("config");
+        let set = |arch: &str| vec![("arch", arch.to_owned())];
+        assert_eq!(read(dir.path()).unwrap(), [(path.clone(), set("x86_64"))]);
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert!(read(dir.path()).unwrap().is_none());
+        assert_eq!(read(dir.path()).unwrap(), []);
+    }
+
+    #[test]
+    fn a_file_with_an_architecture_holds_where_nothing_else_names_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let [config, arch] = [FILE, ARCH_FILE].map(|name| dir.path().join(name));
+        fs::write(&arch, "aarch64\n").unwrap();
+        let of_arch = || (arch.clone(), vec![("arch", "aarch64".to_owned())]);
+        assert_eq!(read(dir.path()).unwrap(), [of_arch()]);
+        let verbose = vec![("verbose", "true".to_owned())];
+        fs::write(&config, "verbose=true").unwrap();
+        assert_eq!(
+            read(dir.path()).unwrap(),
+            [(config.clone(), verbose), of_arch()]
+        );
+        fs::write(&config, "arch=x86_64").unwrap();
+        let found = read(dir.path()).unwrap();
+        assert_eq!(found, [(config, vec![("arch", "x86_64".to_owned())])]);
+        fs::write(&arch, " \n").unwrap();
+        assert_eq!(read(dir.path()).unwrap().len(), 1);
     }
 
     proptest! {

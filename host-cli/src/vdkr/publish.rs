@@ -2,7 +2,8 @@
 
 use vdkr_core::{
     channel::message::{
-        Network, PublishRequest, PullPolicy, PullRequest, RegistrySettings, Reply, Request, Sandbox,
+        Failure, FailureCode, Network, PublishRequest, PullPolicy, PullRequest, RegistrySettings,
+        Reply, Request, Sandbox,
     },
     container::ports::{Protocol, Publish, parse_exposed},
 };
@@ -36,6 +37,14 @@ pub async fn wanted(
         add_exposed(&mut ports, options.expose.iter().copied().chain(exposed));
     }
     Ok(ports)
+}
+
+/// Why ports cannot be had on a target.
+pub fn no_ports() -> Error {
+    Error::usage("ports are published by the machine that vdkr starts, not by a target").with_hint(
+        "a container on a target has the target's network: leave -p out, and reach it at the \
+         target's own address",
+    )
 }
 
 /// Opens ports, and writes into `sandbox` where they lead.
@@ -76,11 +85,17 @@ fn add_exposed(ports: &mut Vec<Publish>, exposed: impl Iterator<Item = (u16, Pro
 
 /// What the image exposes. It is pulled first when it is not there, as `run` would.
 async fn exposed_ports(session: &mut Session, target: &Target<'_>) -> Result<Vec<(u16, Protocol)>> {
-    let inspect = Request::Inspect {
-        names: vec![target.image.to_owned()],
+    let known = match target.pull {
+        PullPolicy::Always => None,
+        PullPolicy::Never => Some(to_run(session, target).await??),
+        PullPolicy::Missing => to_run(session, target).await?.ok(),
     };
-    let document = match session.ask(&inspect).await {
-        Ok(Reply::Inspected { documents }) if target.pull != PullPolicy::Always => documents,
+    let document = match known {
+        Some(name) => inspect(session, name).await.map(Some),
+        None => Ok(None),
+    };
+    let document = match document {
+        Ok(Some(document)) => document,
         Err(error) if target.pull == PullPolicy::Never => return Err(error),
         _ => {
             let pull = Request::Pull(PullRequest {
@@ -89,12 +104,8 @@ async fn exposed_ports(session: &mut Session, target: &Target<'_>) -> Result<Vec
                 ..PullRequest::default()
             });
             // By the id of what was pulled, whatever the name would match otherwise.
-            let names = match session.ask(&pull).await? {
-                Reply::Pulled(pulled) => vec![pulled.id],
-                other => return Err(super::command::wrong_reply(&other)),
-            };
-            match session.ask(&Request::Inspect { names }).await? {
-                Reply::Inspected { documents } => documents,
+            match session.ask(&pull).await? {
+                Reply::Pulled(pulled) => inspect(session, pulled.id).await?,
                 other => return Err(super::command::wrong_reply(&other)),
             }
         }
@@ -108,6 +119,36 @@ async fn exposed_ports(session: &mut Session, target: &Target<'_>) -> Result<Vec
         ports.extend(parse_exposed(name).map_err(wrong)?);
     }
     Ok(ports)
+}
+
+/// The id of the image that `run` would take, or the machine's word that there is none. An agent that
+/// is not asked for layers gets the name.
+async fn to_run(
+    session: &mut Session,
+    target: &Target<'_>,
+) -> Result<std::result::Result<String, Failure>> {
+    let question = Request::Layers {
+        image: Some(target.image.to_owned()),
+        of_container: false,
+        settings: RegistrySettings {
+            registry: target.settings.registry.clone(),
+            gateway: target.settings.gateway.clone(),
+            ..RegistrySettings::default()
+        },
+    };
+    Ok(match session.ask_plainly(&question).await? {
+        Ok(Reply::Layers(needed)) if !needed.id.is_empty() => Ok(needed.id),
+        Err(failure) if failure.code == FailureCode::NotFound => Err(failure),
+        _ => Ok(target.image.to_owned()),
+    })
+}
+
+async fn inspect(session: &mut Session, name: String) -> Result<Vec<serde_json::Value>> {
+    let names = vec![name];
+    match session.ask(&Request::Inspect { names }).await? {
+        Reply::Inspected { documents } => Ok(documents),
+        other => Err(super::command::wrong_reply(&other)),
+    }
 }
 
 #[cfg(test)]

@@ -7,12 +7,12 @@ use vdkr_core::{
     channel::message::{HostCredential, Mirror, RegistrySettings},
     credentials::Credential,
     loopback::{
-        DEFAULT_GATEWAY, translate_host, translate_insecure, translate_prefix, translate_reference,
-        translate_url,
+        DEFAULT_GATEWAY, LOCAL_HOST, from_gateway, translate_host, translate_insecure,
+        translate_prefix, translate_reference, translate_url,
     },
     reference::{Host, Reference, is_image_id},
 };
-use vdkr_transfer::{Client, ClientConfig, CredentialSource, Roots, Trust, trust_rule};
+use vdkr_transfer::{Client, ClientConfig, CredentialSource, Roots, pull::client_config};
 
 use super::{
     baked::Baked,
@@ -95,39 +95,50 @@ pub fn host_side(host: &Host) -> Host {
     }
 }
 
-/// A client for registries that this computer asks itself, by the same settings.
+/// A client for registries that this computer asks itself, by the settings that a pull has.
 pub fn client(settings: &Settings, credentials: Arc<dyn CredentialSource>) -> Result<Client> {
-    let baked = Baked::of(settings);
-    let request = complete(settings, &baked)?;
-    let (insecure, _) = settings.value("insecure-registry");
-    let mut hosts = Vec::new();
-    let insecure = list(insecure).into_iter().chain(baked.insecure());
-    for entry in &insecure
-        .filter(|entry| !entry.contains('/'))
-        .collect::<Vec<_>>()
-    {
-        hosts.push(Host::parse(entry)?);
-    }
-    if let Some(prefix) = configured(settings)?
-        && prefix.scheme() == Some(Scheme::Http)
-    {
-        hosts.push(prefix.host().clone());
-    }
+    Ok(Client::new(ClientConfig {
+        credentials,
+        ..of_client(settings)?
+    })?)
+}
+
+fn of_client(settings: &Settings) -> Result<ClientConfig> {
+    let request = complete(settings, &Baked::of(settings))?;
+    // Nothing is lent to a machine: the trust store is the one that programs here use.
     let mut roots = Roots::native();
     if let Some(pem) = &request.ca_pem {
         roots = roots.with_pem(pem.as_bytes(), "the file of --ca-cert")?;
     }
-    let (rule, secure) = (trust_rule(hosts), request.secure);
-    Ok(Client::new(ClientConfig {
+    Ok(ClientConfig {
         roots,
-        trust: Arc::new(move |host| match rule(host) {
-            Trust::PlainOrTls if secure => Trust::Tls,
-            trust => trust,
-        }),
-        credentials,
-        user_agent: concat!("vdkr/", env!("CARGO_PKG_VERSION")).to_owned(),
-        ..ClientConfig::default()
-    })?)
+        ..client_config(&as_seen_here(&request))?
+    })
+}
+
+/// The settings of a request as this computer follows them in the machine's place: what is the gateway
+/// there, is this computer.
+pub fn as_seen_here(settings: &RegistrySettings) -> RegistrySettings {
+    let here = |text: &String| from_gateway(text, &settings.gateway);
+    let mut seen = settings.clone();
+    seen.registry = settings.registry.as_ref().map(here);
+    // A network is one everywhere.
+    let insecure = settings.insecure.iter().map(|entry| match entry {
+        network if network.contains('/') => network.clone(),
+        host => here(host),
+    });
+    seen.insecure = insecure.collect();
+    for mirror in &mut seen.mirrors {
+        mirror.host = here(&mirror.host);
+        mirror.endpoints = mirror.endpoints.iter().map(here).collect();
+    }
+    for credential in &mut seen.credentials {
+        credential.host = here(&credential.host);
+    }
+    if !settings.gateway.is_empty() {
+        LOCAL_HOST.clone_into(&mut seen.gateway);
+    }
+    seen
 }
 
 /// Puts the settings together with what was written into the machine's image.
@@ -296,6 +307,8 @@ fn describe(settings: &Settings, request: &RegistrySettings) -> String {
 
 #[cfg(test)]
 mod tests {
+    use vdkr_transfer::Trust;
+
     use super::*;
     use crate::vdkr::{args::Global, settings::tests::settings};
 
@@ -414,6 +427,37 @@ mod tests {
             ..with_registry("localhost:5000")
         };
         assert!(request(contradiction, &[], "").is_err());
+    }
+
+    #[test]
+    fn this_computer_asks_by_the_settings_of_a_pull() {
+        let global = Global {
+            insecure_registry: vec!["10.0.0.0/8".into(), "lab".into(), "10.0.2.2/32".into()],
+            ..with_registry("http://localhost:5000/yocto")
+        };
+        let file = "timeout = \"7\"\n[mirror]\n\"docker.io\" = [\"http://localhost:5001\"]";
+        let config = of_client(&settings(global, &[], file).unwrap()).unwrap();
+        for (host, trust) in [
+            ("10.1.2.3:5000", Trust::Insecure),
+            ("lab:80", Trust::Insecure),
+            ("localhost:5000", Trust::Insecure),
+            ("localhost:5001", Trust::PlainOrTls),
+            ("11.1.2.3:5000", Trust::Tls),
+        ] {
+            assert_eq!((config.trust)(&Host::parse(host).unwrap()), trust, "{host}");
+        }
+        assert_eq!(config.idle_timeout.as_secs(), 7);
+        assert_eq!(config.mirrors.len(), 1);
+        assert_eq!(config.mirrors[0].endpoints, ["http://localhost:5001"]);
+        let secure = Global {
+            secure_registry: true,
+            ..with_registry("localhost:5000")
+        };
+        let config = of_client(&settings(secure, &[], "").unwrap()).unwrap();
+        assert_eq!(
+            (config.trust)(&Host::parse("localhost:5000").unwrap()),
+            Trust::Tls
+        );
     }
 
     #[test]

@@ -169,9 +169,6 @@ pub enum OptionError {
     /// An option of all commands, behind this one.
     #[error("{}", line::stands_before(.0))]
     Misplaced(String),
-    /// An option of docker's that cannot be honoured.
-    #[error("option {0} is one of docker's that vdkr does not support yet")]
-    Unsupported(String),
     /// The value is missing.
     #[error("option {0} needs a value")]
     NoValue(String),
@@ -398,7 +395,6 @@ fn apply(
                 return Err(OptionError::Refused(shown.to_owned(), why));
             }
         }
-        Meaning::Unsupported => return Err(OptionError::Unsupported(shown.to_owned())),
         Meaning::Help => return truth(),
         Meaning::Detach => options.detach = truth()?,
         Meaning::DetachKeys => {

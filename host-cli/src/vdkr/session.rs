@@ -1,32 +1,30 @@
 //! A connection to an agent for one command: to a machine that is kept running, or to one that is
 //! started for the command and stopped after it.
 
-mod ignored;
+pub mod ignored;
+mod interrupt;
 
-use std::{env, future::Future, path::Path, time::Duration};
+use std::{collections::BTreeSet, env, path::Path, sync::Once, time::Duration};
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::timeout,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 use vdkr_core::channel::message::{
     DiskRequest, Done, Failure, FailureCode, Publication, PublishRequest, RegistrySettings, Reply,
     Request,
 };
-use vdkr_core::loopback::DEFAULT_GATEWAY;
+use vdkr_core::{digest::Digest, loopback::DEFAULT_GATEWAY};
 
 use super::{
     command::{memres, wrong_reply},
     error::{Error, Result},
     health::{self, Watch, Whose},
+    publish::no_ports,
     settings::{Settings, StatePlace},
     state::{self, Lock, Wait},
     words::{asking, say},
 };
 use crate::{
     exit::Exit,
-    share::Shares,
+    share::{Shares, Source},
     vm::{
         channel::{ChannelError, Connection},
         forward::{Forwards, Owner},
@@ -39,14 +37,14 @@ use crate::{
     },
 };
 
+pub use interrupt::{interruptible, stoppable};
+
 /// How long a command waits for another one that uses the same disk.
 pub const LOCK_PATIENCE: Duration = Duration::from_mins(1);
 /// How long the agent may take to end what runs and write everything down.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(15);
 /// How long an emulator whose agent has gone may take to end too.
 const ENDING_PATIENCE: Duration = Duration::from_secs(1);
-/// How long work that was told to stop may take to end.
-const CLEANING_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the machine may take to go when nothing is left to be written.
 const POWER_OFF_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -60,6 +58,11 @@ pub struct Session {
     target: bool,
     /// The model of the machine's processors, where it is known.
     cpu: Option<String>,
+    /// The machine takes disks of this computer while it runs.
+    takes_disks: bool,
+    told_of_disks: Once,
+    /// Layers that this session has given to a machine whose state nobody keeps.
+    given: BTreeSet<Digest>,
     shares: Option<Shares>,
     stages: Stages,
     timing: Timing,
@@ -127,6 +130,9 @@ impl Session {
                 machine: None,
                 target: true,
                 cpu: None,
+                takes_disks: false,
+                told_of_disks: Once::new(),
+                given: BTreeSet::new(),
                 shares: None,
                 stages,
                 timing,
@@ -207,6 +213,9 @@ impl Session {
         Self {
             _watch: Watch::over(connection.clone(), Whose::Own),
             connection,
+            takes_disks: qemu.takes_disks(),
+            told_of_disks: Once::new(),
+            given: BTreeSet::new(),
             machine: Some(Own {
                 qemu,
                 forwards: Forwards::default(),
@@ -233,9 +242,9 @@ impl Session {
             .state_dir
             .as_deref()
             .and_then(Description::read);
-        for option in ignored::options(settings, running.as_ref()) {
+        for given in ignored::by_command(settings, running.as_ref()) {
             say(&format!(
-                "{option} has no effect on the machine that is running; it holds after: vdkr memres restart"
+                "{given} has no effect on the machine that is running; it holds after: vdkr memres restart"
             ));
         }
         Self {
@@ -243,6 +252,13 @@ impl Session {
             connection,
             machine: None,
             target: false,
+            // An older monitor does not say, and answers when it is asked to attach one.
+            takes_disks: running
+                .as_ref()
+                .and_then(|running| running.hot_disks)
+                .unwrap_or(true),
+            told_of_disks: Once::new(),
+            given: BTreeSet::new(),
             cpu: running.map(|running| running.cpu),
             shares: None,
             stages,
@@ -254,6 +270,21 @@ impl Session {
     /// The model of the processors that run containers, where it is known.
     pub fn cpu(&self) -> Option<&str> {
         self.cpu.as_deref()
+    }
+
+    /// Whether the machine takes disks of this computer, as far as is known: one that does not has to
+    /// pull and unpack by itself. Who wants to know is told so, once.
+    pub fn takes_disks(&self, verbose: bool) -> bool {
+        if verbose && !self.takes_disks && !self.target {
+            self.told_of_disks.call_once(|| {
+                say(
+                    "images are pulled and unpacked in the machine: it takes no disks of this \
+                     computer, since its kernel was given with --kernel or --initrd, or its image \
+                     is older than this program",
+                );
+            });
+        }
+        self.takes_disks
     }
 
     /// Whether the agent is that of a board or a full image, which takes no disks and no ports.
@@ -401,12 +432,13 @@ impl Session {
         }
     }
 
-    /// Serves a path to the machine, by a name that it had before when there is one, and gives the
-    /// name of its mount there. A machine that is kept is served by the one who keeps it, so that
-    /// the mount outlives this command when a container does.
+    /// Serves what was opened to the machine, by a name that it had before when there is one, and
+    /// gives the name of its mount there. A machine that is kept is served by the one who keeps it,
+    /// so that the mount outlives this command when a container does; that one opens the path again,
+    /// and follows no link.
     pub async fn share(
         &mut self,
-        path: &Path,
+        source: Source,
         read_only: bool,
         name: Option<String>,
     ) -> Result<String> {
@@ -417,11 +449,11 @@ impl Session {
                 .get_or_insert_with(|| Shares::new(connection.clone()))
                 .clone();
             let shared =
-                interruptible(async { Ok(shares.share(path, read_only, name).await) }).await?;
+                interruptible(async { Ok(shares.share(source, read_only, name).await) }).await?;
             return Ok(shared.map_err(Failure::from)?);
         }
-        let Some(path) = path.to_str() else {
-            let shown = path.display();
+        let Some(path) = source.path().to_str() else {
+            let shown = source.path().display();
             return Err(Error::usage(format!("{shown} is not valid UTF-8 text")));
         };
         let request = Request::Share {
@@ -480,6 +512,16 @@ impl Session {
         told.with_hint(format!("its last words:\n{}", words.join("\n")))
     }
 
+    /// Layers that this session has given to a machine without state.
+    pub fn given(&self) -> &BTreeSet<Digest> {
+        &self.given
+    }
+
+    /// Notes that this session gives layers to a machine without state.
+    pub fn gives(&mut self, layers: &BTreeSet<Digest>) {
+        self.given.extend(layers.iter().cloned());
+    }
+
     /// Ends a stage of the command.
     pub fn mark(&mut self, stage: &str) {
         self.stages.mark(stage);
@@ -528,14 +570,6 @@ pub fn tell_of_the_last(dir: &Path) {
     }
 }
 
-/// Why ports cannot be had on a target.
-pub fn no_ports() -> Error {
-    Error::usage("ports are published by the machine that vdkr starts, not by a target").with_hint(
-        "a container on a target has the target's network: leave -p out, and reach it at the \
-         target's own address",
-    )
-}
-
 /// What concerns a machine of this program makes no sense with a target.
 pub fn no_machine(settings: &Settings, what: &str) -> Result<()> {
     match &settings.target {
@@ -545,36 +579,6 @@ pub fn no_machine(settings: &Settings, what: &str) -> Result<()> {
         ))
         .with_hint("for that machine add: --target none")),
     }
-}
-
-/// Does something unless a signal asks to end it; then the work is dropped where it stands.
-pub async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::select! {
-        result = work => result,
-        _ = interrupt.recv() => Err(Error::interrupted(SignalKind::interrupt())),
-        _ = terminate.recv() => Err(Error::interrupted(SignalKind::terminate())),
-        _ = hangup.recv() => Err(Error::interrupted(SignalKind::hangup())),
-    }
-}
-
-/// Does something unless a signal asks to end it; then `stop` is cancelled, and the work ends by itself
-/// and cleans up.
-pub async fn stoppable<T>(
-    stop: &CancellationToken,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    tokio::pin!(work);
-    let result = interruptible(work.as_mut()).await;
-    if let Err(error) = &result
-        && error.signalled().is_some()
-    {
-        stop.cancel();
-        let _ = timeout(CLEANING_PATIENCE, work).await;
-    }
-    result
 }
 
 /// Opens a session, does the work of a command on it, and closes it whatever came of that.

@@ -187,7 +187,11 @@ impl Settings {
         let cache_dir = match (absolute(variable("XDG_CACHE_HOME")), &home) {
             (Some(dir), _) => dir.join("vdkr"),
             (None, Some(home)) => home.join(".cache/vdkr"),
-            (None, None) => env::temp_dir().join(format!("vdkr-{}", nix::unistd::geteuid())),
+            (None, None) => {
+                let dir = env::temp_dir().join(format!("vdkr-{}", nix::unistd::geteuid()));
+                state::private_directory(&dir)?;
+                dir
+            }
         };
         let blob_origin = match &layers.iter().find(|(key, ..)| key.name == "blob-dir") {
             Some((_, _, Origin::Option(name) | Origin::Variable(name))) => name,

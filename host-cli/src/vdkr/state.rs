@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -38,6 +38,13 @@ pub enum StateError {
         /// What was asked for.
         wanted: Arch,
     },
+    /// Others may have put something there.
+    #[error(
+        "{} is no directory that this user alone can write to; remove it, or set HOME or \
+         XDG_CACHE_HOME for another place",
+        .0.display()
+    )]
+    NotPrivate(PathBuf),
     /// Something cannot be read or made.
     #[error("{}: {source}", path.display())]
     Io {
@@ -96,6 +103,23 @@ pub fn architecture(dir: &Path) -> Option<Arch> {
     let file = fs::File::open(dir.join(ARCH)).ok()?;
     file.take(MAX_ARCH).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
+}
+
+/// Makes a directory of this user's alone where everybody may make some; one that is there already may
+/// be somebody's trap.
+pub fn private_directory(dir: &Path) -> Result<(), StateError> {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(io_error(dir)(error));
+        }
+        _ => {}
+    }
+    let found = fs::symlink_metadata(dir).map_err(io_error(dir))?;
+    let is_ours = found.uid() == nix::unistd::geteuid().as_raw();
+    if found.is_dir() && is_ours && found.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(StateError::NotPrivate(dir.to_owned()))
 }
 
 /// Makes the directory when it is not there, and checks that its disk is of this architecture.
@@ -244,6 +268,34 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_directory_among_others_is_this_users_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("vdkr");
+        let mode = |mode| fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+        for _ in 0..2 {
+            private_directory(&dir).unwrap();
+            assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o700);
+        }
+        mode(0o755);
+        private_directory(&dir).unwrap();
+        for open in [0o777, 0o770, 0o1777] {
+            mode(open);
+            let error = private_directory(&dir).unwrap_err().to_string();
+            assert!(error.contains("XDG_CACHE_HOME"), "{error}");
+        }
+        mode(0o700);
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink(&dir, &link).unwrap();
+        let file = place.path().join("file");
+        fs::write(&file, "").unwrap();
+        for other in [link, file] {
+            let error = private_directory(&other).unwrap_err();
+            assert!(matches!(error, StateError::NotPrivate(_)), "{error}");
+        }
+        assert!(private_directory(&place.path().join("no/vdkr")).is_err());
+    }
 
     #[tokio::test]
     async fn what_a_killed_machine_left_goes_when_nobody_uses_the_directory() {

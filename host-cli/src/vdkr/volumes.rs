@@ -1,5 +1,5 @@
-//! Mounts of a `run`: host paths are checked before a machine is started, and shared before the
-//! container is.
+//! Mounts of a `run`: host paths are opened before a machine is started, and shared before the
+//! container is. What was opened is what is shared.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -22,11 +22,11 @@ use crate::{
 };
 
 /// A mount whose host path is known to be there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Checked {
     option: MountOption,
-    /// The host's path, absolute and through links.
-    path: Option<PathBuf>,
+    /// What the host's path leads to.
+    source: Option<Source>,
 }
 
 /// Checks what can be checked without a machine. Relative paths are seen from the working
@@ -40,19 +40,20 @@ pub fn check(options: &[MountOption]) -> Result<Vec<Checked>> {
                 let text = format!("two mounts on {}", option.target);
                 return Err(Error::usage(text));
             }
-            let path = match &option.source {
-                Wanted::Host(path) => Some(resolve(path)?),
+            let source = match &option.source {
+                Wanted::Host(path) => Some(open(path)?),
                 _ => None,
             };
             Ok(Checked {
                 option: option.clone(),
-                path,
+                source,
             })
         })
         .collect()
 }
 
-fn resolve(path: &str) -> Result<PathBuf> {
+/// Opens what a path leads to, through links: the user has just named it.
+fn open(path: &str) -> Result<Source> {
     let found = fs::canonicalize(path)
         .map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => SourceError::Missing(path.into()),
@@ -61,37 +62,41 @@ fn resolve(path: &str) -> Result<PathBuf> {
                 source,
             },
         })
-        .and_then(|found| Source::open(&found).map(|_| found));
-    let found = found.map_err(|error| {
-        let exit = match error {
-            SourceError::Missing(_) => Exit::NotFound,
-            _ => Exit::Failed,
-        };
-        let told = Error::new(exit, error.to_string());
-        match error.hint() {
-            Some(hint) => told.with_hint(hint),
-            None => told,
-        }
-    })?;
-    if found.to_str().is_none() {
-        let shown = found.display();
+        .and_then(|found| Source::open(&found))
+        .map_err(|error| told(&error))?;
+    if found.path().to_str().is_none() {
+        let shown = found.path().display();
         return Err(Error::usage(format!("{shown} is not valid UTF-8 text")));
     }
     Ok(found)
 }
 
+/// The words for a path that cannot be shared.
+pub fn told(error: &SourceError) -> Error {
+    let exit = match error {
+        SourceError::Missing(_) => Exit::NotFound,
+        _ => Exit::Failed,
+    };
+    let told = Error::new(exit, error.to_string());
+    match error.hint() {
+        Some(hint) => told.with_hint(hint),
+        None => told,
+    }
+}
+
 /// Shares the host's paths, each once, and gives the mounts for the agent.
-pub async fn share(session: &mut Session, mounts: &[Checked]) -> Result<Vec<MountSpec>> {
+pub async fn share(session: &mut Session, mounts: Vec<Checked>) -> Result<Vec<MountSpec>> {
     let mut shared: HashMap<(PathBuf, bool), String> = HashMap::new();
     let mut specs = Vec::new();
-    for Checked { option, path } in mounts {
+    for Checked { option, source } in mounts {
         let read_only = option.read_only;
-        let source = match (&option.source, path) {
-            (_, Some(path)) => {
+        let source = match (&option.source, source) {
+            (_, Some(source)) => {
+                let path = source.path().to_owned();
                 let key = (path.clone(), read_only);
                 let share = match shared.get(&key) {
                     Some(share) => share.clone(),
-                    None => session.share(path, read_only, None).await?,
+                    None => session.share(source, read_only, None).await?,
                 };
                 shared.insert(key, share.clone());
                 MountSource::Share {
@@ -112,7 +117,7 @@ pub async fn share(session: &mut Session, mounts: &[Checked]) -> Result<Vec<Moun
             },
         };
         specs.push(MountSpec {
-            target: option.target.clone(),
+            target: option.target,
             source,
             read_only,
         });

@@ -67,8 +67,9 @@ pub async fn add(
                 What::Path(path) => {
                     let known = noted(session, settings, &other.container, &id, &path)?;
                     let read_only = read_only || known.read_only;
-                    let share = session.share(&known.path, read_only, None).await?;
-                    let path = known.path.display().to_string();
+                    let source = known.open()?;
+                    let path = source.path().display().to_string();
+                    let share = session.share(source, read_only, None).await?;
                     (MountSource::Share { share, path }, read_only)
                 }
             };

@@ -11,7 +11,22 @@ const SILENT: Duration = Duration::from_secs(15);
 
 /// Says something to the user beside the command's output.
 pub fn say(text: &str) {
-    eprintln!("vdkr: {}", printable(text));
+    eprintln!("{MARK} {}", guarded(text));
+}
+
+/// How what this program says begins.
+const MARK: &str = "vdkr:";
+
+/// What is said, in which others may have a say: no further line looks like the first of another
+/// message.
+fn guarded(text: &str) -> String {
+    let text = printable(text);
+    let mut lines = text.split('\n').enumerate().map(|(at, line)| {
+        let forged = at > 0 && line.trim_start().starts_with(MARK);
+        format!("{}{line}", if forged { "| " } else { "" })
+    });
+    let first = lines.next().unwrap_or_default();
+    lines.fold(first, |text, line| text + "\n" + &line)
 }
 
 /// Text without anything that could drive a terminal: registries and machines have a say in it. Lines
@@ -57,6 +72,21 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
+
+    #[test]
+    fn nobody_else_says_something_in_our_name() {
+        for (text, said) in [
+            ("it failed\ntry this", "it failed\ntry this"),
+            (
+                "it failed\nvdkr: all is well",
+                "it failed\n| vdkr: all is well",
+            ),
+            ("a\n\r vdkr: b\u{1b}[1m\n", "a\n|   vdkr: b [1m\n"),
+            ("vdkr: x", "vdkr: x"),
+        ] {
+            assert_eq!(guarded(text), said);
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_long_wait_is_told_of_once_and_a_short_one_not() {

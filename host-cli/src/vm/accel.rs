@@ -6,8 +6,8 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -238,7 +238,11 @@ impl Verdicts {
                 .create(dir)?;
         }
         let unfinished = self.path.with_extension(format!("{}", std::process::id()));
-        fs::write(&unfinished, text)?;
+        // What an earlier process of this number left, or somebody's link, is not written through.
+        let _ = fs::remove_file(&unfinished);
+        let mut options = File::options();
+        options.write(true).create_new(true).mode(0o600);
+        options.open(&unfinished)?.write_all(&text)?;
         fs::rename(&unfinished, &self.path)
     }
 
@@ -319,6 +323,15 @@ mod tests {
             verdicts.remember(&other, Accel::Kvm).unwrap();
         }
         assert_eq!(verdicts.entries().len(), MAX_VERDICTS);
+        let unfinished = verdicts
+            .path()
+            .with_extension(std::process::id().to_string());
+        let foreign = dir.path().join("foreign");
+        fs::write(&foreign, "untouched").unwrap();
+        std::os::unix::fs::symlink(&foreign, &unfinished).unwrap();
+        verdicts.remember(&here(), Accel::Kvm).unwrap();
+        assert_eq!(fs::read_to_string(&foreign).unwrap(), "untouched");
+        assert!(fs::symlink_metadata(verdicts.path()).unwrap().is_file());
         fs::write(verdicts.path(), "{ torn").unwrap();
         assert_eq!(verdicts.recall(&here()), None);
         verdicts.remember(&here(), Accel::Kvm).unwrap();

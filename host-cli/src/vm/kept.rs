@@ -62,6 +62,9 @@ pub struct Description {
     pub kernel: PathBuf,
     /// The initramfs that was booted.
     pub initrd: PathBuf,
+    /// Whether it takes disks while it runs; unknown when its monitor is too old to say.
+    #[serde(default)]
+    pub hot_disks: Option<bool>,
     /// When the agent greeted, in milliseconds since 1970.
     pub started_unix_ms: u64,
     /// Seconds without a request after which the machine stops; 0 for never.

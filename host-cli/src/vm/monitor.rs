@@ -41,7 +41,7 @@ use super::{
     router::{ClientId, Router, Verdict, client_queue, own_request},
     start::Started,
 };
-use crate::share::{ShareError, Shares};
+use crate::share::{ShareError, Shares, Source};
 
 /// Frames on the way from clients and the agent to the router.
 const INBOX: usize = 256;
@@ -438,7 +438,10 @@ impl Hub {
                 };
                 let shares = shares.get_or_try_init(connect).await;
                 let shares = shares.map_err(|error| failed(error.to_string()))?;
-                let shared = shares.share(&path, read_only, name).await;
+                // The client has looked at the path already; what came to stand there since is not
+                // followed.
+                let source = Source::open(&path).map_err(ShareError::from)?;
+                let shared = shares.share(source, read_only, name).await;
                 shared.map_err(|error: ShareError| error.into())
             };
             let shared: Result<String, Failure> = shared.await;

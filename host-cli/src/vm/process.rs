@@ -96,6 +96,11 @@ impl Qemu {
         (&mut self.control, self.disks.as_mut())
     }
 
+    /// Whether it takes disks while it runs.
+    pub fn takes_disks(&self) -> bool {
+        self.disks.is_some()
+    }
+
     /// Path of the disk with the agent's state.
     pub(super) fn state_disk(&self) -> Option<&str> {
         self.state_disk.as_deref()

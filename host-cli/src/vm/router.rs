@@ -25,6 +25,8 @@ const SHARE_STREAMS: usize = CLIENT_STREAMS - 64;
 const NEWS_LIMIT: usize = 1 << 20;
 /// Bytes that may wait for one client before it is cut off. Credit keeps an honest one below.
 const CLIENT_LIMIT: usize = 32 << 20;
+/// Bytes that each piece waiting for a client takes beside what is in it.
+const PIECE: usize = 64;
 /// Longest `Open` frame that is looked into: the requests that are the monitor's own are short,
 /// paths and ports the longest things in them.
 const OWN_REQUEST: usize = 64 * 1024;
@@ -80,7 +82,8 @@ impl ClientFrames {
     /// The next frames to write; `None` when the client is to be cut off.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
         let bytes = self.frames.recv().await?;
-        self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
+        self.waiting
+            .fetch_sub(bytes.len() + PIECE, Ordering::Relaxed);
         Some(bytes)
     }
 }
@@ -386,7 +389,9 @@ impl Router {
         if waiting > CLIENT_LIMIT {
             return Some(id);
         }
-        queue.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
+        queue
+            .waiting
+            .fetch_add(bytes.len() + PIECE, Ordering::Relaxed);
         // Closed when the client has gone, which its reader reports.
         let _ = queue.frames.send(bytes);
         None

@@ -52,6 +52,8 @@ pub(crate) struct FakeAgent {
     /// How often it says which layers it has, before it says nothing of them any more; none when it
     /// does not know of layers.
     pub(crate) layers: Arc<Mutex<Option<u64>>>,
+    /// What it says of them.
+    pub(crate) needed: Arc<Mutex<NeededLayers>>,
     /// What is told of its machine, as if a monitor stood before it.
     pub(crate) machine: Arc<Mutex<MachineState>>,
     /// How many requests it turns away, as a monitor does that stops its machine, or drops with the
@@ -157,7 +159,7 @@ impl FakeAgent {
                     while !stream.cancelled && stream.wait().await {}
                     return;
                 }
-                Ok(Reply::Layers(NeededLayers::default()))
+                Ok(Reply::Layers(self.needed.lock().unwrap().clone()))
             }
             Request::Pull(pull) => pull_image(&mut stream, &pull.reference).await,
             Request::Run(run) => {
@@ -388,7 +390,10 @@ async fn pull_image(stream: &mut Stream, reference: &str) -> Done {
         })
         .await;
     for done in [0, 50, 100] {
-        let (layer, total) = ("sha256:0123456789abcdef".into(), Some(100));
+        let (layer, total) = (
+            format!("sha256:{}", "0123456789abcdef".repeat(4)),
+            Some(100),
+        );
         stream
             .event(&Event::Progress {
                 layer,
@@ -427,7 +432,7 @@ async fn run_container(stream: &mut Stream, run: &RunRequest) -> Option<Done> {
     }
     let started = Event::Started {
         pid: 7,
-        container: "c".into(),
+        container: "c".repeat(64),
     };
     stream.event(&started).await;
     let args: Vec<&str> = run.args.iter().map(String::as_str).collect();

@@ -11,7 +11,7 @@ use vdkr_core::{
 use super::wrong_reply;
 use crate::{
     exit::Exit,
-    out,
+    out, out_line,
     vdkr::{
         error::{Error, Result},
         format::Format,
@@ -61,7 +61,7 @@ pub async fn run(settings: &Settings, args: &ImagesArgs) -> Result<u8> {
         for row in &rows {
             let id = shorten(&row.id, args.no_trunc);
             if !shown.contains(&id) {
-                out!("{id}");
+                out_line!("{id}");
                 shown.push(id);
             }
         }

@@ -5,7 +5,7 @@ use vdkr_core::channel::message::{Info, Reply, Request};
 
 use super::wrong_reply;
 use crate::{
-    out,
+    out, out_line,
     vdkr::{
         error::Result,
         format::Format,
@@ -44,10 +44,10 @@ pub async fn run(settings: &Settings, args: &InfoArgs) -> Result<u8> {
         None => out!(" Containers:     {} running", info.containers),
     }
     out!(" Images:         {}", info.images);
-    out!(" Server Version: {}", text("Server"));
-    out!(" Engine:         {}", info.engine);
-    out!(" Kernel Version: {}", info.kernel);
-    out!(" Architecture:   {}", info.arch);
+    out_line!(" Server Version: {}", text("Server"));
+    out_line!(" Engine:         {}", info.engine);
+    out_line!(" Kernel Version: {}", info.kernel);
+    out_line!(" Architecture:   {}", info.arch);
     if info.cpus > 0 {
         out!(" CPUs:           {}", info.cpus);
     }
@@ -60,7 +60,7 @@ pub async fn run(settings: &Settings, args: &InfoArgs) -> Result<u8> {
         human::size(info.state_total),
         human::size(info.state_available),
     );
-    out!(" Storage:        {} ({total}, {left} free)", info.state);
+    out_line!(" Storage:        {} ({total}, {left} free)", info.state);
     out!(" State:          {}", text("StateDir"));
     let list = |name: &str| {
         let items = document[name]

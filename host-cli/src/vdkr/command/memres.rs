@@ -21,7 +21,7 @@ use vdkr_core::channel::message::{ContainerReply, ContainerRequest, MachineState
 use super::vstorage;
 use crate::{
     exit::Exit,
-    out,
+    out, out_line,
     vdkr::{
         error::{Error, Result},
         granted, health, human, layers,
@@ -329,7 +329,7 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
         return Ok(0);
     }
     out!("Running ({})", dir.display());
-    out!("  Agent:         {} ({})", hello.software, hello.arch);
+    out_line!("  Agent:         {} ({})", hello.software, hello.arch);
     if let Some(description) = description {
         let Description {
             pid,
@@ -352,7 +352,7 @@ async fn status(settings: &Settings, args: &MemresStatusArgs) -> Result<u8> {
         );
         out!("  Stops:         {}", stops(*idle_timeout, state.as_ref()));
         if let Some(word) = state.as_ref().and_then(|state| state.stopped.as_ref()) {
-            out!("  Stands still:  {word}");
+            out_line!("  Stands still:  {word}");
         }
         if description.software != SOFTWARE {
             say(&format!(

@@ -12,7 +12,7 @@ use crate::{
     vdkr::{
         args::PortArgs,
         error::{Error, Result},
-        session::no_ports,
+        publish::no_ports,
         settings::{Settings, StatePlace},
         words::say,
     },

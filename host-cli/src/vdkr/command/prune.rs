@@ -13,7 +13,7 @@ use super::{
     wrong_reply,
 };
 use crate::{
-    out,
+    out, out_line,
     vdkr::{
         error::{Error, Result},
         human,
@@ -96,7 +96,7 @@ pub fn tell_removed(kind: &str, lines: &[String], dry_run: bool) {
         false => out!("Deleted {kind}:"),
     }
     for line in lines {
-        out!("{line}");
+        out_line!("{line}");
     }
     out!("");
 }

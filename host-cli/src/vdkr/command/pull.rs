@@ -4,17 +4,18 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use vdkr_core::{
-    candidates::pull_candidates,
+    candidates::{Source, pull_candidates},
     channel::message::{PullRequest, Pulled, Reply, Request},
     credentials::Credential,
     reference::{Host, Reference},
 };
-use vdkr_transfer::{Repository, TransferError};
+use vdkr_transfer::{Repository, TransferError, pull::ImageError};
 
 use super::wrong_reply;
 use crate::{
     exit::Exit,
-    out,
+    out_line,
+    output::plain,
     progress::Mode,
     vdkr::{
         error::{Error, Result},
@@ -63,9 +64,9 @@ pub async fn run(settings: &Settings, args: &PullArgs) -> Result<u8> {
             match pull(session, settings, request, &mut news).await {
                 Ok(pulled) => {
                     if mode != Mode::None {
-                        eprintln!("Digest: {}", pulled.digest);
+                        eprintln!("Digest: {}", plain(&pulled.digest));
                     }
-                    out!("{}", pulled.name);
+                    out_line!("{}", pulled.name);
                     outcomes.push(Exit::Done);
                 }
                 // Alone, it is the command's own error.
@@ -121,7 +122,19 @@ async fn all_tags(settings: &Settings, names: &[String]) -> Result<Vec<String>> 
                     break;
                 }
                 Err(TransferError::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
+                // With the words of a pull, which say how to do without the configured registry.
+                Err(error) => {
+                    return Err(ImageError::Pull {
+                        reference: host.without_tag().to_string(),
+                        unknown: Vec::new(),
+                        source: Box::new(error),
+                        registry: prefix
+                            .as_ref()
+                            .filter(|_| candidate.source == Source::Registry)
+                            .map(ToString::to_string),
+                    }
+                    .into());
+                }
             }
         }
         let Some((repository, tags)) = found else {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     exit::Exit,
-    out,
+    out_line,
     vdkr::{
         error::{Error, Result},
         image_args::RemoveArgs,
@@ -34,8 +34,8 @@ pub async fn run(settings: &Settings, args: &RemoveArgs) -> Result<u8> {
                 Ok(removed) => {
                     for step in removed {
                         match step {
-                            Removed::Untagged(name) => out!("Untagged: {name}"),
-                            Removed::Deleted(digest) => out!("Deleted: {digest}"),
+                            Removed::Untagged(name) => out_line!("Untagged: {name}"),
+                            Removed::Deleted(digest) => out_line!("Deleted: {digest}"),
                         }
                     }
                     outcomes.push(Exit::Done);

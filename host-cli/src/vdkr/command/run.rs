@@ -13,21 +13,22 @@ use vdkr_core::{
 
 use super::{memres, wrong_reply};
 use crate::{
+    exit::Exit,
     out,
     progress::Mode,
     vdkr::{
         attach::{FAILED, Terms, ask, attach},
         environment,
         error::{Error, Result},
-        granted::Granted,
+        granted::{Granted, is_id},
         layers,
         news::News,
         platform,
-        publish::{Target, publish, wanted},
+        publish::{Target, no_ports, publish, wanted},
         registry,
         run_options::{self, Parsed, RunOptions, Verb},
         sandbox,
-        session::{Session, no_ports, with_session},
+        session::{Session, with_session},
         settings::Settings,
         volumes, volumes_from,
         words::say,
@@ -92,7 +93,7 @@ async fn try_run(settings: &Settings, verb: Verb, words: Vec<OsString>) -> Resul
                 verb.word(),
             )?;
         }
-        let mut mounts = volumes::share(session, &mounts).await?;
+        let mut mounts = volumes::share(session, mounts).await?;
         volumes_from::add(session, settings, &options.volumes_from, &mut mounts).await?;
         let mut request = RunRequest {
             image: registry::translate_name(&options.image),
@@ -197,7 +198,10 @@ async fn begin(
 ) -> Result<u8> {
     match ask(session, request, &mut news).await? {
         Reply::Container(ContainerReply::Created { id }) => {
-            let id: String = id.chars().filter(char::is_ascii_hexdigit).collect();
+            if !is_id(&id) {
+                let message = "the machine's agent gives the container an id that is none";
+                return Err(Error::new(Exit::Failed, message));
+            }
             if published {
                 session.adopt_ports(&id).await?;
             }

@@ -11,13 +11,15 @@ use crate::{
         config::{self, Config, ConfigError, Key},
         error::{Error, Result},
         human,
-        settings::{Origin, Settings},
+        session::ignored,
+        settings::{Origin, Settings, Surroundings},
         value,
+        words::say,
     },
 };
 
 /// Lists, prints, sets or resets.
-pub fn run(settings: &Settings, args: &VconfigArgs) -> Result<u8> {
+pub async fn run(settings: &Settings, args: &VconfigArgs) -> Result<u8> {
     let Some(name) = args.key.as_deref() else {
         list(settings, args.json);
         return Ok(0);
@@ -41,12 +43,14 @@ pub fn run(settings: &Settings, args: &VconfigArgs) -> Result<u8> {
             config.reset(key);
             config.save()?;
             out!("Reset {name} to default: {}", shown(key.default));
+            tell_if_late(settings, key).await;
         }
         ([value], false) => {
             config.set(key, value)?;
             config.save()?;
             out!("Set {name} = {}", config.get(key)?.unwrap_or_default());
             overruled(settings, key);
+            tell_if_late(settings, key).await;
         }
         _ => return Err(Error::usage(format!("give {name} one value, or --reset"))),
     }
@@ -125,6 +129,20 @@ fn overruled(settings: &Settings, key: &Key) {
     if let (value, origin @ (Origin::Variable(_) | Origin::ProgramName)) = settings.value(key.name)
     {
         eprintln!("vdkr: the {origin} says {value:?} and beats it here");
+    }
+}
+
+/// A change that a machine which runs does not follow would seem to have no effect.
+async fn tell_if_late(settings: &Settings, key: &Key) {
+    let Ok(changed) = Settings::resolve(settings.global.clone(), &Surroundings::real()) else {
+        return;
+    };
+    if ignored::by_running(&changed, key.name).await {
+        say(&format!(
+            "the machine that is running keeps its own {}; the new one holds after: vdkr memres \
+             restart",
+            key.name
+        ));
     }
 }
 

@@ -8,7 +8,7 @@ use vdkr_core::channel::message::{PROTOCOL_VERSION, Reply, Request};
 
 use super::info::bare_version;
 use crate::{
-    out,
+    out, out_line,
     vdkr::{
         error::Result,
         format::Format,
@@ -66,10 +66,10 @@ pub async fn run(settings: &Settings, args: &VersionArgs) -> Result<u8> {
     let server = &document["Server"];
     let text = |name: &str| server[name].as_str().unwrap_or("-").to_owned();
     if !server.is_null() {
-        out!("Agent {}", text("Name"));
-        out!("  Kernel:            {}", text("KernelVersion"));
-        out!("  Architecture:      {}", text("Arch"));
-        out!("  Engine:            {}", text("Engine"));
+        out_line!("Agent {}", text("Name"));
+        out_line!("  Kernel:            {}", text("KernelVersion"));
+        out_line!("  Architecture:      {}", text("Arch"));
+        out_line!("  Engine:            {}", text("Engine"));
     }
     Ok(0)
 }

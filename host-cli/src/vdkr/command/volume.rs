@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     exit::Exit,
-    out,
+    out, out_line,
     vdkr::{
         error::{Error, Result},
         format::Format,
@@ -46,7 +46,7 @@ pub async fn run(settings: &Settings, command: VolumeCommand) -> Result<u8> {
                 labels: labels(&args.label)?,
             };
             for volume in volumes(settings, action).await? {
-                out!("{}", volume.name);
+                out_line!("{}", volume.name);
             }
         }
         VolumeCommand::Ls(args) => {
@@ -113,7 +113,7 @@ async fn remove(settings: &Settings, names: Vec<String>, force: bool) -> Result<
             return Err(wrong_reply(&reply));
         };
         for name in names {
-            out!("{name}");
+            out_line!("{name}");
         }
         Ok(())
     })
@@ -261,7 +261,7 @@ fn list(volumes: &[VolumeRow], args: &VolumeListArgs, format: &Format) -> Result
         out!("{text}");
     } else if args.quiet {
         for volume in volumes {
-            out!("{}", volume.name);
+            out_line!("{}", volume.name);
         }
     } else {
         crate::output::write(format_args!("{}", table(volumes, Timestamp::now())));

@@ -246,7 +246,7 @@ async fn give(
     // The word of a machine is no proof that it may have a layer: another one's image may be private.
     let given = match &settings.state {
         StatePlace::Directory(dir) => layers_of(cache, dir)?,
-        StatePlace::Nowhere => layers.clone(),
+        StatePlace::Nowhere => session.given().clone(),
     };
     let is_there = |layer| given.contains(layer) && cache.has_layer(layer);
     let must_fetch = !layers.iter().all(is_there);
@@ -265,13 +265,25 @@ async fn give(
         if let Some(foreign) = layers.iter().find(|layer| !proved.contains(layer)) {
             return Err(odd(&format!("{foreign} is none of {}", request.reference)));
         }
-        if let StatePlace::Directory(dir) = &settings.state {
-            note_use(cache, dir, layers)?;
-        }
+        note_given(cache, session, settings, layers)?;
     }
     attach(session, cache, layers).await?;
     mount(session, layers).await?;
     Ok(must_fetch)
+}
+
+/// Notes that a machine has layers which are proved to be those of an image that it got.
+pub(super) fn note_given(
+    cache: &Cache,
+    session: &mut Session,
+    settings: &Settings,
+    layers: &BTreeSet<Digest>,
+) -> Result<()> {
+    match &settings.state {
+        StatePlace::Directory(dir) => note_use(cache, dir, layers)?,
+        StatePlace::Nowhere => session.gives(layers),
+    }
+    Ok(())
 }
 
 /// Attaches the disks of layers that are in the cache.
@@ -337,4 +349,63 @@ fn odd(reason: &dyn ToString) -> Error {
         reason.to_string()
     );
     Failure::new(FailureCode::Failed, message).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::{
+        progress::Mode,
+        vdkr::{args::Global, settings::tests::settings},
+        vm::{channel::Connection, fake_agent::FakeAgent, pipe::greet_guest},
+    };
+
+    #[tokio::test]
+    async fn a_machine_without_state_has_what_its_session_gave_it() {
+        let root = tempfile::tempdir().unwrap();
+        let variables = [
+            ("VDKR_STATELESS", "1"),
+            ("VDKR_STATE_ROOT", root.path().to_str().unwrap()),
+        ];
+        let settings = settings(Global::default(), &variables, "").unwrap();
+        // The archive of nothing: a layer that another machine's image has brought.
+        let plain = [0; 1024];
+        let layer = Digest::sha256(&plain);
+        let taken = cache(&settings)
+            .unwrap()
+            .take_layer(&plain[..], &layer, &|| false);
+        taken.unwrap().unwrap();
+
+        let agent = FakeAgent::default();
+        *agent.layers.lock().unwrap() = Some(100);
+        *agent.needed.lock().unwrap() = NeededLayers {
+            missing: vec![layer.to_string()],
+            ..NeededLayers::default()
+        };
+        let (host, guest) = UnixStream::pair().unwrap();
+        tokio::spawn(agent.clone().serve(guest));
+        let (reader, mut writer) = host.into_split();
+        let (reader, hello) = greet_guest(reader, &mut writer, "test").await.unwrap();
+        let connection = Connection::new(reader, writer, hello);
+        let mut session = Session::of_kept(connection, &settings);
+        let mut news = News::new(Mode::None, false);
+        let mut run = RunRequest::default();
+        let attached = || {
+            let asked = agent.requests.lock().unwrap();
+            asked
+                .iter()
+                .any(|request| matches!(request, Request::AttachDisk(_)))
+        };
+
+        let prepared = prepare(&mut session, &settings, &mut run, &mut news).await;
+        let words = prepared.unwrap_err().to_string();
+        assert!(words.contains("no longer has all of its layers"), "{words}");
+        assert!(!attached());
+        session.gives(&BTreeSet::from([layer]));
+        let prepared = prepare(&mut session, &settings, &mut run, &mut news).await;
+        assert!(prepared.is_err(), "the fake agent takes no disks");
+        assert!(attached());
+    }
 }

@@ -22,9 +22,10 @@ use vdkr_core::channel::message::RegistrySettings;
 
 use super::{error::Result, session::Session, settings::Settings};
 
-/// Whether layers are unpacked here rather than in the machine. A target unpacks by itself.
+/// Whether layers are unpacked here rather than in the machine. A target unpacks by itself, and so does
+/// a machine that could not be handed them.
 pub fn unpacks_here(session: &Session, settings: &Settings) -> bool {
-    settings.value("pull-in").0 == "host" && !session.is_target()
+    settings.value("pull-in").0 == "host" && session.takes_disks(settings.verbose)
 }
 
 /// Whether images are pulled here rather than in the machine. A machine that alone knows the registry

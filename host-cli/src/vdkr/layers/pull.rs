@@ -9,7 +9,7 @@ use vdkr_core::{
         RegistrySettings, Reply, Request,
     },
     digest::Digest,
-    loopback::{LOCAL_HOST, from_gateway, reference_from_gateway},
+    loopback::reference_from_gateway,
     manifest::ImageConfig,
     reference::Reference,
 };
@@ -18,11 +18,17 @@ use vdkr_transfer::{
     pull::{Image, ImageError, LayerStore, Question, Remote, client_config, connect, fetch},
 };
 
-use super::{Cache, cache, collect, hand_over::attach, note_use, repair, users::layers_of};
+use super::{
+    Cache, cache, collect,
+    hand_over::{attach, note_given},
+    repair,
+    users::layers_of,
+};
 use crate::vdkr::{
     command::wrong_reply,
     error::{Error, Result},
     news::News,
+    registry::as_seen_here,
     session::{Session, stoppable},
     settings::{Settings, StatePlace},
     value::parse_room,
@@ -190,9 +196,7 @@ pub(super) async fn hand_in(
         Err(error) if error.is_unsupported() => return Ok(Some(error.to_string())),
         Err(error) => return Err(error),
     }
-    if let StatePlace::Directory(dir) = &settings.state {
-        note_use(cache, dir, layers)?;
-    }
+    note_given(cache, session, settings, layers)?;
     Ok(None)
 }
 
@@ -239,24 +243,6 @@ fn admission(cache: &Cache, remote: &Remote, image: &Image) -> Result<AdmitReque
 /// computer.
 fn client(settings: &RegistrySettings) -> Result<Client, ImageError> {
     connect(client_config(&as_seen_here(settings))?)
-}
-
-fn as_seen_here(settings: &RegistrySettings) -> RegistrySettings {
-    let here = |text: &String| from_gateway(text, &settings.gateway);
-    let mut seen = settings.clone();
-    seen.registry = settings.registry.as_ref().map(here);
-    seen.insecure = settings.insecure.iter().map(here).collect();
-    for mirror in &mut seen.mirrors {
-        mirror.host = here(&mirror.host);
-        mirror.endpoints = mirror.endpoints.iter().map(here).collect();
-    }
-    for credential in &mut seen.credentials {
-        credential.host = here(&credential.host);
-    }
-    if !settings.gateway.is_empty() {
-        LOCAL_HOST.clone_into(&mut seen.gateway);
-    }
-    seen
 }
 
 #[cfg(test)]

@@ -92,19 +92,26 @@ fn the_environment_keeps_its_order() {
 
 #[test]
 fn an_option_of_dockers_is_refused_and_its_value_is_no_image() {
-    for option in OPTIONS
-        .iter()
-        .filter(|option| option.meaning == Meaning::Unsupported)
-    {
+    for option in OPTIONS {
+        let Meaning::Refused(why) = option.meaning else {
+            continue;
+        };
+        if option.form == Form::Switch {
+            continue;
+        }
         let long = format!("--{}", option.long);
-        assert!(error(&[&long, "value", "i"]).contains(&long), "{long}");
+        let told = error(&[&long, "value", "i"]);
+        assert!(told.contains(&long) && told.contains(why), "{long}");
         if let Some(short) = option.short {
             let short = format!("-{short}");
-            assert!(
-                error(&[&short, "value", "i"]).contains("does not support"),
-                "{short}"
-            );
+            assert!(error(&[&short, "value", "i"]).contains(why), "{short}");
         }
+    }
+    for (words, instead) in [
+        (["-a", "stdout"], "-d for none"),
+        (["--volume-driver", "nfs"], "-v DIRECTORY:PATH"),
+    ] {
+        assert!(error(&[&words[..], &["i"]].concat()).contains(instead));
     }
 }
 
@@ -205,7 +212,7 @@ fn no_value_of_any_option_is_taken_for_the_image() {
                     );
                 }
             }
-            let refused = matches!(option.meaning, Meaning::Refused(_) | Meaning::Unsupported);
+            let refused = matches!(option.meaning, Meaning::Refused(_));
             let read = outcomes.iter().any(Result::is_ok);
             // A limit of swap means something beside one of memory only.
             let needs_more = option.long == "memory-swap";
@@ -307,12 +314,10 @@ fn the_table_has_no_doubles() {
     shorts.sort_unstable();
     shorts.dedup();
     assert_eq!((longs.len(), shorts.len()), (all, all_short));
-    for option in OPTIONS.iter().filter(|option| {
-        !matches!(
-            option.meaning,
-            Meaning::Unsupported | Meaning::Refused(_) | Meaning::Ignored(_)
-        )
-    }) {
+    for option in OPTIONS
+        .iter()
+        .filter(|option| !matches!(option.meaning, Meaning::Refused(_) | Meaning::Ignored(_)))
+    {
         // Second names, and a switch for what is never done.
         let silent = ["help", "net", "dns-opt", "no-healthcheck"].contains(&option.long);
         assert!(

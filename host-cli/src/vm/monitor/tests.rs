@@ -538,6 +538,14 @@ async fn a_path_is_served_for_a_client_as_long_as_it_is_there() {
     let mounts = |request: &Request| matches!(request, Request::MountShare { .. });
     assert_eq!(count(&mounts), 1);
 
+    // A link that came after the client's look is not followed.
+    let link = shared.path().join("link");
+    std::os::unix::fs::symlink("/etc", &link).unwrap();
+    let answers = ask_and_go(bench.dir.path(), vec![share(&link)]).await;
+    let failure = answers[0].as_ref().unwrap_err();
+    assert!(failure.message.contains("symbolic link"), "{failure:?}");
+    assert!(failure.message.contains(link.to_str().unwrap()));
+
     // Another directory in its place is another one.
     let place = shared.path().join("a");
     let mut seen = vec![share_name];

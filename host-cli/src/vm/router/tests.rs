@@ -282,3 +282,15 @@ fn a_client_that_reads_nothing_loses_news_then_its_place() {
     let cut = (0..10_000).find_map(|_| bench.router.from_guest(&data));
     assert_eq!(cut, Some(id));
 }
+
+#[test]
+fn small_pieces_that_nobody_reads_are_as_bounded() {
+    let mut bench = Bench::new();
+    let (queue, _frames) = client_queue();
+    let id = bench.router.connect(queue, false);
+    bench.router.from_client(id, &open(1), None);
+    let data = frame(Kind::Stdout, 1, b"x");
+    let most = CLIENT_LIMIT / PIECE;
+    let cut = (0..=most).find_map(|_| bench.router.from_guest(&data));
+    assert_eq!(cut, Some(id));
+}

@@ -8,7 +8,7 @@ use vdkr_core::{
 use super::{memres, wrong_reply};
 use crate::{
     exit::Exit,
-    out,
+    out_line,
     vdkr::{
         container_args::ContainerCommand,
         error::{Error, Result},
@@ -93,7 +93,7 @@ async fn each_of(
         let asked = ask(session, request(name.clone())).await;
         outcomes.push(outcome(asked)?);
         if outcomes.last() == Some(&Exit::Done) {
-            out!("{name}");
+            out_line!("{name}");
         }
     }
     Ok(outcomes)

@@ -11,7 +11,7 @@ use vdkr_core::{
 
 use super::list;
 use crate::{
-    out,
+    out_line,
     vdkr::{
         container_args::PsArgs,
         error::{Error, Result},
@@ -58,7 +58,7 @@ pub async fn run(settings: &Settings, args: &PsArgs) -> Result<u8> {
     let rows = wanted(&rows, args, &filters)?;
     if args.quiet {
         for row in &rows {
-            out!("{}", id(row, args.no_trunc));
+            out_line!("{}", id(row, args.no_trunc));
         }
         return Ok(0);
     }

@@ -60,8 +60,8 @@ pub async fn run(settings: &Settings, args: &StatsArgs) -> Result<u8> {
                 crate::output::write(format_args!("{text}"));
                 return Ok(0);
             }
-            // From the top left corner, on a screen that is empty.
-            out!("\u{1b}[H\u{1b}[2J{}", text.trim_end());
+            crate::output::clear_screen();
+            out!("{}", text.trim_end());
             before = now;
         }
     })

@@ -8,7 +8,7 @@ use vdkr_core::channel::message::{ContainerRequest, Request};
 use super::{expect_done, outcome, read_signal};
 use crate::{
     exit::Exit,
-    out,
+    out_line,
     vdkr::{
         container_args::StopArgs,
         error::{Error, Result},
@@ -59,7 +59,7 @@ async fn each_at_once(
         let reply = session.answer(done.await?).await;
         outcomes.push(outcome(reply.and_then(expect_done))?);
         if outcomes.last() == Some(&Exit::Done) {
-            out!("{name}");
+            out_line!("{name}");
         }
     }
     Ok(outcomes)

@@ -186,6 +186,7 @@ async fn try_keep(settings: &Settings, args: &MemresStartArgs) -> Result<()> {
         memory_mib: settings.start.memory_mib,
         kernel: started.kernel.clone(),
         initrd: started.initrd.clone(),
+        hot_disks: Some(started.qemu.takes_disks()),
         started_unix_ms: now.as_millis().try_into().unwrap_or(u64::MAX),
         idle_timeout,
     };
