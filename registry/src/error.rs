@@ -127,7 +127,9 @@ impl Refusal {
                     serde_json::json!({ "digests": missing.iter().take(100).collect::<Vec<_>>() }),
                 )
             }
-            StorageError::WrongSize { .. } => {
+            StorageError::WrongSize { .. }
+            | StorageError::NestsTooDeep
+            | StorageError::HasTooMany => {
                 Self::new(ErrorCode::ManifestInvalid, error.to_string())
             }
             StorageError::ConditionFailed { current } => {

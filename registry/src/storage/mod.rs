@@ -52,6 +52,7 @@ mod links;
 mod local;
 mod locks;
 mod manifests;
+mod nesting;
 mod paths;
 mod recovery;
 mod referrers;
@@ -94,6 +95,18 @@ pub enum StorageError {
         /// The size of what is there.
         there: u64,
     },
+    /// Indexes nest deeper than the registry and its clients go.
+    #[error(
+        "its indexes nest more than {} manifests deep; name the images in fewer indexes",
+        nesting::DEEPEST
+    )]
+    NestsTooDeep,
+    /// More hangs from an index than is looked through for one request.
+    #[error(
+        "more than {} manifests or {} MiB of them hang from it; push them in several indexes",
+        nesting::MOST_BELOW, nesting::BYTES_BELOW >> 20
+    )]
+    HasTooMany,
     /// The condition of the request does not hold.
     #[error("the tag or manifest is not in the state that the request asks for")]
     ConditionFailed {
