@@ -129,9 +129,7 @@ impl Refusal {
             }
             StorageError::WrongSize { .. }
             | StorageError::NestsTooDeep
-            | StorageError::HasTooMany => {
-                Self::new(ErrorCode::ManifestInvalid, error.to_string())
-            }
+            | StorageError::HasTooMany => Self::new(ErrorCode::ManifestInvalid, error.to_string()),
             StorageError::ConditionFailed { current } => {
                 let refusal = Self::new(ErrorCode::PreconditionFailed, error.to_string())
                     .with_detail(serde_json::json!({ "current": current }));
@@ -162,6 +160,10 @@ impl Refusal {
                     ErrorCode::Unknown,
                     "the registry's storage failed; see its log",
                 )
+            }
+            StorageError::Locked(_) => {
+                tracing::error!(%error, "the storage waits in vain");
+                busy("another process keeps a part of the registry's storage locked; see its log")
             }
             StorageError::Busy | StorageError::Stopped => {
                 Self::new(ErrorCode::Unavailable, error.to_string())

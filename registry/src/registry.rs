@@ -15,7 +15,7 @@ use crate::body::{Body, Buffers};
 use crate::budget::Budget;
 use crate::config::ServerConfig;
 use crate::error::{OpenError, Refusal};
-use crate::fs::Fs;
+use crate::fs::{self, Fs};
 use crate::jobs::Jobs;
 use crate::receive::Incoming;
 use crate::router;
@@ -59,7 +59,7 @@ impl Registry {
         let tls = config.tls.as_ref().map(Tls::open).transpose()?;
         let users = config.htpasswd.as_deref().map(Users::open).transpose()?;
         let path = config.storage.clone();
-        std::fs::create_dir_all(&path).map_err(|source| OpenError::Create {
+        fs::make_root(&path).map_err(|source| OpenError::Create {
             path: path.clone(),
             source,
         })?;

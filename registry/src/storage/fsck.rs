@@ -445,7 +445,7 @@ impl Check<'_> {
     /// are whole; those that are not are put aside by themselves.
     fn put_aside(&self, name: &str, tag: Option<&str>, digest: &Digest) -> Result<bool> {
         let storage = self.storage;
-        let _alone = storage.locks.exclude(name);
+        let _alone = storage.locks.exclude(name)?;
         let link = paths::revision_link(name, digest);
         let there = match tag {
             Some(tag) => storage.tag(name, tag)?.as_ref() == Some(digest),

@@ -192,7 +192,7 @@ impl Storage {
     /// Pins a manifest of a repository: it is kept whether a tag names it or not. `false`: it is not
     /// there.
     pub fn pin(&self, repository: &str, digest: &Digest) -> Result<bool> {
-        let _shared = self.locks.share(repository);
+        let _shared = self.locks.share(repository)?;
         if self.manifest(repository, digest)?.is_none() {
             return Ok(false);
         }
@@ -204,7 +204,7 @@ impl Storage {
 
     /// Takes a pin away. `false`: there was none.
     pub fn unpin(&self, repository: &str, digest: &Digest) -> Result<bool> {
-        let _alone = self.locks.exclude(repository);
+        let _alone = self.locks.exclude(repository)?;
         let path = paths::pin_link(repository, digest);
         if self.read_link(&path)?.is_none() {
             return Ok(false);

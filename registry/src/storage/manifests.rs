@@ -173,8 +173,8 @@ impl Storage {
         tags: &[&str],
         condition: &Condition,
     ) -> Result<()> {
-        let _shared = self.locks.share(repository);
-        let _tags = self.locks.tags(repository, tags.iter().copied());
+        let _shared = self.locks.share(repository)?;
+        let _tags = self.locks.tags(repository, tags.iter().copied())?;
         if !condition.is_empty() {
             let current = match tags.first() {
                 // A tag whose manifest is damaged or gone is as good as none: whoever asks is told so,
@@ -242,7 +242,7 @@ impl Storage {
     /// Takes a tag, and nothing else, from a repository, if the condition holds for what it points to.
     /// `false`: it was not there.
     pub fn delete_tag(&self, repository: &str, tag: &str, condition: &Condition) -> Result<bool> {
-        let _alone = self.locks.exclude(repository);
+        let _alone = self.locks.exclude(repository)?;
         match self.tag(repository, tag)? {
             Some(current) => condition.check(&current)?,
             // A torn one is there as well, with whatever it pointed to.
@@ -263,7 +263,7 @@ impl Storage {
         digest: &Digest,
         condition: &Condition,
     ) -> Result<bool> {
-        let _alone = self.locks.exclude(repository);
+        let _alone = self.locks.exclude(repository)?;
         let path = paths::revision_link(repository, digest);
         if self.read_link(&path)?.is_none() && !self.is_torn(&path)? {
             return Ok(false);

@@ -137,6 +137,13 @@ pub enum StorageError {
          (or a mount) there, or name the directory that holds all of it", .0.display()
     )]
     NoDirectory(PathBuf),
+    /// Somebody else keeps a directory locked.
+    #[error(
+        "{} has been locked by another process for {} seconds: another registry at work on this storage, \
+         or a program of somebody who may read that directory (see: lsof, /proc/locks); wait for it, end \
+         it, or take that right away (chmod)", .0.display(), locks::PATIENCE.as_secs()
+    )]
+    Locked(PathBuf),
     /// Garbage is being collected, or the storage checked, by somebody else.
     #[error(
         "another process collects garbage in this storage or checks it \
@@ -241,7 +248,7 @@ impl Storage {
         };
         Ok(Self {
             durable: Durable::new(fs.clone()),
-            locks: locks::Locks::new(fs.clone()),
+            locks: locks::Locks::new(fs.clone(), locks::PATIENCE),
             temporary: Mutex::new(temporary),
             standing,
             next_temporary: AtomicU64::new(0),

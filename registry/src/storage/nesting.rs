@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use vdkr_core::digest::Digest;
-use vdkr_core::manifest::{self, MAX_DESCRIPTORS, media_type};
+use vdkr_core::manifest::{self, MAX_DESCRIPTORS, ParsedManifest, media_type};
 
 use super::{Result, Storage, StorageError};
 
@@ -82,7 +82,7 @@ impl Below<'_> {
             return Ok(Some(Vec::new()));
         }
         let parsed = manifest::parse(&found.body, None);
-        let named = parsed.iter().flat_map(|parsed| parsed.manifests());
+        let named = parsed.iter().flat_map(ParsedManifest::manifests);
         Ok(Some(named.map(|child| child.digest.clone()).collect()))
     }
 }

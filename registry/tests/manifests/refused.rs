@@ -224,7 +224,10 @@ async fn indexes_nest_only_so_deep() {
     let refused = put(&index(&below)).await.refused(400, "MANIFEST_INVALID");
     let words = refused.json()["errors"][0]["message"].clone();
     assert!(
-        words.as_str().unwrap().contains("more than 8 manifests deep"),
+        words
+            .as_str()
+            .unwrap()
+            .contains("more than 8 manifests deep"),
         "{words}"
     );
     // Content that is no manifest of the repository is not one level more.
