@@ -11,7 +11,9 @@ use tokio::time::{Instant, timeout};
 use vdkr_core::distribution::ErrorCode;
 
 use crate::budget::{Budget, Room};
+use crate::config::Limits;
 use crate::error::Refusal;
+use crate::pace::Pace;
 use crate::registry::Registry;
 use crate::storage::Sink;
 
@@ -23,11 +25,12 @@ const DRAINING: Duration = Duration::from_secs(10);
 /// beside its bytes.
 const SHORT: usize = 4 << 10;
 
-/// The body of a request, in pieces, with a limit on how long the client may pause.
+/// The body of a request, in pieces, with limits on how long the client may pause and how slow it may be.
 pub(crate) struct Incoming {
     body: Option<UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>>,
     length: Option<u64>,
     pause: Duration,
+    pace: Option<Pace>,
 }
 
 impl Incoming {
@@ -36,18 +39,20 @@ impl Incoming {
             body: None,
             length: Some(0),
             pause: Duration::ZERO,
+            pace: None,
         }
     }
 
     pub(crate) fn new(
         body: UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>,
         length: Option<u64>,
-        pause: Duration,
+        limits: &Limits,
     ) -> Self {
         Self {
             body: Some(body),
             length,
-            pause,
+            pause: limits.idle_timeout,
+            pace: Some(Pace::new(limits)),
         }
     }
 
@@ -62,9 +67,20 @@ impl Incoming {
             let Some(body) = &mut self.body else {
                 return Ok(None);
             };
+            let begun = Instant::now();
             let frame = timeout(self.pause, body.frame())
                 .await
                 .map_err(|_| too_slow("the body of the request stopped coming"))?;
+            let bytes = match &frame {
+                Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+                _ => 0,
+            };
+            if let Some(pace) = &mut self.pace
+                && !pace.keeps(begun.elapsed(), bytes)
+                && frame.is_some()
+            {
+                return Err(too_slow("the body of the request came too slowly"));
+            }
             match frame {
                 None => {
                     self.body = None;
@@ -145,6 +161,7 @@ impl Incoming {
             return;
         }
         self.pause = self.pause.min(Duration::from_secs(2));
+        self.pace = None;
         let drained = async {
             let mut left = DRAINED;
             while let Ok(Some(piece)) = self.piece().await {
@@ -272,7 +289,7 @@ mod tests {
             .into_iter()
             .map(|piece| Ok::<_, Box<dyn Error + Send + Sync>>(Frame::data(piece)));
         let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
-        Incoming::new(body, None, Duration::from_secs(60))
+        Incoming::new(body, None, &Limits::default())
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use crate::fs::{self, Fs};
 use crate::jobs::Jobs;
 use crate::receive::Incoming;
 use crate::router;
-use crate::server;
+use crate::server::{self, Places};
 use crate::storage::{self, Standing, Storage, StorageError, Swept};
 use crate::tls::Tls;
 
@@ -44,7 +44,7 @@ struct Inner {
     users: Option<Users>,
     buffers: Arc<Buffers>,
     budget: Budget,
-    room: OnceLock<Arc<Semaphore>>,
+    places: OnceLock<Arc<Places>>,
     scans: Semaphore,
     jobs: Arc<Jobs>,
 }
@@ -92,7 +92,7 @@ impl Registry {
             users,
             buffers: Arc::default(),
             budget,
-            room: OnceLock::new(),
+            places: OnceLock::new(),
             scans: Semaphore::new(SCANS),
             jobs: Arc::default(),
         })))
@@ -147,7 +147,7 @@ impl Registry {
         } else {
             let exact = body.size_hint().exact();
             let body = body.map_err(Into::into).boxed_unsync();
-            Incoming::new(body, exact, self.0.config.limits.idle_timeout)
+            Incoming::new(body, exact, &self.0.config.limits)
         };
         let mut response = router::answer(self, &head, body).await;
         let headers = response.headers_mut();
@@ -179,18 +179,19 @@ impl Registry {
     }
 
     /// Places of connections, those of all listeners together.
-    pub(crate) fn room(&self) -> &Arc<Semaphore> {
-        self.0.room.get_or_init(|| {
+    pub(crate) fn places(&self) -> &Arc<Places> {
+        self.0.places.get_or_init(|| {
             let wanted = self.0.config.limits.connections;
-            let places = server::connections(wanted, server::raise_open_files());
-            if places < wanted {
+            let files = server::raise_open_files();
+            let count = server::connections(wanted, files);
+            if count < wanted {
                 tracing::warn!(
-                    places,
+                    places = count,
                     wanted,
                     "fewer connections at a time: this process may not have more files open (ulimit -n)"
                 );
             }
-            Arc::new(Semaphore::new(places))
+            Places::new(count, server::spare(count, files))
         })
     }
 
