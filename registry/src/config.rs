@@ -78,6 +78,8 @@ pub struct Limits {
     pub manifest_deadline: Duration,
     /// How long a manifest may wait for room within the budget.
     pub manifest_wait: Duration,
+    /// How long the request for a list may wait until others that look through much are done.
+    pub list_wait: Duration,
     /// Bytes of one list of referrers.
     pub referrers_bytes: usize,
     /// Upload sessions that nobody touched for so long are removed.
@@ -98,6 +100,7 @@ impl Default for Limits {
             manifest_budget: 64 << 20,
             manifest_deadline: Duration::from_mins(1),
             manifest_wait: Duration::from_secs(15),
+            list_wait: Duration::from_secs(15),
             referrers_bytes: 4 << 20,
             upload_expiry: Duration::from_hours(7 * 24),
         }

@@ -21,7 +21,7 @@ pub(crate) async fn get(
     let (repository, asked) = (name.clone(), tag.clone());
     let entries = ask
         .registry
-        .blocking(move |storage| storage.history(&repository, &asked, limit))
+        .scanning(move |storage| storage.history(&repository, &asked, limit))
         .await?
         .ok_or_else(|| {
             Refusal::new(
