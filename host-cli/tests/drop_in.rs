@@ -76,6 +76,7 @@ fn life_of_a_registry_in_the_scripts_words() {
         "Registry running (PID: ",
         "URL: http://localhost:",
         "Status: healthy",
+        "Mode: plain HTTP\n",
     ] {
         assert!(stdout(&up).contains(line), "{}", stdout(&up));
     }

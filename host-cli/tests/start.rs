@@ -384,3 +384,34 @@ fn a_registry_that_was_secure_is_not_taken_for_a_plain_one() {
         "{said}"
     );
 }
+
+#[test]
+fn stop_leaves_a_process_alone_that_is_no_registry() {
+    let user = User::new();
+    let held = silent_server(&user);
+    // What a killed server left names a process that has nothing to do with it.
+    let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
+    let path = user
+        .storage()
+        .join(format!("run/registry-{}.pid", user.port));
+    fs::write(&path, format!("{}\nplain\n", stranger.id())).unwrap();
+    let stop = user.run(["stop"]);
+    let alive = stranger.try_wait().unwrap().is_none();
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    status(&stop, 1);
+    let said = stderr(&stop);
+    assert!(
+        alive && said.contains("nothing was done to it") && said.contains("registry-"),
+        "{said}"
+    );
+    let serve = user.run(["serve"]);
+    status(&serve, 1);
+    assert!(
+        stderr(&serve).contains("is locked by another process"),
+        "{}",
+        stderr(&serve)
+    );
+    drop(held);
+    assert_eq!(stdout(&user.run(["stop"])), "Registry not running\n");
+}

@@ -56,14 +56,18 @@ impl ServerConfig {
 /// Bounds on what clients may take up.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at a time; more wait to be accepted.
+    /// Connections at a time; more wait to be accepted. One address has at most half of them.
     pub connections: usize,
     /// How long a client may take for the TLS handshake.
     pub handshake_timeout: Duration,
     /// How long a client may take to send the head of a request, and a connection may be idle.
     pub header_timeout: Duration,
+    /// The same for connections that are made while few places are left.
+    pub crowded_timeout: Duration,
     /// How long a client may leave a request's body, or the reading of an answer, without progress.
     pub idle_timeout: Duration,
+    /// Bytes a second that a body, or an answer, must move on the mean of so long a time.
+    pub body_rate: u64,
     /// How long requests may go on after the shutdown began.
     pub shutdown_deadline: Duration,
     /// Bytes of the head of a request.
@@ -74,6 +78,8 @@ pub struct Limits {
     pub manifest_deadline: Duration,
     /// How long a manifest may wait for room within the budget.
     pub manifest_wait: Duration,
+    /// How long the request for a list may wait until others that look through much are done.
+    pub list_wait: Duration,
     /// Bytes of one list of referrers.
     pub referrers_bytes: usize,
     /// Upload sessions that nobody touched for so long are removed.
@@ -86,12 +92,15 @@ impl Default for Limits {
             connections: 1024,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_mins(1),
+            crowded_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(1),
+            body_rate: 1 << 10,
             shutdown_deadline: Duration::from_secs(10),
             head_bytes: 64 << 10,
             manifest_budget: 64 << 20,
             manifest_deadline: Duration::from_mins(1),
             manifest_wait: Duration::from_secs(15),
+            list_wait: Duration::from_secs(15),
             referrers_bytes: 4 << 20,
             upload_expiry: Duration::from_hours(7 * 24),
         }

@@ -127,9 +127,9 @@ impl Refusal {
                     serde_json::json!({ "digests": missing.iter().take(100).collect::<Vec<_>>() }),
                 )
             }
-            StorageError::WrongSize { .. } => {
-                Self::new(ErrorCode::ManifestInvalid, error.to_string())
-            }
+            StorageError::WrongSize { .. }
+            | StorageError::NestsTooDeep
+            | StorageError::HasTooMany => Self::new(ErrorCode::ManifestInvalid, error.to_string()),
             StorageError::ConditionFailed { current } => {
                 let refusal = Self::new(ErrorCode::PreconditionFailed, error.to_string())
                     .with_detail(serde_json::json!({ "current": current }));
@@ -160,6 +160,10 @@ impl Refusal {
                     ErrorCode::Unknown,
                     "the registry's storage failed; see its log",
                 )
+            }
+            StorageError::Locked(_) => {
+                tracing::error!(%error, "the storage waits in vain");
+                busy("another process keeps a part of the registry's storage locked; see its log")
             }
             StorageError::Busy | StorageError::Stopped => {
                 Self::new(ErrorCode::Unavailable, error.to_string())

@@ -8,8 +8,10 @@
 //! record a request, to make its n-th operation fail, and to stop the world in the middle of one.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{self as sys, AtFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -53,6 +55,11 @@ impl FsError {
         self.errno == Errno::ROFS
     }
 
+    /// Somebody else holds a lock.
+    pub fn is_locked(&self) -> bool {
+        self.errno == Errno::WOULDBLOCK
+    }
+
     /// This process, or the system, has as many files open as it may have.
     pub fn is_too_many_files(&self) -> bool {
         matches!(self.errno, Errno::MFILE | Errno::NFILE)
@@ -79,13 +86,36 @@ pub struct Fs(Arc<Inner>);
 struct Inner {
     root: OwnedFd,
     base: PathBuf,
+    /// What new directories and files are made with, before the umask.
+    modes: (Mode, Mode),
     openat2: bool,
     plan: Option<Arc<FaultPlan>>,
 }
 
+/// The longest pause between two looks at a lock that somebody else holds.
+const PAUSE: Duration = Duration::from_millis(50);
+
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS);
+
+/// Makes the directory of a storage, for its user alone, unless it is there; those above it as usual.
+pub fn make_root(base: &Path) -> std::io::Result<()> {
+    if let Some(above) = base.parent() {
+        std::fs::create_dir_all(above)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(base) {
+        Err(_) if base.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+/// The modes of directories and of files that are made in a storage whose root has this one, before the
+/// umask: whoever may use the root may use what is in it, and nobody else.
+pub fn modes(root: u32) -> (u32, u32) {
+    let directory = (root & 0o777) | 0o700;
+    (directory, directory & 0o666)
+}
 
 impl Fs {
     /// Opens the directory `base`, which may itself be reached through symbolic links.
@@ -96,17 +126,21 @@ impl Fs {
     /// [`Fs::open`] with a plan that sees every operation.
     pub fn open_with(base: &Path, plan: Option<Arc<FaultPlan>>) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = retry(|| sys::open(base, flags, Mode::empty())).map_err(|errno| FsError {
+        let fail = |errno| FsError {
             action: "open",
             path: base.to_owned(),
             errno,
-        })?;
+        };
+        let root = retry(|| sys::open(base, flags, Mode::empty())).map_err(fail)?;
+        let stat = retry(|| sys::fstat(&root)).map_err(fail)?;
         // Old kernels and some sandboxes have no openat2: the walk in `resolve` does the same in steps.
         let openat2 = sys::openat2(&root, ".", flags, Mode::empty(), RESOLVE).is_ok();
         let base = base.to_owned();
+        let (directories, files) = modes(stat.st_mode);
         Ok(Self(Arc::new(Inner {
             root,
             base,
+            modes: (Mode::from_raw_mode(directories), Mode::from_raw_mode(files)),
             openat2,
             plan,
         })))
@@ -135,7 +169,7 @@ impl Fs {
             })
             .and_then(|()| {
                 let (parent, name) = self.parent(path)?;
-                retry(|| sys::mkdirat(&parent, name, Mode::from_raw_mode(0o777)))
+                retry(|| sys::mkdirat(&parent, name, self.0.modes.0))
             });
         match done {
             Ok(()) => Ok(true),
@@ -152,7 +186,7 @@ impl Fs {
             path: path.to_owned(),
             file: id,
         })
-        .and_then(|()| self.resolve(path, flags, Mode::from_raw_mode(0o666)))
+        .and_then(|()| self.resolve(path, flags, self.0.modes.1))
         .map(|fd| File {
             fs: self.clone(),
             fd,
@@ -363,8 +397,23 @@ impl Fs {
     }
 
     /// Locks a directory against other openings of it, in this process or another, until the result
-    /// is dropped. `None`: another holds it (with `wait` unset), or this file system cannot lock.
-    pub fn lock_dir(&self, path: &str, exclusive: bool, wait: bool) -> Result<Option<OwnedFd>> {
+    /// is dropped. `None`: another holds it, or this file system cannot lock.
+    pub fn try_lock_dir(&self, path: &str, exclusive: bool) -> Result<Option<OwnedFd>> {
+        match self.lock_dir(path, exclusive, Duration::ZERO) {
+            Err(error) if error.is_locked() => Ok(None),
+            done => done,
+        }
+    }
+
+    /// [`Fs::try_lock_dir`], and waits for others to let go of it. Whoever may read a directory may lock
+    /// it, so this ends some day: with an error that [is about that](FsError::is_locked). `None`: this
+    /// file system cannot lock.
+    pub fn lock_dir(
+        &self,
+        path: &str,
+        exclusive: bool,
+        patience: Duration,
+    ) -> Result<Option<OwnedFd>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         let fd = self
             .step(|| Op::Lock {
@@ -372,13 +421,25 @@ impl Fs {
             })
             .and_then(|()| self.resolve(path, flags, Mode::empty()))
             .map_err(|errno| self.error("lock", path, errno))?;
-        let how = match (exclusive, wait) {
-            (true, true) => FlockOperation::LockExclusive,
-            (true, false) => FlockOperation::NonBlockingLockExclusive,
-            (false, true) => FlockOperation::LockShared,
-            (false, false) => FlockOperation::NonBlockingLockShared,
+        let how = match exclusive {
+            true => FlockOperation::NonBlockingLockExclusive,
+            false => FlockOperation::NonBlockingLockShared,
         };
-        Ok(retry(|| sys::flock(&fd, how)).is_ok().then_some(fd))
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match retry(|| sys::flock(&fd, how)) {
+                Ok(()) => return Ok(Some(fd)),
+                Err(Errno::WOULDBLOCK) => {}
+                Err(_) => return Ok(None),
+            }
+            let left = patience.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Err(self.error("lock", path, Errno::WOULDBLOCK));
+            }
+            std::thread::sleep(pause.min(left));
+            pause = (pause * 2).min(PAUSE);
+        }
     }
 
     /// Room left on the file system.

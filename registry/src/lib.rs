@@ -20,6 +20,7 @@ mod endpoint;
 mod error;
 pub mod fs;
 mod jobs;
+mod pace;
 mod receive;
 mod registry;
 mod router;

@@ -11,7 +11,9 @@ use tokio::time::{Instant, timeout};
 use vdkr_core::distribution::ErrorCode;
 
 use crate::budget::{Budget, Room};
+use crate::config::Limits;
 use crate::error::Refusal;
+use crate::pace::Pace;
 use crate::registry::Registry;
 use crate::storage::Sink;
 
@@ -19,12 +21,16 @@ use crate::storage::Sink;
 const DRAINED: u64 = 256 << 10;
 /// How long they may take.
 const DRAINING: Duration = Duration::from_secs(10);
+/// Pieces shorter than this are put together: each costs memory, a system call and a step of the hash
+/// beside its bytes.
+const SHORT: usize = 4 << 10;
 
-/// The body of a request, in pieces, with a limit on how long the client may pause.
+/// The body of a request, in pieces, with limits on how long the client may pause and how slow it may be.
 pub(crate) struct Incoming {
     body: Option<UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>>,
     length: Option<u64>,
     pause: Duration,
+    pace: Option<Pace>,
 }
 
 impl Incoming {
@@ -33,18 +39,20 @@ impl Incoming {
             body: None,
             length: Some(0),
             pause: Duration::ZERO,
+            pace: None,
         }
     }
 
     pub(crate) fn new(
         body: UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>,
         length: Option<u64>,
-        pause: Duration,
+        limits: &Limits,
     ) -> Self {
         Self {
             body: Some(body),
             length,
-            pause,
+            pause: limits.idle_timeout,
+            pace: Some(Pace::new(limits)),
         }
     }
 
@@ -59,9 +67,20 @@ impl Incoming {
             let Some(body) = &mut self.body else {
                 return Ok(None);
             };
+            let begun = Instant::now();
             let frame = timeout(self.pause, body.frame())
                 .await
                 .map_err(|_| too_slow("the body of the request stopped coming"))?;
+            let bytes = match &frame {
+                Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+                _ => 0,
+            };
+            if let Some(pace) = &mut self.pace
+                && !pace.keeps(begun.elapsed(), bytes)
+                && frame.is_some()
+            {
+                return Err(too_slow("the body of the request came too slowly"));
+            }
             match frame {
                 None => {
                     self.body = None;
@@ -142,6 +161,7 @@ impl Incoming {
             return;
         }
         self.pause = self.pause.min(Duration::from_secs(2));
+        self.pace = None;
         let drained = async {
             let mut left = DRAINED;
             while let Ok(Some(piece)) = self.piece().await {
@@ -177,7 +197,7 @@ impl Incoming {
                     format!("the body is longer than the {limit} bytes announced"),
                 ));
             }
-            let Batch { pieces, end, .. } = batch;
+            let (pieces, end) = batch.parts();
             if pieces.is_empty()
                 && let Some(end) = end
             {
@@ -201,17 +221,10 @@ impl Incoming {
     }
 
     async fn batch(&mut self, room: usize) -> Batch {
-        let mut batch = Batch {
-            pieces: Vec::new(),
-            size: 0,
-            end: None,
-        };
+        let mut batch = Batch::default();
         while batch.size < room {
             match self.piece().await {
-                Ok(Some(piece)) => {
-                    batch.size += piece.len();
-                    batch.pieces.push(piece);
-                }
+                Ok(Some(piece)) => batch.push(piece),
                 Ok(None) => {
                     batch.end = Some(Ok(()));
                     break;
@@ -232,9 +245,81 @@ fn too_slow(message: &str) -> Refusal {
 }
 
 /// Pieces of a body that are hashed and written at once.
+#[derive(Default)]
 struct Batch {
     pieces: Vec<Bytes>,
+    /// Short pieces that follow those, as one.
+    short: BytesMut,
     size: usize,
     /// Set when nothing follows: the body has ended, or broken off.
     end: Option<Result<(), Refusal>>,
+}
+
+impl Batch {
+    fn push(&mut self, piece: Bytes) {
+        self.size += piece.len();
+        if piece.len() < SHORT {
+            self.short.extend_from_slice(&piece);
+            return;
+        }
+        if !self.short.is_empty() {
+            self.pieces.push(self.short.split().freeze());
+        }
+        self.pieces.push(piece);
+    }
+
+    fn parts(mut self) -> (Vec<Bytes>, Option<Result<(), Refusal>>) {
+        if !self.short.is_empty() {
+            self.pieces.push(self.short.freeze());
+        }
+        (self.pieces, self.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+
+    use super::*;
+
+    fn incoming(pieces: Vec<Bytes>) -> Incoming {
+        let frames = pieces
+            .into_iter()
+            .map(|piece| Ok::<_, Box<dyn Error + Send + Sync>>(Frame::data(piece)));
+        let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
+        Incoming::new(body, None, &Limits::default())
+    }
+
+    #[tokio::test]
+    async fn short_pieces_become_few() {
+        let content: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+        let bytes = content.iter().map(|byte| Bytes::copy_from_slice(&[*byte]));
+        let mut body = incoming(bytes.collect());
+        let batch = body.batch(256 << 10).await;
+        assert_eq!(batch.size, 256 << 10);
+        let (pieces, end) = batch.parts();
+        assert!(end.is_none());
+        assert_eq!(pieces.len(), 1);
+        let (rest, end) = body.batch(256 << 10).await.parts();
+        assert!(matches!(end, Some(Ok(()))));
+        assert_eq!([&pieces[0][..], &rest[0][..]].concat(), content);
+    }
+
+    #[tokio::test]
+    async fn long_pieces_stay_where_they_are_and_in_order() {
+        let long = Bytes::from(vec![7; SHORT]);
+        let short = Bytes::from_static(b"short");
+        let sent: Vec<_> = [&long, &short, &short, &long, &long, &short]
+            .map(Bytes::clone)
+            .into();
+        let (pieces, _) = incoming(sent.clone()).batch(1 << 20).await.parts();
+        let lengths: Vec<_> = pieces.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [SHORT, 10, SHORT, SHORT, 5]);
+        for at in [0, 2, 3] {
+            assert_eq!(pieces[at].as_ptr(), long.as_ptr());
+        }
+        assert_eq!(pieces.concat(), sent.concat());
+    }
 }

@@ -8,18 +8,19 @@ use http::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use vdkr_core::distribution::ErrorCode;
 
 use crate::access::htpasswd::Users;
 use crate::body::{Body, Buffers};
-use crate::budget::Budget;
+use crate::budget::{Budget, busy};
 use crate::config::ServerConfig;
 use crate::error::{OpenError, Refusal};
-use crate::fs::Fs;
+use crate::fs::{self, Fs};
 use crate::jobs::Jobs;
 use crate::receive::Incoming;
 use crate::router;
-use crate::server;
+use crate::server::{self, Places};
 use crate::storage::{self, Standing, Storage, StorageError, Swept};
 use crate::tls::Tls;
 
@@ -44,8 +45,8 @@ struct Inner {
     users: Option<Users>,
     buffers: Arc<Buffers>,
     budget: Budget,
-    room: OnceLock<Arc<Semaphore>>,
-    scans: Semaphore,
+    places: OnceLock<Arc<Places>>,
+    scans: Arc<Semaphore>,
     jobs: Arc<Jobs>,
 }
 
@@ -59,7 +60,7 @@ impl Registry {
         let tls = config.tls.as_ref().map(Tls::open).transpose()?;
         let users = config.htpasswd.as_deref().map(Users::open).transpose()?;
         let path = config.storage.clone();
-        std::fs::create_dir_all(&path).map_err(|source| OpenError::Create {
+        fs::make_root(&path).map_err(|source| OpenError::Create {
             path: path.clone(),
             source,
         })?;
@@ -92,8 +93,8 @@ impl Registry {
             users,
             buffers: Arc::default(),
             budget,
-            room: OnceLock::new(),
-            scans: Semaphore::new(SCANS),
+            places: OnceLock::new(),
+            scans: Arc::new(Semaphore::new(SCANS)),
             jobs: Arc::default(),
         })))
     }
@@ -147,7 +148,7 @@ impl Registry {
         } else {
             let exact = body.size_hint().exact();
             let body = body.map_err(Into::into).boxed_unsync();
-            Incoming::new(body, exact, self.0.config.limits.idle_timeout)
+            Incoming::new(body, exact, &self.0.config.limits)
         };
         let mut response = router::answer(self, &head, body).await;
         let headers = response.headers_mut();
@@ -179,28 +180,42 @@ impl Registry {
     }
 
     /// Places of connections, those of all listeners together.
-    pub(crate) fn room(&self) -> &Arc<Semaphore> {
-        self.0.room.get_or_init(|| {
+    pub(crate) fn places(&self) -> &Arc<Places> {
+        self.0.places.get_or_init(|| {
             let wanted = self.0.config.limits.connections;
-            let places = server::connections(wanted, server::raise_open_files());
-            if places < wanted {
+            let files = server::raise_open_files();
+            let count = server::connections(wanted, files);
+            if count < wanted {
                 tracing::warn!(
-                    places,
+                    places = count,
                     wanted,
                     "fewer connections at a time: this process may not have more files open (ulimit -n)"
                 );
             }
-            Arc::new(Semaphore::new(places))
+            Places::new(count, server::spare(count, files))
         })
-    }
-
-    /// Turns of requests that look through whole repositories.
-    pub(crate) fn scans(&self) -> &Semaphore {
-        &self.0.scans
     }
 
     pub(crate) fn budget(&self) -> &Budget {
         &self.0.budget
+    }
+
+    /// [`Registry::blocking`] for what looks through a whole repository or all of them: a few do so at a
+    /// time, and the others wait for a while.
+    pub(crate) async fn scanning<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Storage) -> storage::Result<T> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let turn = Arc::clone(&self.0.scans).acquire_owned();
+        let Ok(Ok(turn)) = timeout(self.0.config.limits.list_wait, turn).await else {
+            return Err(busy("too many lists are asked for at once"));
+        };
+        self.blocking(move |storage| {
+            // Held to the end of the work, also when nobody waits for it.
+            let _turn = turn;
+            work(storage)
+        })
+        .await
     }
 
     /// Does something with the storage where it may block. It is done to its end even when nobody
@@ -220,5 +235,86 @@ impl Registry {
                 "the registry failed; see its log",
             ))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::StatusCode;
+    use http::header::RETRY_AFTER;
+    use http_body_util::Empty;
+    use vdkr_core::digest::Digest;
+
+    use super::*;
+
+    fn open(dir: &std::path::Path) -> Registry {
+        let mut config = ServerConfig::new(dir);
+        config.limits.list_wait = Duration::from_millis(50);
+        Registry::open(config).unwrap()
+    }
+
+    #[tokio::test]
+    async fn lists_wait_for_their_turn_and_not_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = open(dir.path());
+        let get = async |path: &str| {
+            let request = Request::get(path).body(Empty::<Bytes>::new()).unwrap();
+            registry.handle(request).await
+        };
+        let paths = [
+            "/v2/_catalog".to_owned(),
+            "/v2/_vdkr/images/list".to_owned(),
+            "/v2/a/tags/list".to_owned(),
+            "/v2/a/_vdkr/history/v1".to_owned(),
+            format!("/v2/a/referrers/{}", Digest::sha256(b"")),
+        ];
+        let turns = Arc::clone(&registry.0.scans).acquire_many_owned(SCANS as u32);
+        let turns = turns.await.unwrap();
+        for path in &paths {
+            let answer = get(path).await;
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+            assert_eq!(answer.headers()[RETRY_AFTER], "5", "{path}");
+        }
+        assert_eq!(get("/v2/").await.status(), StatusCode::OK);
+        drop(turns);
+        for path in &paths {
+            let status = get(path).await.status();
+            assert!(
+                matches!(status, StatusCode::OK | StatusCode::NOT_FOUND),
+                "{path}: {status}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_turn_ends_with_the_work_and_not_with_the_client() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = open(dir.path());
+        let (begin, begun) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let asking = registry.clone();
+        let client = tokio::spawn(async move {
+            let work = move |_: &Storage| {
+                begin.send(()).unwrap();
+                let _ = ended.recv();
+                Ok(())
+            };
+            asking.scanning(work).await
+        });
+        while begun.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        client.abort();
+        assert!(client.await.unwrap_err().is_cancelled());
+        assert_eq!(registry.0.scans.available_permits(), SCANS - 1);
+        drop(end);
+        let all = registry.0.scans.acquire_many(SCANS as u32);
+        timeout(Duration::from_mins(1), all)
+            .await
+            .unwrap()
+            .unwrap()
+            .forget();
     }
 }

@@ -2,8 +2,12 @@
 
 mod common;
 
-use common::{Bench, descriptor, digest_of, index};
+use std::sync::atomic::AtomicBool;
+
+use common::collect::STRICT;
+use common::{Bench, descriptor, digest_of, image, index};
 use serde_json::{Value, json};
+use vdkr_core::extension::FsckOptions;
 use vdkr_core::manifest::media_type;
 
 async fn list(bench: &Bench, query: &str) -> (Vec<Value>, String) {
@@ -126,4 +130,74 @@ async fn weakness_4b_13_pages_hold_everything_once_in_order() {
         Value::Null,
         "a repository without tags is told, too"
     );
+}
+
+/// Indexes one under the other, the topmost last, on an image.
+fn chain(length: usize) -> Vec<Value> {
+    let mut levels = vec![image(&[])];
+    while levels.len() < length {
+        let above = index(&[&levels[levels.len() - 1]]);
+        levels.push(above);
+    }
+    levels
+}
+
+#[tokio::test]
+async fn however_deep_indexes_nest_they_are_listed_checked_and_collected() {
+    // Where manifests are taken without what they name, nobody sees how deep it becomes.
+    let bench = Bench::with(|config| config.sparse_manifests = true);
+    bench.push_blob("a", b"{}").await;
+    let levels = chain(3000);
+    for (depth, manifest) in levels.iter().rev().enumerate() {
+        let target = match depth {
+            0 => "top".to_owned(),
+            2992 => "eight".to_owned(),
+            _ => digest_of(manifest).to_string(),
+        };
+        bench.put_manifest("a", &target, manifest).await.expect(201);
+    }
+    for _ in 0..2 {
+        let (images, next) = list(&bench, "").await;
+        assert_eq!((images.len(), next.as_str()), (2, ""));
+        let [eight, top] = &images[..] else { panic!() };
+        assert_eq!(eight.get("problem"), None, "not too deep by one");
+        let problem = top["problem"].as_str().unwrap();
+        assert!(problem.contains("nest so deep"), "{problem}");
+        assert!(top["size"].as_u64().unwrap() > 8 * 200);
+    }
+    let (stop, storage) = (AtomicBool::new(false), bench.registry.storage());
+    let options = FsckOptions {
+        sparse: true,
+        ..FsckOptions::default()
+    };
+    let report = storage.check(&options, &stop).unwrap();
+    assert_eq!((report.problems, report.manifests), (0, 3000));
+    let report = storage.collect_garbage(&STRICT, &stop).unwrap();
+    assert_eq!((report.manifests, report.removed_manifests), (3000, 0));
+    let path = format!("/v2/a/referrers/{}", digest_of(&levels[0]));
+    bench.get(&path).await.expect(200);
+}
+
+#[tokio::test]
+async fn what_an_index_lacks_is_told_until_it_comes() {
+    let bench = Bench::with(|config| config.sparse_manifests = true);
+    bench.push_blob("a", b"{}").await;
+    let one = image(&[]);
+    let two = index(&[&one]);
+    let both = index(&[&one, &two]);
+    bench.put_manifest("a", "v1", &both).await.expect(201);
+    for missing in [&one, &two] {
+        for _ in 0..2 {
+            let problem = list(&bench, "").await.0[0]["problem"].clone();
+            let digest = digest_of(missing).to_string();
+            assert!(problem.as_str().unwrap().contains(&digest), "{problem}");
+        }
+        let by_digest = digest_of(missing).to_string();
+        bench
+            .put_manifest("a", &by_digest, missing)
+            .await
+            .expect(201);
+    }
+    let whole = list(&bench, "").await.0[0].clone();
+    assert_eq!(whole.get("problem"), None, "{whole}");
 }

@@ -249,3 +249,57 @@ async fn heads_of_lists_are_the_answers_without_their_bodies() {
     }
     bench.head("/v2/yocto/nothing/tags/list").await.expect(404);
 }
+
+#[tokio::test]
+async fn the_history_of_a_tag_in_pages() {
+    let bench = Bench::new();
+    for number in 0..7 {
+        let layer = format!("layer {number}");
+        bench.push_image("a", "v1", layer.as_bytes()).await;
+        if number == 2 {
+            bench.delete("/v2/a/manifests/v1").await.expect(202);
+        }
+    }
+    let list = "/v2/a/_vdkr/history/v1";
+    let all = bench.get(list).await.expect(200);
+    assert_eq!(all.header("link"), "");
+    let all = all.json()["entries"].as_array().unwrap().clone();
+    assert_eq!(all.len(), 7);
+    assert_eq!(all[0]["current"], json!(true));
+    assert!(all[4..].iter().all(|entry| entry["deleted"].is_u64()));
+    for n in [1, 2, 3, 6, 7, 8] {
+        let (mut found, mut pages, mut next) = (Vec::new(), 0, Some(format!("{list}?n={n}")));
+        while let Some(path) = next {
+            let answer = bench.get(&path).await.expect(200);
+            let page = answer.json();
+            assert_eq!(
+                (&page["repository"], &page["tag"]),
+                (&json!("a"), &json!("v1"))
+            );
+            found.extend(page["entries"].as_array().unwrap().clone());
+            pages += 1;
+            next = next_link(answer.header("link")).map(str::to_owned);
+        }
+        assert_eq!(
+            (found, pages),
+            (all.clone(), 7_usize.div_ceil(n)),
+            "pages of {n}"
+        );
+    }
+    let none = bench.get(&format!("{list}?n=0")).await.expect(200);
+    assert_eq!(
+        (none.json()["entries"].clone(), none.header("link")),
+        (json!([]), "")
+    );
+    // Nothing is left out after an entry that has gone meanwhile.
+    let gone = vdkr_core::digest::Digest::sha256(b"gone");
+    let again = bench.get(&format!("{list}?last={gone}")).await.expect(200);
+    assert_eq!(again.json()["entries"], json!(all));
+    let last = all[6]["digest"].as_str().unwrap();
+    let end = bench.get(&format!("{list}?last={last}")).await.expect(200);
+    assert_eq!(end.json()["entries"], json!([]));
+    bench
+        .get(&format!("{list}?last=v1"))
+        .await
+        .refused(400, "DIGEST_INVALID");
+}

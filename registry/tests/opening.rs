@@ -2,8 +2,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
-
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -20,6 +20,52 @@ fn missing_directories_are_made() {
     let storage = dir.path().join("a/b/storage");
     Registry::open(ServerConfig::new(&storage)).unwrap();
     assert!(storage.join("docker/registry/v2/repositories").is_dir());
+}
+
+/// The modes of all that is below a directory: directories, then files.
+fn modes(dir: &std::path::Path) -> [BTreeSet<u32>; 2] {
+    let mut found = [BTreeSet::new(), BTreeSet::new()];
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        found[usize::from(path.is_file())].insert(mode);
+        if path.is_dir() {
+            let [directories, files] = modes(&path);
+            found[0].extend(directories);
+            found[1].extend(files);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn what_is_stored_is_for_those_who_may_use_the_storage() {
+    for (mode, directories, files) in [
+        (None, 0o700, 0o600),
+        (Some(0o700), 0o700, 0o600),
+        // On purpose for a group.
+        (Some(0o750), 0o750, 0o640),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = dir.path().join("storage");
+        if let Some(mode) = mode {
+            std::fs::create_dir(&storage).unwrap();
+            std::fs::set_permissions(&storage, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let bench = Bench::with(|config| config.storage = storage.clone());
+        let digest = bench.push_image("yocto/app", "latest", b"layer").await;
+        bench.push_index("yocto/app", "v1", [b"1", b"2"]).await;
+        let pin = format!("/v2/yocto/app/_vdkr/pins/{digest}");
+        bench.send("PUT", &pin, &[], "").await;
+        bench.delete("/v2/yocto/app/manifests/v1").await.expect(202);
+        let upload = "/v2/yocto/app/blobs/uploads/";
+        let begun = bench.send("POST", upload, &[], "").await.expect(202);
+        let location = begun.header("location").to_owned();
+        let patched = bench.send("PATCH", &location, &[], "part").await;
+        patched.expect(202);
+        let expected = [BTreeSet::from([directories]), BTreeSet::from([files])];
+        assert_eq!(modes(dir.path()), expected, "{mode:?}");
+    }
 }
 
 #[test]

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use common::{Bench, noise};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use vdkr_core::digest::Digest;
 use vdkr_registry::{Limits, serve};
 
@@ -458,4 +459,112 @@ async fn shutdown_does_not_wait_for_ever_and_keeps_sessions() {
     assert!(
         std::fs::read(&data).unwrap() == noise(600_000, 6)[..usize::try_from(received).unwrap()]
     );
+}
+
+/// A connection from another address of this machine.
+async fn connect_from(source: &str, address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket
+        .bind(SocketAddr::new(source.parse().unwrap(), 0))
+        .unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+const PING: &[u8] = b"GET /v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn one_address_does_not_get_all_places() {
+    let server = Server::start(|limits| limits.connections = 4).await;
+    let mut silent = Vec::new();
+    for _ in 0..400 {
+        silent.push(server.connect().await);
+    }
+    let mut other = connect_from("127.0.0.2", server.address).await;
+    other.write_all(PING).await.unwrap();
+    let answered = timeout(Duration::from_secs(20), read_answer(&mut other)).await;
+    let (head, _) = answered.expect("another address has to wait");
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    // Those that came first have places, some wait, and the last are told to come back.
+    let last = silent.last_mut().unwrap();
+    let (head, _) = read_answer(last).await;
+    assert!(head.starts_with("http/1.1 503"), "{head}");
+    assert!(head.contains("\r\nretry-after: "), "{head}");
+    let mut waiting = silent.swap_remove(2);
+    waiting.write_all(PING).await.unwrap();
+    let early = timeout(Duration::from_millis(100), read_answer(&mut waiting)).await;
+    assert!(early.is_err(), "there was no place for it");
+    drop(silent);
+    let (head, _) = read_answer(&mut waiting).await;
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn idle_connections_end_sooner_when_few_places_are_left() {
+    let server = Server::start(|limits| {
+        limits.connections = 8;
+        limits.crowded_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let mut early = Vec::new();
+    for _ in 0..3 {
+        let mut stream = server.connect().await;
+        stream
+            .write_all(b"GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        read_answer(&mut stream).await;
+        early.push(stream);
+    }
+    let mut late = server.connect().await;
+    let mut answer = Vec::new();
+    let closed = timeout(Duration::from_secs(20), late.read_to_end(&mut answer)).await;
+    closed.expect("it holds the last place").unwrap();
+    for mut stream in early {
+        stream.write_all(PING).await.unwrap();
+        let (head, _) = read_answer(&mut stream).await;
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_blob_that_drips_is_given_up_and_can_go_on() {
+    let server = Server::start(|limits| {
+        limits.idle_timeout = Duration::from_secs(2);
+        limits.body_rate = 1000;
+    })
+    .await;
+    let begun = server
+        .bench
+        .send("POST", "/v2/a/blobs/uploads/", &[], "")
+        .await
+        .expect(202);
+    let location = begun.header("location").to_owned();
+    for (piece, status) in [(1, "408"), (400, "202")] {
+        let mut stream = server.connect().await;
+        let length = piece * 30;
+        let patch =
+            format!("PATCH {location} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(patch.as_bytes()).await.unwrap();
+        let (mut reading, mut writing) = stream.split();
+        let drip = async {
+            // Never silent for as long as the limit on silence.
+            for _ in 0..30 {
+                if writing.write_all(&vec![b'x'; piece]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(150)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let mut answer = [0; 12];
+        tokio::select! {
+            () = drip => {}
+            read = reading.read_exact(&mut answer) => drop(read.unwrap()),
+        }
+        assert_eq!(answer, format!("HTTP/1.1 {status}").as_bytes());
+    }
+    server.bench.get(&location).await.expect(204);
+    server.stop().await;
 }

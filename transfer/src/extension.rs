@@ -2,14 +2,16 @@
 //! garbage collection, checks, the history of tags. Other registries do not have it; then the answer is
 //! `None`, and the caller does without.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use vdkr_core::digest::Digest;
 use vdkr_core::distribution::Route;
 use vdkr_core::extension::{
-    FsckOptions, FsckReport, GcOptions, GcReport, History, ImageEntry, ImagePage, JobState,
-    MAX_IMAGES,
+    FsckOptions, FsckReport, GcOptions, GcReport, History, HistoryEntry, ImageEntry, ImagePage,
+    JobState, MAX_IMAGES,
 };
 use vdkr_core::reference::Host;
 
@@ -60,10 +62,32 @@ impl Client {
             .extension(repository.host(), Method::GET, &route.to_string())
             .await?;
         request.scopes = Scopes::repository(repository.name(), &["pull"]);
-        match self.document(repository.host(), &request, "tag").await {
-            Ok(history) => Ok(Some(history)),
+        let places = self.places(repository.host())?;
+        let mut history: Option<History> = None;
+        let mut known = HashSet::new();
+        let listed = self
+            .pages(&places, request, "tag", |page| {
+                let page: History = json::object(page)?;
+                // The tag may have been moved between two pages.
+                let new = |entry: &HistoryEntry| known.insert(entry.digest.clone());
+                let entries: Vec<_> = page.entries.into_iter().filter(new).collect();
+                match &mut history {
+                    Some(history) => history.entries.extend(entries),
+                    None => history = Some(History { entries, ..page }),
+                }
+                Ok(())
+            })
+            .await;
+        match listed {
+            Ok(()) => Ok(history),
             // Our own answer for a tag that is not there has this code; others know no such path.
-            Err(error) if is_foreign(&error) && !knows(&error, "MANIFEST_UNKNOWN") => Ok(None),
+            Err(error)
+                if history.is_none()
+                    && is_foreign(&error)
+                    && !knows(&error, "MANIFEST_UNKNOWN") =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

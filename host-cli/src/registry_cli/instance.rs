@@ -3,10 +3,12 @@
 //! The server holds an exclusive lock on `<storage>/run/registry-<port>.pid` for as long as it
 //! lives, so a leftover file of a dead server, or a reused pid, is never mistaken for a live one.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,10 @@ use thiserror::Error;
 
 /// Most that is read of a pid file, bytes.
 const MAX_FILE: u64 = 16 * 1024;
+/// What the kernel adds to the name of a program that was replaced or removed while it runs.
+const DELETED: &[u8] = b" (deleted)";
+/// Words of a command line among which a program's name is: an emulator or a loader may stand before it.
+const FIRST_WORDS: usize = 4;
 
 /// Files of one server.
 #[derive(Debug, Clone)]
@@ -34,6 +40,15 @@ pub enum InstanceError {
         port: u16,
         /// Its process.
         pid: i32,
+    },
+    /// Somebody holds the lock who says nothing.
+    #[error(
+        "{path} is locked by another process (see: lsof {path}): a registry with this storage, or a \
+         program of somebody who may read that file; end it, or let nobody else read it (chmod 600)"
+    )]
+    Locked {
+        /// The pid file.
+        path: PathBuf,
     },
     /// File system trouble.
     #[error("{path}: {source}")]
@@ -126,7 +141,8 @@ impl Instance {
         }
     }
 
-    fn pid_file(&self) -> PathBuf {
+    /// The file with the server's lock and what it tells.
+    pub fn pid_file(&self) -> PathBuf {
         self.run_dir.join(format!("registry-{}.pid", self.port))
     }
 
@@ -148,7 +164,7 @@ impl Instance {
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(0o644)
+            .mode(self.file_mode())
             .custom_flags(nix::libc::O_NOFOLLOW)
             .open(&path)
             .map_err(io)?;
@@ -163,12 +179,33 @@ impl Instance {
         }
     }
 
-    /// Creates the directory of these files.
+    /// Creates the directory of these files, for those who may use the storage.
     pub fn prepare(&self) -> Result<(), InstanceError> {
-        std::fs::create_dir_all(&self.run_dir).map_err(|source| InstanceError::Io {
+        let made = match self.run_dir.parent() {
+            Some(storage) => vdkr_registry::fs::make_root(storage),
+            None => Ok(()),
+        };
+        let made = made.and_then(|()| {
+            let mut builder = DirBuilder::new();
+            builder.recursive(true).mode(self.modes().0);
+            builder.create(&self.run_dir)
+        });
+        made.map_err(|source| InstanceError::Io {
             path: self.run_dir.clone(),
             source,
         })
+    }
+
+    /// The modes of the directory and of its files. Whoever may read a file may lock it.
+    fn modes(&self) -> (u32, u32) {
+        let storage = self.run_dir.parent().map(std::fs::metadata);
+        let mode = storage.and_then(Result::ok).map_or(0, |found| found.mode());
+        vdkr_registry::fs::modes(mode)
+    }
+
+    /// The mode of files that are made here.
+    pub fn file_mode(&self) -> u32 {
+        self.modes().1
     }
 
     fn open(&self, create: bool) -> std::io::Result<File> {
@@ -176,7 +213,7 @@ impl Instance {
             .read(true)
             .write(create)
             .create(create)
-            .mode(0o644)
+            .mode(self.file_mode())
             .custom_flags(nix::libc::O_NOFOLLOW)
             .open(self.pid_file())
     }
@@ -201,11 +238,12 @@ impl Instance {
                     continue;
                 }
                 Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-                    let live = read_live(&mut file).or_else(|| holder(&file));
-                    let pid = live.map_or(0, |live| live.pid.as_raw());
-                    return Err(InstanceError::Running {
-                        port: self.port,
-                        pid,
+                    return Err(match owner(&mut file) {
+                        Some(live) if is_ours(live.pid) => InstanceError::Running {
+                            port: self.port,
+                            pid: live.pid.as_raw(),
+                        },
+                        _ => InstanceError::Locked { path },
                     });
                 }
                 Err((_, errno)) => return Err(io(errno.into())),
@@ -228,7 +266,7 @@ impl Instance {
 
     /// The live server, if there is one.
     pub fn live(&self) -> Result<Option<Live>, InstanceError> {
-        let mut file = match self.open(false) {
+        let file = match self.open(false) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => {
@@ -238,9 +276,8 @@ impl Instance {
                 });
             }
         };
-        let live = read_live(&mut file).or_else(|| holder(&file));
         match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(live),
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => Ok(owner(&mut file)),
             Err((_, errno)) => Err(InstanceError::Io {
                 path: self.pid_file(),
                 source: errno.into(),
@@ -248,6 +285,37 @@ impl Instance {
             Ok(_) => Ok(None),
         }
     }
+}
+
+/// Who holds the lock of a file: what the file says, unless the kernel tells that it is another process,
+/// as when a server was killed and its words are left, or runs in a container.
+fn owner(file: &mut File) -> Option<Live> {
+    let told = read_live(file);
+    match holder(file) {
+        Some(holder) if told.as_ref().is_none_or(|told| told.pid != holder.pid) => Some(holder),
+        _ => told,
+    }
+}
+
+/// Whether a process runs this program, in whatever version.
+pub fn is_ours(pid: Pid) -> bool {
+    let Ok(own) = std::env::current_exe() else {
+        return false;
+    };
+    let own = program(own.as_os_str());
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe"));
+    if exe.is_ok_and(|exe| program(exe.as_os_str()) == own) {
+        return true;
+    }
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == 0).take(FIRST_WORDS);
+    words.any(|word| !own.is_empty() && program(OsStr::from_bytes(word)) == own)
+}
+
+/// The name of a program's file.
+fn program(path: &OsStr) -> Vec<u8> {
+    let name = Path::new(path).file_name().unwrap_or_default().as_bytes();
+    name.strip_suffix(DELETED).unwrap_or(name).to_vec()
 }
 
 fn read_live(file: &mut File) -> Option<Live> {
@@ -297,7 +365,6 @@ fn unless_full(written: std::io::Result<()>) -> std::io::Result<()> {
 
 /// Who holds the lock of a file that does not say it, as the kernel tells.
 fn holder(file: &File) -> Option<Live> {
-    use std::os::unix::fs::MetadataExt as _;
     let held = file.metadata().ok()?;
     let id = format!(
         "{:02x}:{:02x}:{}",
@@ -341,6 +408,67 @@ mod tests {
         assert!(matches!(instance.lock(), Err(InstanceError::Running { pid, .. }) if pid == own));
         drop(lock);
         assert_eq!(instance.running().unwrap(), None);
+    }
+
+    #[test]
+    fn the_kernel_knows_better_than_words_that_were_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(dir.path(), 5000);
+        let mut lock = instance.lock().unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        // As after the end of a server that was killed, whose id another process has now.
+        let mut other = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        lock.file.set_len(0).unwrap();
+        lock.file.rewind().unwrap();
+        writeln!(lock.file, "{}\nplain", other.id()).unwrap();
+        let live = instance.live().unwrap().unwrap();
+        assert_eq!((live.pid.as_raw(), live.announced), (own, None));
+        let stranger = Pid::from_raw(i32::try_from(other.id()).unwrap());
+        assert!(is_ours(live.pid) && !is_ours(stranger));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(!is_ours(stranger), "it is gone");
+    }
+
+    #[test]
+    fn programs_by_their_names() {
+        for (path, name) in [
+            ("/usr/bin/container-registry", "container-registry"),
+            (
+                "/usr/bin/container-registry (deleted)",
+                "container-registry",
+            ),
+            ("container-registry", "container-registry"),
+            ("/usr/bin/sleep", "sleep"),
+            ("/", ""),
+        ] {
+            assert_eq!(program(OsStr::new(path)), name.as_bytes(), "{path}");
+        }
+    }
+
+    #[test]
+    fn files_are_for_those_who_may_use_the_storage() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        for (name, root, directory, file) in [
+            ("made", None, 0o700, 0o600),
+            ("shared", Some(0o750), 0o750, 0o640),
+        ] {
+            let storage = dir.path().join(name);
+            if let Some(root) = root {
+                std::fs::create_dir(&storage).unwrap();
+                std::fs::set_permissions(&storage, PermissionsExt::from_mode(root)).unwrap();
+            }
+            let instance = Instance::new(&storage, 5000);
+            let _lock = instance.lock().unwrap();
+            assert_eq!(mode(&storage), directory);
+            assert_eq!(mode(&storage.join("run")), directory);
+            assert_eq!(mode(&instance.pid_file()), file);
+        }
     }
 
     #[test]

@@ -272,6 +272,30 @@ fn a_tag_goes_back_to_what_it_was() {
 }
 
 #[test]
+fn a_long_history_is_shown_to_its_end() {
+    let site = Site::new();
+    site.push("app", "first", &["latest"]);
+    let repository = site.v2().join("repositories/yocto/app");
+    let index = repository.join("_manifests/tags/latest/index/sha256");
+    for number in 0..2345_u32 {
+        let digest = Digest::sha256(&number.to_be_bytes());
+        let dir = index.join(digest.hex());
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("link"), digest.as_str()).unwrap();
+    }
+    let history = site.json(&["history", "app", "--json"]);
+    let entries = history["entries"].as_array().unwrap();
+    assert_eq!(entries.len(), 2346);
+    let digests: std::collections::HashSet<_> = entries
+        .iter()
+        .map(|entry| &entry["digest"])
+        .map(Value::to_string)
+        .collect();
+    assert_eq!(digests.len(), 2346);
+    assert_eq!(site.ok(&["history", "app"]).lines().count(), 2347);
+}
+
+#[test]
 fn a_deleted_tag_comes_back() {
     let site = Site::new();
     site.push("app", "first", &["v1"]);

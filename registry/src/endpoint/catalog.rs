@@ -22,7 +22,7 @@ pub(crate) async fn list(ask: &Ask<'_>) -> Result<Response<Body>, Refusal> {
         0 => (Vec::new(), false),
         n => {
             ask.registry
-                .blocking(move |storage| storage.catalog(&last, n))
+                .scanning(move |storage| storage.catalog(&last, n))
                 .await?
         }
     };

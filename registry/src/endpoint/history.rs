@@ -1,6 +1,7 @@
 //! `/v2/<name>/_vdkr/history/<tag>`: what a tag points to and pointed to.
 
 use http::Response;
+use vdkr_core::digest::Digest;
 use vdkr_core::distribution::ErrorCode;
 use vdkr_core::extension::History;
 
@@ -9,7 +10,7 @@ use crate::body::Body;
 use crate::error::Refusal;
 use crate::router::Ask;
 
-/// Most entries of an answer.
+/// Most entries of a page.
 const MOST: usize = 1000;
 
 pub(crate) async fn get(
@@ -17,11 +18,18 @@ pub(crate) async fn get(
     name: String,
     tag: String,
 ) -> Result<Response<Body>, Refusal> {
-    let limit = ask.query.n.unwrap_or(MOST).min(MOST);
+    let n = ask.query.n.unwrap_or(MOST).min(MOST);
+    let last = ask.query.last.as_deref().map(Digest::parse).transpose();
+    let last = last.map_err(|error| {
+        Refusal::new(
+            ErrorCode::DigestInvalid,
+            format!("query parameter \"last\": {error}"),
+        )
+    })?;
     let (repository, asked) = (name.clone(), tag.clone());
-    let entries = ask
+    let (entries, more) = ask
         .registry
-        .blocking(move |storage| storage.history(&repository, &asked, limit))
+        .scanning(move |storage| storage.history(&repository, &asked, last.as_ref(), n))
         .await?
         .ok_or_else(|| {
             Refusal::new(
@@ -29,10 +37,14 @@ pub(crate) async fn get(
                 format!("the repository {name} has no tag {tag}"),
             )
         })?;
+    let next = entries.last().filter(|_| more).map(|last| {
+        let last = &last.digest;
+        format!("/v2/{name}/_vdkr/history/{tag}?n={n}&last={last}")
+    });
     let history = History {
         repository: name,
         tag,
         entries,
     };
-    page("application/json", &history, None)
+    page("application/json", &history, next)
 }

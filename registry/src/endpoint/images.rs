@@ -16,7 +16,7 @@ pub(crate) async fn list(ask: &Ask<'_>) -> Result<Response<Body>, Refusal> {
         0 => (Vec::new(), false),
         n => {
             ask.registry
-                .blocking(move |storage| storage.images(&last, n))
+                .scanning(move |storage| storage.images(&last, n))
                 .await?
         }
     };

@@ -3,14 +3,12 @@
 use http::Response;
 use http::header::{HeaderName, HeaderValue};
 use serde::Serialize;
-use tokio::time::timeout;
 use vdkr_core::digest::Digest;
 use vdkr_core::distribution::{ErrorCode, percent};
 use vdkr_core::manifest::{Descriptor, media_type};
 
 use super::page;
 use crate::body::Body;
-use crate::budget::busy;
 use crate::error::Refusal;
 use crate::router::Ask;
 
@@ -42,13 +40,9 @@ pub(crate) async fn list(
     let filter = ask.query.artifact_type.clone();
     let (repository, of, wanted) = (name.clone(), subject.clone(), filter.clone());
     // The first request after a start may have to read every manifest of the repository.
-    let wait = ask.registry.config().limits.manifest_wait;
-    let Ok(_turn) = timeout(wait, ask.registry.scans().acquire()).await else {
-        return Err(busy("too many lists of referrers are asked for at once"));
-    };
     let referrers = ask
         .registry
-        .blocking(move |storage| {
+        .scanning(move |storage| {
             storage.referrers(&repository, &of, wanted.as_deref(), last.as_ref(), room)
         })
         .await?;

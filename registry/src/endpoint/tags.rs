@@ -22,7 +22,7 @@ pub(crate) async fn list(ask: &Ask<'_>, name: String) -> Result<Response<Body>, 
     let repository = name.clone();
     let found = ask
         .registry
-        .blocking(move |storage| match n {
+        .scanning(move |storage| match n {
             0 => Ok(storage
                 .has_repository(&repository)?
                 .then(|| (Vec::new(), false))),

@@ -163,14 +163,66 @@ fn a_rewritten_file_has_another_stamp() {
 fn directories_can_be_locked() {
     both(|_, fs| {
         fs.mkdir("d").unwrap();
-        let held = fs.lock_dir("d", true, false).unwrap();
+        let held = fs.try_lock_dir("d", true).unwrap();
         assert!(held.is_some());
-        assert!(fs.lock_dir("d", false, false).unwrap().is_none());
+        assert!(fs.try_lock_dir("d", false).unwrap().is_none());
         drop(held);
-        let shared = fs.lock_dir("d", false, false).unwrap();
+        let shared = fs.try_lock_dir("d", false).unwrap();
         assert!(shared.is_some());
-        assert!(fs.lock_dir("d", false, false).unwrap().is_some());
+        assert!(fs.try_lock_dir("d", false).unwrap().is_some());
     });
+}
+
+#[test]
+fn a_lock_is_waited_for_and_not_for_ever() {
+    both(|base, fs| {
+        fs.mkdir("d").unwrap();
+        let held = fs.try_lock_dir("d", false).unwrap();
+        let error = fs
+            .lock_dir("d", true, Duration::from_millis(30))
+            .unwrap_err();
+        assert!(error.is_locked(), "{error}");
+        assert_eq!(error.path, base.join("d"));
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(30));
+                drop(held);
+            });
+            let patience = Duration::from_mins(1);
+            assert!(fs.lock_dir("d", true, patience).unwrap().is_some());
+        });
+    });
+}
+
+#[test]
+fn what_is_made_is_for_those_who_may_use_the_root() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for (root, directory, file) in [
+        (0o700, 0o700, 0o600),
+        (0o755, 0o755, 0o644),
+        (0o750, 0o750, 0o640),
+        (0o2710, 0o710, 0o600),
+        (0o500, 0o700, 0o600),
+    ] {
+        assert_eq!(modes(root), (directory, file), "{root:o}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let made = dir.path().join("above/storage");
+    make_root(&made).unwrap();
+    assert_eq!(mode(&made), 0o700);
+    let shared = dir.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o750)).unwrap();
+    make_root(&shared).unwrap();
+    assert_eq!(mode(&shared), 0o750, "it was there");
+    for (root, directory, file) in [(made, 0o700, 0o600), (shared, 0o750, 0o640)] {
+        let fs = Fs::open(&root).unwrap();
+        fs.mkdir("d").unwrap();
+        put(&fs, "d/f", b"");
+        assert_eq!(mode(&root.join("d")), directory);
+        assert_eq!(mode(&root.join("d/f")), file);
+    }
 }
 
 #[test]

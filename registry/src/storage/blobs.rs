@@ -55,7 +55,7 @@ impl Storage {
         digest: &Digest,
         condition: &Condition,
     ) -> Result<bool> {
-        let _alone = self.locks.exclude(repository);
+        let _alone = self.locks.exclude(repository)?;
         if self.blob(repository, digest)?.is_none() {
             return Ok(false);
         }
@@ -72,7 +72,7 @@ impl Storage {
         from: Option<&str>,
         digest: &Digest,
     ) -> Result<Option<Blob>> {
-        let _shared = self.locks.share(repository);
+        let _shared = self.locks.share(repository)?;
         self.claim(digest);
         let found = match from {
             Some(from) => self.blob(from, digest)?,
@@ -102,7 +102,7 @@ impl Storage {
         digest: &Digest,
         staged: Staged,
     ) -> Result<()> {
-        let _shared = self.locks.share(repository);
+        let _shared = self.locks.share(repository)?;
         self.claim(digest);
         let mut batch = self.durable.batch();
         // Over what is there: only what has just arrived is known to be right, and this is how damaged

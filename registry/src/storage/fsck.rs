@@ -19,6 +19,8 @@ use crate::fs::{FsError, Kind, Stamp};
 const PIECE: usize = 1 << 20;
 /// Missing digests that are named for one image.
 const NAMED: usize = 100;
+/// How deep an index is looked through for what its images lack; what is deeper is judged by itself.
+const DEEPEST: usize = 16;
 
 struct Check<'s> {
     storage: &'s Storage,
@@ -64,6 +66,16 @@ struct Lack {
     own: bool,
     /// What it names with another size than it has.
     sizes: Vec<Digest>,
+}
+
+impl Lack {
+    /// Forgets what is not told: what indexes over indexes lack must not fill the memory.
+    fn shorten(&mut self) {
+        self.missing.sort_unstable();
+        self.missing.dedup();
+        self.missing.truncate(NAMED);
+        self.sizes.truncate(1);
+    }
 }
 
 /// What hashing a file showed.
@@ -351,7 +363,7 @@ impl Check<'_> {
             return Ok(lack.clone());
         }
         let storage = self.storage;
-        let mut lack = Lack::default();
+        let (mut lack, mut whole) = (Lack::default(), true);
         let found = storage.manifest(name, digest)?;
         let there = found.is_some();
         // One that was put aside before still says what it lacks, as long as its content is there.
@@ -361,6 +373,7 @@ impl Check<'_> {
                 .manifest_content(digest)?
                 .map(|cached| cached.body.clone()),
         };
+        let mut children = Vec::new();
         match body {
             Some(body) if !self.bad.contains(digest) => {
                 // One of another form is served as it is; nobody knows what it needs.
@@ -378,22 +391,8 @@ impl Check<'_> {
                             }
                         }
                     }
-                    for child in parsed.manifests() {
-                        let revision = paths::revision_link(name, &child.digest);
-                        if storage.read_link(&revision)?.is_none()
-                            && self.size(name, &child.digest)?.is_some()
-                        {
-                            // Some builders list blobs in their indexes.
-                            continue;
-                        }
-                        if depth < 16 {
-                            let below = self.lack(name, &child.digest, known, depth + 1)?;
-                            lack.missing.extend(below.missing);
-                        }
-                    }
-                }
-                if !there && lack.missing.is_empty() {
-                    lack.missing.push(digest.clone());
+                    let named = parsed.manifests().iter();
+                    children.extend(named.map(|child| child.digest.clone()));
                 }
             }
             _ => {
@@ -401,9 +400,27 @@ impl Check<'_> {
                 lack.own = true;
             }
         }
-        lack.missing.sort_unstable();
-        lack.missing.dedup();
-        known.insert(digest.clone(), lack.clone());
+        for child in children {
+            let revision = paths::revision_link(name, &child);
+            if storage.read_link(&revision)?.is_none() && self.size(name, &child)?.is_some() {
+                // Some builders list blobs in their indexes.
+                continue;
+            }
+            if depth == DEEPEST {
+                whole = false;
+                break;
+            }
+            let below = self.lack(name, &child, known, depth + 1)?;
+            lack.missing.extend(below.missing);
+            lack.shorten();
+        }
+        if !there && lack.missing.is_empty() {
+            lack.missing.push(digest.clone());
+        }
+        lack.shorten();
+        if whole {
+            known.insert(digest.clone(), lack.clone());
+        }
         Ok(lack)
     }
 
@@ -428,7 +445,7 @@ impl Check<'_> {
     /// are whole; those that are not are put aside by themselves.
     fn put_aside(&self, name: &str, tag: Option<&str>, digest: &Digest) -> Result<bool> {
         let storage = self.storage;
-        let _alone = storage.locks.exclude(name);
+        let _alone = storage.locks.exclude(name)?;
         let link = paths::revision_link(name, digest);
         let there = match tag {
             Some(tag) => storage.tag(name, tag)?.as_ref() == Some(digest),

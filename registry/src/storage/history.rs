@@ -4,15 +4,14 @@
 //! first time, and its directory is touched whenever the tag comes back to it. How long such manifests
 //! live is decided when garbage is collected.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use vdkr_core::digest::{Algorithm, Digest};
 use vdkr_core::extension::HistoryEntry;
 
 use super::{Result, Storage, now, paths};
 use crate::fs::Kind;
-
-/// Most entries of one tag that are looked at.
-const MOST: usize = 10_000;
 
 /// Most targets of a deleted tag that are kept in mind, and the longest file that holds them.
 const FORMER: usize = 100;
@@ -38,14 +37,16 @@ pub(super) struct Past {
 }
 
 impl Storage {
-    /// What a tag points to and pointed to, newest first, at most `limit` entries; those before it was
-    /// deleted come last. `None`: there is no such tag, and was none.
+    /// What a tag points to and pointed to, newest first, at most `limit` entries after the one with the
+    /// digest `last`, and whether there are more; those before it was deleted come last. After one that
+    /// has gone meanwhile, the list begins again. `None`: there is no such tag, and was none.
     pub fn history(
         &self,
         repository: &str,
         tag: &str,
+        last: Option<&Digest>,
         limit: usize,
-    ) -> Result<Option<Vec<HistoryEntry>>> {
+    ) -> Result<Option<(Vec<HistoryEntry>, bool)>> {
         let past = self.past(repository, tag)?;
         let former = self.former(repository, tag)?;
         if past.is_none() && former.is_empty() {
@@ -61,8 +62,9 @@ impl Storage {
                 deleted: None,
             })
             .collect();
+        let known: HashSet<_> = entries.iter().map(|entry| entry.digest.clone()).collect();
         for former in former {
-            if entries.iter().all(|entry| entry.digest != former.digest) {
+            if !known.contains(&former.digest) {
                 entries.push(HistoryEntry {
                     digest: former.digest,
                     since: former.since,
@@ -72,11 +74,14 @@ impl Storage {
                 });
             }
         }
+        let before = last.and_then(|last| entries.iter().position(|entry| entry.digest == *last));
+        entries.drain(..before.map_or(0, |at| at + 1));
+        let more = entries.len() > limit && limit > 0;
         entries.truncate(limit);
         for entry in &mut entries {
             entry.available = self.manifest(repository, &entry.digest)?.is_some();
         }
-        Ok(Some(entries))
+        Ok(Some((entries, more)))
     }
 
     /// Keeps in mind what a tag points to and pointed to, for it is about to be deleted.
@@ -156,7 +161,7 @@ impl Storage {
             let dir = paths::tag_index(repository, tag, algorithm);
             let mut names = Vec::new();
             match self.fs.list(&dir, |name, kind| {
-                if kind == Kind::Directory && names.len() < MOST {
+                if kind == Kind::Directory {
                     names.extend(Digest::parse(&format!("{}:{name}", algorithm.name())));
                 }
             }) {
@@ -192,7 +197,7 @@ impl Storage {
     /// Pins a manifest of a repository: it is kept whether a tag names it or not. `false`: it is not
     /// there.
     pub fn pin(&self, repository: &str, digest: &Digest) -> Result<bool> {
-        let _shared = self.locks.share(repository);
+        let _shared = self.locks.share(repository)?;
         if self.manifest(repository, digest)?.is_none() {
             return Ok(false);
         }
@@ -204,7 +209,7 @@ impl Storage {
 
     /// Takes a pin away. `false`: there was none.
     pub fn unpin(&self, repository: &str, digest: &Digest) -> Result<bool> {
-        let _alone = self.locks.exclude(repository);
+        let _alone = self.locks.exclude(repository)?;
         let path = paths::pin_link(repository, digest);
         if self.read_link(&path)?.is_none() {
             return Ok(false);

@@ -173,8 +173,8 @@ impl Storage {
         tags: &[&str],
         condition: &Condition,
     ) -> Result<()> {
-        let _shared = self.locks.share(repository);
-        let _tags = self.locks.tags(repository, tags.iter().copied());
+        let _shared = self.locks.share(repository)?;
+        let _tags = self.locks.tags(repository, tags.iter().copied())?;
         if !condition.is_empty() {
             let current = match tags.first() {
                 // A tag whose manifest is damaged or gone is as good as none: whoever asks is told so,
@@ -242,7 +242,7 @@ impl Storage {
     /// Takes a tag, and nothing else, from a repository, if the condition holds for what it points to.
     /// `false`: it was not there.
     pub fn delete_tag(&self, repository: &str, tag: &str, condition: &Condition) -> Result<bool> {
-        let _alone = self.locks.exclude(repository);
+        let _alone = self.locks.exclude(repository)?;
         match self.tag(repository, tag)? {
             Some(current) => condition.check(&current)?,
             // A torn one is there as well, with whatever it pointed to.
@@ -263,7 +263,7 @@ impl Storage {
         digest: &Digest,
         condition: &Condition,
     ) -> Result<bool> {
-        let _alone = self.locks.exclude(repository);
+        let _alone = self.locks.exclude(repository)?;
         let path = paths::revision_link(repository, digest);
         if self.read_link(&path)?.is_none() && !self.is_torn(&path)? {
             return Ok(false);
@@ -303,12 +303,21 @@ impl Storage {
         manifest: &NewManifest,
     ) -> Result<()> {
         let (mut missing, mut wrong) = (Vec::new(), Vec::new());
+        let mut indexes = Vec::new();
         let blobs = manifest.blobs.iter().map(|named| (named, false));
         let children = manifest.children.iter().map(|named| (named, true));
         for ((digest, size), child) in blobs.chain(children) {
             let mut found = None;
             if child {
-                found = self.require_revision(batch, repository, digest)?;
+                let there = self.require_revision(batch, repository, digest)?;
+                // Images, which nearly all of them are, have nothing below.
+                indexes.extend(
+                    there
+                        .as_ref()
+                        .filter(|there| media_type::is_index(&there.media_type))
+                        .map(|_| digest.clone()),
+                );
+                found = there.map(|there| there.body.len() as u64);
             }
             if found.is_none() {
                 found = self.require_blob(batch, repository, digest)?;
@@ -324,23 +333,23 @@ impl Storage {
         if !missing.is_empty() && !manifest.sparse {
             return Err(StorageError::MissingReferences(missing));
         }
-        match wrong.into_iter().next() {
-            None => Ok(()),
-            Some((digest, told, there)) => Err(StorageError::WrongSize {
+        if let Some((digest, told, there)) = wrong.into_iter().next() {
+            return Err(StorageError::WrongSize {
                 digest,
                 told,
                 there,
-            }),
+            });
         }
+        self.check_nesting(repository, &indexes)
     }
 
-    /// Asks for a manifest of the repository to be durable. Its size; `None`: it is not there.
+    /// Asks for a manifest of the repository to be durable. `None`: it is not there.
     fn require_revision(
         &self,
         batch: &mut Batch<'_>,
         repository: &str,
         digest: &Digest,
-    ) -> Result<Option<u64>> {
+    ) -> Result<Option<Arc<Cached>>> {
         let path = paths::revision_link(repository, digest);
         let Some(link) = self.read_link(&path)? else {
             return Ok(None);
@@ -350,7 +359,7 @@ impl Storage {
         };
         batch.require(paths::blob_data(&link.target), cached.stamp);
         batch.require(path, link.stamp);
-        Ok(Some(cached.body.len() as u64))
+        Ok(Some(cached))
     }
 
     /// Reads a manifest's content, whoever has it. What does not match its digest is as good as none.

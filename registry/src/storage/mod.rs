@@ -52,6 +52,7 @@ mod links;
 mod local;
 mod locks;
 mod manifests;
+mod nesting;
 mod paths;
 mod recovery;
 mod referrers;
@@ -94,6 +95,18 @@ pub enum StorageError {
         /// The size of what is there.
         there: u64,
     },
+    /// Indexes nest deeper than the registry and its clients go.
+    #[error(
+        "its indexes nest more than {} manifests deep; name the images in fewer indexes",
+        nesting::DEEPEST
+    )]
+    NestsTooDeep,
+    /// More hangs from an index than is looked through for one request.
+    #[error(
+        "more than {} manifests or {} MiB of them hang from it; push them in several indexes",
+        nesting::MOST_BELOW, nesting::BYTES_BELOW >> 20
+    )]
+    HasTooMany,
     /// The condition of the request does not hold.
     #[error("the tag or manifest is not in the state that the request asks for")]
     ConditionFailed {
@@ -124,6 +137,13 @@ pub enum StorageError {
          (or a mount) there, or name the directory that holds all of it", .0.display()
     )]
     NoDirectory(PathBuf),
+    /// Somebody else keeps a directory locked.
+    #[error(
+        "{} has been locked by another process for {} seconds: another registry at work on this storage, \
+         or a program of somebody who may read that directory (see: lsof, /proc/locks); wait for it, end \
+         it, or take that right away (chmod)", .0.display(), locks::PATIENCE.as_secs()
+    )]
+    Locked(PathBuf),
     /// Garbage is being collected, or the storage checked, by somebody else.
     #[error(
         "another process collects garbage in this storage or checks it \
@@ -228,7 +248,7 @@ impl Storage {
         };
         Ok(Self {
             durable: Durable::new(fs.clone()),
-            locks: locks::Locks::new(fs.clone()),
+            locks: locks::Locks::new(fs.clone(), locks::PATIENCE),
             temporary: Mutex::new(temporary),
             standing,
             next_temporary: AtomicU64::new(0),

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::uploads::UploadId;
-use super::{Result, Storage, now, paths, random_hex};
+use super::{Result, Storage, locks, now, paths, random_hex};
 use crate::fs::{self, Fs, FsError, Kind};
 
 /// How deep a directory of ours can be.
@@ -26,7 +26,7 @@ impl TemporaryDir {
             if !fs.mkdir(&path)? {
                 continue;
             }
-            let lock = fs.lock_dir(&path, true, true);
+            let lock = fs.lock_dir(&path, true, locks::PATIENCE);
             // Another process that is starting may have taken it for a dead one's before it was locked.
             if matches!(&lock, Err(error) if error.is_not_found()) || fs.stat(&path)?.is_none() {
                 continue;
@@ -72,7 +72,7 @@ pub(super) fn clear_temporary(fs: &Fs) -> fs::Result<()> {
     })?;
     for dir in found {
         // Held by its process, or already being cleared by another that starts.
-        if let Ok(Some(_lock)) = fs.lock_dir(&dir, true, false)
+        if let Ok(Some(_lock)) = fs.try_lock_dir(&dir, true)
             && let Err(error) = remove_tree(fs, &dir, DEEPEST)
         {
             tracing::warn!(%error, "what a dead process left behind cannot be removed");
@@ -117,7 +117,7 @@ impl Storage {
             }
         })?;
         for dir in others {
-            match self.fs.lock_dir(&dir, true, false) {
+            match self.fs.try_lock_dir(&dir, true) {
                 Ok(None) => return Ok(true),
                 Err(error) if !error.is_not_found() => return Err(error.into()),
                 _ => {}

@@ -247,7 +247,7 @@ impl Storage {
         };
         let directory = session.directory();
         // An emptied repository is not removed from under the new session.
-        let _shared = self.locks.share(repository);
+        let _shared = self.locks.share(repository)?;
         let begun = make_dirs(&self.fs, &directory).and_then(|()| {
             let started = self.fs.create(&format!("{directory}/startedat"))?;
             started.write_at(rfc3339_seconds(now()).as_bytes(), 0)

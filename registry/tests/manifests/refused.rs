@@ -202,3 +202,38 @@ async fn a_manifest_that_tells_a_wrong_size_is_refused() {
         .await
         .refused(400, "MANIFEST_INVALID");
 }
+
+#[tokio::test]
+async fn indexes_nest_only_so_deep() {
+    let bench = Bench::new();
+    bench.push_blob("yocto/app", b"{}").await;
+    let mut levels = vec![image(&[])];
+    let put = async |manifest: &serde_json::Value| {
+        let digest = digest_of(manifest).to_string();
+        bench.put_manifest("yocto/app", &digest, manifest).await
+    };
+    put(&levels[0]).await.expect(201);
+    for _ in 1..8 {
+        // What lies deeper is named at the top as well: the longest way down counts.
+        let below: Vec<_> = levels.iter().rev().collect();
+        let above = index(&below);
+        put(&above).await.expect(201);
+        levels.push(above);
+    }
+    let below: Vec<_> = levels.iter().collect();
+    let refused = put(&index(&below)).await.refused(400, "MANIFEST_INVALID");
+    let words = refused.json()["errors"][0]["message"].clone();
+    assert!(
+        words
+            .as_str()
+            .unwrap()
+            .contains("more than 8 manifests deep"),
+        "{words}"
+    );
+    // Content that is no manifest of the repository is not one level more.
+    bench.push_blob("yocto/app", b"content").await;
+    let mut wide = index(&[&levels[6]]);
+    let blob = descriptor(media_type::OCI_LAYER, b"content");
+    wide["manifests"].as_array_mut().unwrap().push(blob);
+    put(&wide).await.expect(201);
+}

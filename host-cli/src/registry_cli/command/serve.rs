@@ -29,7 +29,7 @@ pub async fn run(config: &Config) -> Result<()> {
     let (addresses, port) = listen::addresses(config)?;
     secure::warn_of_downgrade(config, mode);
     let storage = config.storage();
-    std::fs::create_dir_all(&storage)
+    vdkr_registry::fs::make_root(&storage)
         .with_context(|| format!("cannot create the storage directory {}", storage.display()))?;
     let registry = open(config, mode).await?;
     let mut lock = match Instance::new(&storage, port).lock() {

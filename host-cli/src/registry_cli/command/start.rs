@@ -41,7 +41,7 @@ pub async fn run(config: &Config) -> Result<()> {
     }
     // A server that its own URL does not reach would be of no use, and is not begun.
     listen::check_url(config, &addresses, port).await?;
-    std::fs::create_dir_all(&storage)
+    vdkr_registry::fs::make_root(&storage)
         .with_context(|| format!("cannot create the storage directory {}", storage.display()))?;
     let prepared = match instance.prepare() {
         Ok(()) => instance.turn(PATIENCE + SETTLING).await,
@@ -127,7 +127,7 @@ async fn launch(config: &Config, instance: &Instance) -> Result<Option<u32>> {
             .create(true)
             .write(true)
             .truncate(true)
-            .mode(0o640)
+            .mode(instance.file_mode() & 0o640)
             .custom_flags(nix::libc::O_NOFOLLOW)
             .open(path)
     };

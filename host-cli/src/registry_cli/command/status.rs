@@ -47,8 +47,9 @@ pub async fn run(config: &Config, as_json: bool) -> Result<Exit> {
             Ok(()) => out!("Status: healthy"),
             Err(error) => out!("Status: not healthy: {}", words(error)),
         }
-        if mode.is_secure() {
-            out!("Mode: secure ({})", mode.label());
+        match mode.is_secure() {
+            true => out!("Mode: secure ({})", mode.label()),
+            false => out!("Mode: plain HTTP"),
         }
         out!("Storage: {}", config.storage().display());
     } else {

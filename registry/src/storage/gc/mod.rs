@@ -104,7 +104,7 @@ impl Storage {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         // Tests that decide the order of operations are alone anyway.
-        let lock = self.fs.lock_dir(paths::OURS, true, false)?;
+        let lock = self.fs.try_lock_dir(paths::OURS, true)?;
         let Some(lock) = lock else {
             return Err(StorageError::Busy);
         };
@@ -287,17 +287,27 @@ impl Run<'_> {
         let sweeps = verdict.has_work() && !self.options.dry_run;
         // What looks wrong may only be half of a push that went on meanwhile.
         if legal && (sweeps || !verdict.findings.is_empty()) {
-            let _alone = self.storage.locks.exclude(name);
-            verdict = judge::judge(self.storage, name, &rules);
-            if verdict.has_work() && !self.options.dry_run {
-                if let Err(error) = self.sweep(name, &mut verdict) {
-                    // What was removed may come back with the next power cut: its content stays.
-                    self.sure = false;
-                    let found = finding(Some(name), None, &trouble(&error));
-                    self.report.findings.push(found);
+            match self.storage.locks.exclude(name) {
+                Ok(_alone) => {
+                    verdict = judge::judge(self.storage, name, &rules);
+                    if verdict.has_work() && !self.options.dry_run {
+                        if let Err(error) = self.sweep(name, &mut verdict) {
+                            // What was removed may come back with the next power cut: its content
+                            // stays.
+                            self.sure = false;
+                            let found = finding(Some(name), None, &trouble(&error));
+                            self.report.findings.push(found);
+                        }
+                        if self.storage.remove_if_empty(name) {
+                            self.report.emptied.push(name.to_owned());
+                        }
+                    }
                 }
-                if self.storage.remove_if_empty(name) {
-                    self.report.emptied.push(name.to_owned());
+                // Somebody else is at it. What it has is known, and nothing of it goes.
+                Err(error) => {
+                    verdict.keep_all();
+                    let found = finding(Some(name), None, &trouble(&error));
+                    verdict.findings.push(found);
                 }
             }
         }
@@ -528,6 +538,7 @@ pub(super) fn trouble(error: &StorageError) -> String {
     tracing::warn!(%error, "maintenance has met an error");
     match error {
         StorageError::Fs(error) => format!("cannot {} it: {}", error.action, error.errno),
+        StorageError::Locked(_) => "another process keeps it locked; see the log".to_owned(),
         other => other.to_string(),
     }
 }
