@@ -16,7 +16,9 @@ use crate::layer::Limits;
 const MAX_PLAIN: u64 = 256 << 30;
 /// What stays free at least where it is put, bytes.
 const RESERVE: u64 = 64 << 20;
-/// And which part of the file system does: others write there too.
+/// And at most.
+const MOST_RESERVED: u64 = 1 << 30;
+/// And which part of the file system does, between those: others write there too.
 const RESERVED_PART: u64 = 10;
 /// Largest window of a zstd frame (log2 of bytes): what `zstd --ultra` makes, 128 MiB.
 const ZSTD_WINDOW: u32 = 27;
@@ -113,7 +115,7 @@ struct Spool {
 
 /// What an archive may take of a file system with so many bytes free, and so many altogether.
 fn room(free: u64, whole: u64) -> u64 {
-    let reserve = (whole / RESERVED_PART).max(RESERVE);
+    let reserve = (whole / RESERVED_PART).clamp(RESERVE, MOST_RESERVED);
     free.saturating_sub(reserve).min(MAX_PLAIN)
 }
 
@@ -153,7 +155,7 @@ fn inflate(
         }
         if written > room {
             let reason = format!(
-                "inflated it has more than the {room} bytes that it may take in {}, of whose file system a tenth stays free; make room there, or set TMPDIR to a directory with more",
+                "inflated it has more than the {room} bytes that it may take in {}, where some room stays free for others; make room there, or set TMPDIR to a directory with more",
                 place.display()
             );
             return Err(TransferError::archive(path, reason));
@@ -244,9 +246,10 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_of_a_file_system_stays_free() {
-        assert_eq!(room(50 << 30, 100 << 30), 40 << 30);
-        assert_eq!(room(10 << 30, 100 << 30), 0);
+    fn some_room_stays_free() {
+        assert_eq!(room(50 << 30, 100 << 30), 49 << 30);
+        assert_eq!(room(1 << 30, 100 << 30), 0);
+        assert_eq!(room(4 << 30, 5 << 30), (4 << 30) - (512 << 20));
         assert_eq!(room(100 << 20, 200 << 20), 36 << 20);
         assert_eq!(room(900 << 30, 1000 << 30), MAX_PLAIN);
         let dir = tempfile::tempdir().unwrap();
