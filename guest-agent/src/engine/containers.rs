@@ -270,7 +270,7 @@ async fn join(engine: &Rc<Engine>, name: &str, stdin: bool, stream: &SharedStrea
         started(stream, &row.id);
         followed.follow(opened).await
     };
-    ran(until_detached(engine, stream, &of, work).await?)
+    Ok(ran(until_detached(engine, stream, &of, work).await?))
 }
 
 async fn start(
@@ -293,7 +293,7 @@ async fn start(
         started(stream, &row.id);
         followed.follow(opened).await
     };
-    ran(until_detached(engine, stream, &of, work).await?)
+    Ok(ran(until_detached(engine, stream, &of, work).await?))
 }
 
 /// A container that exists already, to be followed from now on.
@@ -319,10 +319,10 @@ fn followed<'a>(
     }
 }
 
-fn ran(end: End) -> Done {
+fn ran(end: End) -> Reply {
     match end {
-        End::Ended(status) => Ok(Reply::Ran { status }),
-        End::Detached => Ok(done()),
+        End::Ended(status) => Reply::Ran { status },
+        End::Detached => done(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A container as one sees it who is attached: from its start through all rounds that its policy gives
 //! it to its last end.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
@@ -59,7 +59,8 @@ impl Followed<'_> {
     pub(super) async fn open(&self) -> Result<Opened, Failure> {
         let target = path(self.id, "/wait?condition=next-exit")?;
         let asked = timeout(HEARD, self.engine.client.open_post(&target));
-        let ended = asked.await.ok().transpose()?;
+        // An engine that does not know such a wait is looked at instead.
+        let ended = asked.await.ok().and_then(Result::ok);
         let raw = self.engine.attach(self.id, self.stdin).await?;
         Ok(Opened { raw, ended })
     }
@@ -76,7 +77,7 @@ impl Followed<'_> {
         tokio::pin!(ended);
         let (mut heard, mut told) = (false, None);
         let (mut round, mut pause) = (self.round, LOOKS.0);
-        let mut until = None;
+        let (mut until, mut shown_ms) = (None, now_ms());
         loop {
             tokio::select! {
                 status = &mut ended, if !heard => {
@@ -114,8 +115,13 @@ impl Followed<'_> {
                     since_ms,
                     runs,
                 } => {
+                    // podman goes on with the log for a moment, maybe into the next round. And where one
+                    // was missed, its log begins where the last one ended.
+                    let is_next = self.engine.kind() == EngineKind::Docker && later == round + 1;
+                    let since_ms = if is_next { since_ms } else { shown_ms };
                     self.show(since_ms, runs).await?;
                     (round, pause, until) = (later, LOOKS.0, None);
+                    shown_ms = now_ms();
                 }
             }
         }
@@ -138,6 +144,12 @@ impl Followed<'_> {
         }
         Ok(())
     }
+}
+
+/// The time of this machine, which is the engine's as well.
+fn now_ms() -> u64 {
+    let now = UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Says that a container runs. Hosts want its id; its process's number is the engine's own affair.
