@@ -26,7 +26,7 @@ const HEARD: Duration = Duration::from_secs(5);
 /// The time between two looks at a container whose streams have ended, at first and at last.
 pub(super) const LOOKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How long podman has to start a container again: it does not say that it is about to.
-const GRACE: Duration = Duration::from_secs(3);
+pub(super) const GRACE: Duration = Duration::from_secs(3);
 /// How long the status of a container may take that has gone.
 const LATE: Duration = Duration::from_secs(5);
 /// What docker's engine is told to be the keys that detach: the host hears them itself, and these are
@@ -50,30 +50,38 @@ pub(super) struct Followed<'a> {
 /// What is open before a container starts, so that nothing of it is missed.
 pub(super) struct Opened {
     raw: Raw,
-    /// The answer that has its status.
+    /// The answer that has its status, from an engine that waits from then on.
     ended: Option<Answer>,
 }
 
 impl Followed<'_> {
     /// Joins it.
     pub(super) async fn open(&self) -> Result<Opened, Failure> {
-        let target = path(self.id, "/wait?condition=next-exit")?;
-        let asked = timeout(HEARD, self.engine.client.open_post(&target));
-        // An engine that does not know such a wait is looked at instead.
-        let ended = asked.await.ok().and_then(Result::ok);
+        // podman says that it waits before it does, and may miss an end.
+        let ended = match self.engine.kind() {
+            EngineKind::Podman => None,
+            _ => self.waited("/wait?condition=next-exit").await,
+        };
         let raw = self.engine.attach(self.id, self.stdin).await?;
         Ok(Opened { raw, ended })
     }
 
+    /// An answer that has the status later. One who gets none looks for the end.
+    async fn waited(&self, rest: &str) -> Option<Answer> {
+        let target = path(self.id, rest).ok()?;
+        let asked = timeout(HEARD, self.engine.client.open_post(&target));
+        asked.await.ok()?.ok()
+    }
+
     /// Shows it until its last end; gives the status.
     pub(super) async fn follow(&self, opened: Opened) -> Result<i32, Failure> {
-        carry(opened.raw, self.tty, self.stdin, self.stream).await?;
-        let ended = async {
-            match opened.ended {
-                Some(answer) => status(&answer.document().await.ok()?),
-                None => None,
-            }
+        let ended = match opened.ended {
+            Some(answer) => Some(answer),
+            // It runs now, and podman takes more time for removing it than for this.
+            None => self.waited("/wait").await,
         };
+        carry(opened.raw, self.tty, self.stdin, self.stream).await?;
+        let ended = async { status(&ended?.document().await.ok()?) };
         tokio::pin!(ended);
         let (mut heard, mut told) = (false, None);
         let (mut round, mut pause) = (self.round, LOOKS.0);

@@ -3,7 +3,7 @@
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use serde_json::Value;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use vdkr_core::{
     channel::message::{
         ContainerReply, ContainerState, Done, Event, Failure, FailureCode, LogLevel, MountSource,
@@ -11,7 +11,7 @@ use vdkr_core::{
     },
     container::restart::RestartPolicy,
     engine::{
-        NOT_CREATED,
+        EngineKind, NOT_CREATED,
         create::{self, REMOVED_AT_ITS_END},
         rows::{self, text},
         start_status,
@@ -22,7 +22,7 @@ use super::{
     Engine,
     client::with_query,
     done, familiar,
-    follow::{Followed, started},
+    follow::{Followed, GRACE, LOOKS, started},
     path,
     streams::{End, Of, until_detached},
 };
@@ -129,7 +129,7 @@ pub(super) async fn run(
         }
         Err(failure) => {
             // The container ends with its host.
-            engine.end(&id).await;
+            engine.end(&id, followed.restarts).await;
             engine.discard(&id, request.rm).await;
             Err(failure)
         }
@@ -252,12 +252,21 @@ impl Engine {
         }
     }
 
-    /// Ends a container, whatever its policy says.
-    async fn end(&self, id: &str) {
+    /// Ends a container, also one that it `restarts` by itself.
+    async fn end(&self, id: &str, restarts: bool) {
         let ended = async {
-            let _ = self.client.post(&path(id, "/kill")?, None).await;
-            // One between two rounds has nothing that could be killed.
-            self.client.post(&path(id, "/stop?t=0")?, None).await
+            let until = Instant::now() + GRACE;
+            loop {
+                let killed = self.client.post(&path(id, "/kill")?, None).await;
+                // One between two rounds has nothing that could be killed.
+                let _ = self.client.post(&path(id, "/stop?t=0")?, None).await;
+                // podman starts that one all the same.
+                let may_start = restarts && self.kind() == EngineKind::Podman;
+                if killed.is_ok() || !may_start || Instant::now() >= until {
+                    return Ok::<(), Failure>(());
+                }
+                sleep(LOOKS.0).await;
+            }
         };
         let _ = timeout(KILLED, ended).await;
     }

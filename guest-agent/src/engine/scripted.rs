@@ -168,6 +168,15 @@ pub(super) fn engine<T>(
     turns: Vec<Turn>,
     work: impl AsyncFnOnce(Rc<Engine>, &mut Host) -> T,
 ) -> (T, Vec<String>) {
+    engine_of(EngineKind::Docker, turns, work)
+}
+
+/// The same with an engine of this kind.
+pub(super) fn engine_of<T>(
+    kind: EngineKind,
+    turns: Vec<Turn>,
+    work: impl AsyncFnOnce(Rc<Engine>, &mut Host) -> T,
+) -> (T, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -185,7 +194,7 @@ pub(super) fn engine<T>(
         }
     });
     let engine = Rc::new(Engine {
-        client: Client::unversioned(EngineKind::Docker, socket.clone()),
+        client: Client::unversioned(kind, socket.clone()),
         spool: dir.path().to_owned(),
     });
     let done = run(async {
