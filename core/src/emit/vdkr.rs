@@ -43,10 +43,16 @@ impl EngineConf {
     pub fn parse(text: &str) -> Result<Self, ConfError> {
         let mut conf = Self::default();
         for (line, assignment) in assignments(text) {
-            if let Ok((key, value)) = assignment {
-                conf.take(key, value)
-                    .map_err(|problem| ConfError { line, problem })?;
-            }
+            let is_ours = || {
+                let words = text.lines().nth(line - 1).unwrap_or_default();
+                without_export(words).starts_with(ENGINE)
+            };
+            let taken = match assignment {
+                Ok((key, value)) => conf.take(key, value),
+                Err(problem) if is_ours() => Err(problem.to_owned()),
+                Err(_) => Ok(()),
+            };
+            taken.map_err(|problem| ConfError { line, problem })?;
         }
         Ok(conf)
     }
@@ -104,6 +110,12 @@ pub fn parse(text: &str) -> Result<RegistryConf, ConfError> {
     Ok(conf)
 }
 
+/// A line without the spaces around it and what the shell would do with its key.
+fn without_export(line: &str) -> &str {
+    let line = line.trim();
+    line.strip_prefix("export ").unwrap_or(line).trim_start()
+}
+
 type Assignment<'t> = Result<(&'t str, &'t str), &'static str>;
 
 /// The assignments with their line numbers.
@@ -113,7 +125,7 @@ fn assignments(text: &str) -> impl Iterator<Item = (usize, Assignment<'_>)> {
         if line.is_empty() || line.starts_with('#') {
             return None;
         }
-        let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
+        let line = without_export(line);
         let Some((key, value)) = line.split_once('=') else {
             return Some((at + 1, Err("expected KEY=value")));
         };
@@ -236,6 +248,15 @@ mod tests {
             Some(EngineKind::Podman)
         );
         assert!(EngineConf::parse("VDKR_ENGINE=lxc").is_err());
+        for unreadable in [
+            "VDKR_ENGINE=\"docker",
+            "A=1\n export VDKR_ENGINE docker",
+            "VDKR_ENGINE_SOCKET='/run/d.sock' x",
+        ] {
+            let error = EngineConf::parse(unreadable).unwrap_err();
+            assert_eq!(error.line, unreadable.lines().count(), "{unreadable}");
+        }
+        assert!(EngineConf::parse("# VDKR_ENGINE docker").is_ok());
         let error = parse("VDKR_ENGINE=lxc").unwrap_err().to_string();
         assert!(error.contains("native, docker, podman"), "{error}");
         assert!(parse("VDKR_ENGINE_SOCKET=d.sock").is_err());

@@ -11,6 +11,9 @@ use crate::{
     container::{limits::Ulimit, signal},
 };
 
+/// The label of a container that goes at its end, with which an agent knows that it has to see to that.
+pub const REMOVED_AT_ITS_END: &str = "vdkr.rm";
+
 /// Something that an engine cannot do as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{engine} cannot do this: {what}")]
@@ -42,7 +45,11 @@ pub fn document(
     set("AttachStdin", json!(request.stdin && attached));
     set("AttachStdout", json!(attached));
     set("AttachStderr", json!(attached));
-    set("Labels", json!(request.life.labels));
+    let mut labels = request.life.labels.clone();
+    if request.rm && attached {
+        labels.insert(REMOVED_AT_ITS_END.to_owned(), "1".to_owned());
+    }
+    set("Labels", json!(labels));
     if !request.env.is_empty() {
         set("Env", json!(request.env));
     }
@@ -96,7 +103,10 @@ fn host_config(engine: EngineKind, request: &RunRequest) -> Result<Map<String, V
         "RestartPolicy",
         json!({"Name": policy, "MaximumRetryCount": most}),
     );
-    set("Init", json!(request.life.init));
+    // Without it the engine's own configuration holds.
+    if request.life.init {
+        set("Init", json!(true));
+    }
     set("ReadonlyRootfs", json!(request.read_only));
     // Who waits for its end reads its status, and removes it then.
     let behind = request.life.until != Until::Ended;
@@ -278,6 +288,8 @@ mod tests {
         assert_eq!(host["NetworkMode"], "default");
         assert_eq!(host["RestartPolicy"]["Name"], "no");
         assert_eq!(host["Privileged"], false);
+        assert_eq!(host.get("Init"), None, "left to the engine");
+        assert_eq!(document["Labels"], json!({}));
         assert_eq!(host.get("Memory"), None);
     }
 
@@ -351,6 +363,8 @@ mod tests {
         assert_eq!(document["StopSignal"], "SIGINT");
         let host = &document["HostConfig"];
         assert_eq!(host["AutoRemove"], true);
+        assert_eq!(host["Init"], true);
+        assert_eq!(document["Labels"].get(REMOVED_AT_ITS_END), None);
         assert_eq!(host["NetworkMode"], "container:web");
         assert_eq!(host["ExtraHosts"], json!(["h:10.0.0.1"]));
         assert_eq!(
@@ -368,7 +382,9 @@ mod tests {
             life: Life::default(),
             ..request
         };
-        assert_eq!(made(&attached)["HostConfig"]["AutoRemove"], false);
+        let document = made(&attached);
+        assert_eq!(document["HostConfig"]["AutoRemove"], false);
+        assert_eq!(document["Labels"][REMOVED_AT_ITS_END], "1");
     }
 
     #[test]

@@ -1,12 +1,17 @@
 //! Container engines that a target's image may carry beside the agent's own runtime, and what is said to
 //! them: the Docker Engine API, which podman speaks as well.
 
-use alloc::string::String;
+use alloc::{format, string::String};
 use core::{fmt, str::FromStr};
+
+use serde_json::Value;
+
+use rows::text;
 
 pub mod create;
 pub mod frames;
 pub mod http;
+pub mod rounds;
 pub mod rows;
 
 /// What keeps images and runs containers on a target.
@@ -74,6 +79,38 @@ impl FromStr for EngineKind {
     }
 }
 
+/// The newest version of docker's API that requests are written for.
+const NEWEST: (u32, u32) = (1, 45);
+/// The first release of docker's engine that loads archives with layers in zstd.
+const FIRST_WITH_ZSTD: u32 = 23;
+
+/// What stands before the paths of requests to an engine that says this of its versions: the newest one
+/// that both know. Nothing for an engine that names none.
+pub fn path_prefix(said: &Value) -> String {
+    let version = |name: &str| numbers(text(said, name));
+    let Some(its) = version("ApiVersion") else {
+        return String::new();
+    };
+    let oldest = version("MinAPIVersion").unwrap_or_default();
+    let (major, minor) = its.min(NEWEST).max(oldest);
+    format!("/v{major}.{minor}")
+}
+
+/// Whether an engine of this version inflates layers in zstd that an archive has.
+pub fn reads_zstd(kind: EngineKind, version: &str) -> bool {
+    match kind {
+        EngineKind::Podman => true,
+        _ => numbers(version).is_some_and(|(major, _)| major >= FIRST_WITH_ZSTD),
+    }
+}
+
+/// The first two numbers of a version.
+fn numbers(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split(|c: char| !c.is_ascii_digit());
+    let mut next = || parts.next()?.parse().ok();
+    Some((next()?, next()?))
+}
+
 /// The container was not created.
 pub const NOT_CREATED: i32 = 125;
 
@@ -127,6 +164,29 @@ mod tests {
         }
         let error = "lxc".parse::<EngineKind>().unwrap_err().to_string();
         assert!(error.contains("native, docker, podman"), "{error}");
+    }
+
+    #[test]
+    fn versions_of_the_api_are_those_that_both_know() {
+        let prefix = |its: &str, oldest: &str| {
+            path_prefix(&serde_json::json!({"ApiVersion": its, "MinAPIVersion": oldest}))
+        };
+        assert_eq!(prefix("1.41", "1.12"), "/v1.41");
+        assert_eq!(prefix("1.45", "1.24"), "/v1.45");
+        assert_eq!(prefix("1.52", "1.44"), "/v1.45");
+        assert_eq!(prefix("1.60", "1.50"), "/v1.50");
+        assert_eq!(prefix("1.9", ""), "/v1.9");
+        assert_eq!(prefix("", "1.24"), "");
+        assert_eq!(path_prefix(&Value::Null), "");
+        for (kind, version, reads) in [
+            (EngineKind::Docker, "20.10.24+dfsg1", false),
+            (EngineKind::Docker, "23.0.0", true),
+            (EngineKind::Docker, "26.1.5+dfsg1", true),
+            (EngineKind::Docker, "dev", false),
+            (EngineKind::Podman, "4.3.1", true),
+        ] {
+            assert_eq!(reads_zstd(kind, version), reads, "{kind} {version}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::{
     channel::message::{ContainerRow, ContainerState, ImageRow, RowMount, Sample, VolumeRow},
+    digest::Digest,
     reference::Reference,
     time::{parse_rfc3339_ms, rfc3339_seconds},
 };
@@ -54,8 +55,6 @@ pub struct EngineImage {
     pub size: u64,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Containers of it, where the engine says so.
-    pub containers: u64,
 }
 
 impl EngineImage {
@@ -73,7 +72,6 @@ impl EngineImage {
             created: number(value, "Created"),
             size: number(value, "Size"),
             labels: value.get("Labels").map(labels).unwrap_or_default(),
-            containers: number(value, "Containers"),
         }
     }
 
@@ -123,12 +121,65 @@ impl EngineImage {
     }
 }
 
-/// Engines leave the algorithm out at times.
-fn full_id(id: &str) -> String {
+/// An id as it is written here: engines leave the algorithm out at times.
+pub fn full_id(id: &str) -> String {
     match id.contains(':') || id.is_empty() {
         true => id.to_owned(),
         false => format!("sha256:{id}"),
     }
+}
+
+/// Whether docker's engine keeps its images in containerd's store, where an id is a manifest's digest;
+/// from what `GET /info` says.
+pub fn keeps_manifests(info: &Value) -> bool {
+    let words = info.get("DriverStatus").and_then(Value::as_array);
+    words
+        .into_iter()
+        .flatten()
+        .any(|pair| texts(pair) == ["driver-type", "io.containerd.snapshotter.v1"])
+}
+
+/// Whether what an engine says of an image is said of one with these layers.
+pub fn has_layers<'a>(said: &Value, diff_ids: impl Iterator<Item = &'a Digest>) -> bool {
+    let layers = said.pointer("/RootFS/Layers").map(texts);
+    let wanted: Vec<_> = diff_ids.map(ToString::to_string).collect();
+    layers.is_some_and(|layers| layers == wanted)
+}
+
+/// Whether what an engine says of an image agrees with a configuration, as far as it says what stands
+/// there. For engines that do not tell the configuration's digest.
+pub fn has_config(said: &Value, config: &Value) -> bool {
+    const FIELDS: [&str; 9] = [
+        "User",
+        "Env",
+        "Entrypoint",
+        "Cmd",
+        "WorkingDir",
+        "Labels",
+        "StopSignal",
+        "ExposedPorts",
+        "Volumes",
+    ];
+    let nothing = Value::Null;
+    let own = said.get("Config").unwrap_or(&nothing);
+    let wanted = config.get("config").unwrap_or(&nothing);
+    // An empty field and none are the same.
+    let given = |value: &Value, name: &str| {
+        let field = value.get(name)?.clone();
+        let is_empty = match &field {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            _ => false,
+        };
+        (!is_empty).then_some(field)
+    };
+    let time = |text: &str| parse_rfc3339_ms(text).unwrap_or(0);
+    time(text(said, "Created")) == time(text(config, "created"))
+        && FIELDS
+            .iter()
+            .all(|name| given(own, name) == given(wanted, name))
 }
 
 /// What `GET /containers/{id}/json` says of a container, in short.
@@ -277,7 +328,6 @@ mod tests {
             "RepoDigests": [format!("alpine@sha256:{}", "0".repeat(64))],
             "Created": 1_700_000_000, "Size": 7, "Labels": null, "Containers": -1,
         }));
-        assert_eq!(image.containers, 0);
         let rows = image.rows();
         assert_eq!(rows[0].name, "docker.io/library/alpine");
         assert_eq!(rows[0].tag.as_deref(), Some("latest"));
@@ -289,6 +339,45 @@ mod tests {
         assert_eq!(bare.id, "sha256:ab");
         assert_eq!(bare.rows().len(), 1);
         assert_eq!(bare.rows()[0].tag, None);
+    }
+
+    #[test]
+    fn an_image_is_known_by_its_layers_and_its_configuration() {
+        let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+        let ids: Vec<Digest> = ["1", "2"]
+            .map(|digit| Digest::parse(&digest(digit)).unwrap())
+            .into();
+        let said = json!({
+            "Created": "2023-11-14T22:13:20Z",
+            "Config": {"Cmd": ["sh"], "Env": ["A=1"], "Volumes": null, "Labels": {"a": "b"}},
+            "RootFS": {"Layers": [digest("1"), digest("2")]},
+        });
+        assert!(keeps_manifests(&json!({"DriverStatus": [
+            ["driver-type", "io.containerd.snapshotter.v1"]]})));
+        assert!(!keeps_manifests(
+            &json!({"DriverStatus": [["Backing Filesystem", "extfs"]]})
+        ));
+        assert!(!keeps_manifests(&json!({"DriverStatus": null})));
+        assert!(has_layers(&said, ids.iter()));
+        assert!(!has_layers(&said, ids[..1].iter()));
+        assert!(!has_layers(&said, ids.iter().rev()));
+        assert!(!has_layers(&json!({}), ids[..0].iter()));
+        let config = json!({
+            "created": "2023-11-14T22:13:20.000000000Z",
+            "config": {"Cmd": ["sh"], "Env": ["A=1"], "WorkingDir": "", "Labels": {"a": "b"}},
+        });
+        assert!(has_config(&said, &config));
+        for (path, other) in [
+            ("/created", json!("2024-11-14T22:13:20Z")),
+            ("/config/Cmd", json!(["ash"])),
+            ("/config/Env", json!(null)),
+            ("/config/WorkingDir", json!("/w")),
+            ("/config/Labels", json!({"a": "c"})),
+        ] {
+            let mut changed = config.clone();
+            *changed.pointer_mut(path).unwrap() = other;
+            assert!(!has_config(&said, &changed), "{path}");
+        }
     }
 
     #[test]

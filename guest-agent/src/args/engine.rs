@@ -73,26 +73,42 @@ impl EngineWish {
             Err(error) => return Err(failed(&format!("{CONF}: {error}"))),
         }
         let conf = parsed(&bytes).map_err(|error| failed(&error))?;
-        Ok(chosen(self, conf))
+        chosen(self, conf).map_err(|error| Failure::new(FailureCode::Usage, error))
     }
 
     /// The choice on a root file system: what the command line says, then what the file says.
     pub fn choice_of(&self, root: &RootFs) -> Result<EngineChoice, CommandError> {
         let found = root.read(CONF, MAX_FILE)?;
         let conf = parsed(&found.map(|found| found.bytes).unwrap_or_default())?;
-        Ok(chosen(self, conf))
+        chosen(self, conf).map_err(CommandError::Usage)
     }
 }
 
-fn chosen(wish: &EngineWish, conf: EngineConf) -> EngineChoice {
-    let set_up = conf.kind.unwrap_or_default();
-    let kind = wish.kind.unwrap_or(set_up);
-    // The file's is that of the file's engine.
-    let socket = conf.socket.filter(|_| kind == set_up).map(PathBuf::from);
-    EngineChoice {
-        kind,
-        socket: wish.socket.clone().or(socket),
+/// The error says which socket nobody would listen on.
+fn chosen(wish: &EngineWish, conf: EngineConf) -> Result<EngineChoice, String> {
+    let kind = wish.kind.or(conf.kind).unwrap_or_default();
+    // The file's is that of the file's engine, when it names one.
+    let is_its = conf.kind.is_none_or(|its| its == kind);
+    let of_file = conf.socket.filter(|_| is_its).map(PathBuf::from);
+    if kind == EngineKind::Native {
+        let named = match (&wish.socket, &of_file, wish.kind) {
+            (Some(_), _, _) => Some("--engine-socket".to_owned()),
+            // Whoever asks for this engine by name does not ask for the file's.
+            (None, Some(_), None) => Some(format!("{CONF}: VDKR_ENGINE_SOCKET")),
+            _ => None,
+        };
+        return match named {
+            None => Ok(EngineChoice::default()),
+            Some(named) => Err(format!(
+                "{named} is for another engine than the agent's own: name it (docker, podman) with \
+                 --engine or VDKR_ENGINE"
+            )),
+        };
     }
+    Ok(EngineChoice {
+        kind,
+        socket: wish.socket.clone().or(of_file),
+    })
 }
 
 fn parsed(bytes: &[u8]) -> Result<EngineConf, CommandError> {
@@ -112,16 +128,35 @@ mod tests {
                 &EngineWish { kind, socket },
                 EngineConf::parse(text).unwrap(),
             );
-            (choice.kind, choice.socket)
+            choice.map(|choice| (choice.kind, choice.socket))
         };
         let file = "VDKR_ENGINE=docker\nVDKR_ENGINE_SOCKET=/d\n";
-        let docker = |socket: &str| (EngineKind::Docker, Some(socket.into()));
-        assert_eq!(choose(None, None, ""), (EngineKind::Native, None));
+        let docker = |socket: &str| Ok((EngineKind::Docker, Some(socket.into())));
+        let own = || Ok((EngineKind::Native, None));
+        assert_eq!(choose(None, None, ""), own());
         assert_eq!(choose(None, None, file), docker("/d"));
         assert_eq!(choose(None, Some("/x"), file), docker("/x"));
         let podman = Some(EngineKind::Podman);
-        assert_eq!(choose(podman, None, file), (EngineKind::Podman, None));
+        assert_eq!(choose(podman, None, file), Ok((EngineKind::Podman, None)));
         let native = Some(EngineKind::Native);
-        assert_eq!(choose(native, None, file).0, EngineKind::Native);
+        assert_eq!(choose(native, None, file), own());
+        // A socket alone is that of the engine that the command line names.
+        let socket = "VDKR_ENGINE_SOCKET=/d\n";
+        assert_eq!(choose(Some(EngineKind::Docker), None, socket), docker("/d"));
+        assert_eq!(choose(native, None, socket), own());
+        for (kind, given, file, named) in [
+            (None, None, socket, "VDKR_ENGINE_SOCKET"),
+            (None, Some("/x"), "", "--engine-socket"),
+            (native, Some("/x"), file, "--engine-socket"),
+            (
+                None,
+                None,
+                "VDKR_ENGINE=native\nVDKR_ENGINE_SOCKET=/d",
+                "VDKR_ENGINE_SOCKET",
+            ),
+        ] {
+            let refused = choose(kind, given, file).unwrap_err();
+            assert!(refused.contains(named), "{refused}");
+        }
     }
 }

@@ -276,3 +276,33 @@ pub struct HostGone;
 
 /// A stream that several tasks of one request share.
 pub type SharedStream = Rc<Stream>;
+
+#[cfg(test)]
+impl Stream {
+    /// A stream without a connection, and what is sent on it.
+    pub(crate) fn alone() -> (SharedStream, Sent) {
+        let (outbox, sent) = mpsc::channel(1024);
+        (Rc::new(Self::new(1, outbox)), Sent(sent))
+    }
+
+    /// Has the host say something.
+    pub(crate) fn hear(&self, control: Control) {
+        self.push(control);
+    }
+}
+
+/// What a test finds sent.
+#[cfg(test)]
+pub(crate) struct Sent(mpsc::Receiver<Outgoing>);
+
+#[cfg(test)]
+impl Sent {
+    /// Everything so far.
+    pub(crate) fn frames(&mut self) -> Vec<Frame> {
+        let mut decoder = vdkr_core::channel::Decoder::new();
+        while let Ok(Outgoing::Frames(bytes)) = self.0.try_recv() {
+            decoder.push(&bytes);
+        }
+        std::iter::from_fn(|| decoder.next().unwrap()).collect()
+    }
+}

@@ -68,7 +68,7 @@ pub fn status(options: &StatusOptions) -> Result<(), CommandError> {
 
 /// What is to be said of an engine beside the agent's own.
 fn engine(options: &StatusOptions, root: &RootFs) -> Result<Option<String>, CommandError> {
-    let Some(engine) = Engine::chosen(&options.engine.choice_of(root)?) else {
+    let Some(engine) = Engine::chosen(&options.engine.choice_of(root)?, &options.state) else {
         return Ok(None);
     };
     let (kind, place) = (engine.kind(), engine.socket().display().to_string());

@@ -2,8 +2,10 @@
 //! at any time: the connection is closed then.
 
 use std::{
+    cell::OnceCell,
     io,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use serde_json::Value;
@@ -19,6 +21,7 @@ use vdkr_core::{
     engine::{
         EngineKind,
         http::{Body, Head, HttpError, encode_value},
+        path_prefix,
         rows::text,
     },
 };
@@ -35,6 +38,8 @@ const PIECE: usize = 32 * 1024;
 pub struct Client {
     kind: EngineKind,
     socket: PathBuf,
+    /// The version of the API, as it stands before paths; asked for before the first request.
+    prefix: Rc<OnceCell<String>>,
 }
 
 /// What is sent with a request.
@@ -52,7 +57,27 @@ enum Content<'a> {
 impl Client {
     /// An engine of this kind at `socket`.
     pub fn new(kind: EngineKind, socket: PathBuf) -> Self {
-        Self { kind, socket }
+        Self {
+            kind,
+            socket,
+            prefix: Rc::default(),
+        }
+    }
+
+    /// A client that asks for nothing by itself.
+    #[cfg(test)]
+    pub(super) fn unversioned(kind: EngineKind, socket: PathBuf) -> Self {
+        let client = Self::new(kind, socket);
+        let _ = client.prefix.set(String::new());
+        client
+    }
+
+    /// What it says of its versions. Remembers the one that requests are made in.
+    pub async fn versions(&self) -> Result<Value, Failure> {
+        let begun = self.send("GET", "/version", Content::None).await?;
+        let said = begun.answer().await?.document().await?;
+        let _ = self.prefix.set(path_prefix(&said));
+        Ok(said)
     }
 
     /// Which engine it is.
@@ -72,6 +97,20 @@ impl Client {
     }
 
     async fn begin(
+        &self,
+        method: &str,
+        target: &str,
+        content: Content<'_>,
+    ) -> Result<Connection, Failure> {
+        if self.prefix.get().is_none() {
+            self.versions().await?;
+        }
+        let prefix = self.prefix.get().map_or("", String::as_str);
+        self.send(method, &format!("{prefix}{target}"), content)
+            .await
+    }
+
+    async fn send(
         &self,
         method: &str,
         target: &str,
@@ -119,6 +158,7 @@ impl Client {
             reader,
             writer,
             waiting: Vec::new(),
+            taken: 0,
             bodiless: method == "HEAD",
         };
         connection
@@ -131,10 +171,14 @@ impl Client {
 
     /// `GET` of something that comes in pieces.
     pub async fn open(&self, target: &str) -> Result<Answer, Failure> {
-        self.begin("GET", target, Content::None)
-            .await?
-            .answer()
-            .await
+        let begun = self.begin("GET", target, Content::None).await?;
+        Ok(begun.answer().await?)
+    }
+
+    /// `POST` whose answer's document comes later than its head.
+    pub async fn open_post(&self, target: &str) -> Result<Answer, Failure> {
+        let begun = self.begin("POST", target, Content::None).await?;
+        Ok(begun.answer().await?)
     }
 
     /// `GET` of a document.
@@ -161,10 +205,23 @@ impl Client {
         begun.answer().await?.document().await
     }
 
+    /// `DELETE` of something that nobody uses; `None` when somebody does, or it has gone.
+    pub async fn delete_unused(&self, target: &str) -> Result<Option<Value>, Failure> {
+        let begun = self.begin("DELETE", target, Content::None).await?;
+        match begun.answer().await {
+            Ok(answer) => answer.document().await.map(Some),
+            Err(Refusal {
+                status: Some(404 | 409),
+                ..
+            }) => Ok(None),
+            Err(refusal) => Err(refusal.failure),
+        }
+    }
+
     /// Begins to send something in pieces.
     pub async fn upload(&self, method: &str, target: &str) -> Result<Upload, Failure> {
         let begun = self.begin(method, target, Content::Pieces).await?;
-        Ok(Upload(begun))
+        Ok(Upload(Some(begun)))
     }
 
     /// A request whose connection carries streams in both directions afterwards.
@@ -174,9 +231,11 @@ impl Client {
         let Connection {
             reader,
             writer,
-            waiting,
+            mut waiting,
+            taken,
             ..
         } = answer.connection;
+        waiting.drain(..taken);
         Ok(Raw {
             reader,
             writer,
@@ -194,14 +253,37 @@ struct Connection {
     client: Client,
     reader: OwnedReadHalf,
     writer: OwnedWriteHalf,
-    /// What has come and was not taken.
+    /// What has come.
     waiting: Vec<u8>,
+    /// How much of it is taken.
+    taken: usize,
     bodiless: bool,
 }
 
+/// Why a request has no answer that is a success.
+struct Refusal {
+    /// The answer's status; none when there was no answer.
+    status: Option<u16>,
+    failure: Failure,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        refusal.failure
+    }
+}
+
 impl Connection {
+    /// What has come and was not taken.
+    fn rest(&self) -> &[u8] {
+        self.waiting.get(self.taken..).unwrap_or_default()
+    }
+
     /// Reads more. `false` at the end.
     async fn fill(&mut self) -> Result<bool, Failure> {
+        // Once for all pieces that were taken.
+        self.waiting.drain(..self.taken);
+        self.taken = 0;
         self.waiting.reserve(PIECE);
         match self.reader.read_buf(&mut self.waiting).await {
             Ok(length) => Ok(length > 0),
@@ -209,25 +291,33 @@ impl Connection {
         }
     }
 
-    /// The answer, or the failure that it tells of.
-    async fn answer(mut self) -> Result<Answer, Failure> {
-        let broken = |client: &Client, error: HttpError| client.broken(&error);
-        let head = loop {
-            let parsed = Head::parse(&self.waiting);
-            match parsed.map_err(|error| broken(&self.client, error))? {
+    async fn head(&mut self) -> Result<(Head, Body), Failure> {
+        loop {
+            let broken = |error: HttpError| self.client.broken(&error);
+            match Head::parse(self.rest()).map_err(broken)? {
                 Some((head, length)) => {
-                    self.waiting.drain(..length);
+                    let body = head.body().map_err(broken)?;
+                    self.taken += length;
                     // News before the answer.
-                    if matches!(head.status, 100 | 102..=199) {
-                        continue;
+                    if !matches!(head.status, 100 | 102..=199) {
+                        return Ok((head, body));
                     }
-                    break head;
                 }
                 None if self.fill().await? => {}
                 None => return Err(self.client.broken(&"it ended before the answer")),
             }
+        }
+    }
+
+    /// The answer, or the failure that it tells of.
+    async fn answer(mut self) -> Result<Answer, Refusal> {
+        let (head, body) = match self.head().await {
+            Ok(come) => come,
+            Err(failure) => {
+                let status = None;
+                return Err(Refusal { status, failure });
+            }
         };
-        let body = head.body().map_err(|error| broken(&self.client, error))?;
         let answer = Answer {
             body: (!self.bodiless).then_some(body),
             connection: self,
@@ -235,7 +325,10 @@ impl Connection {
         };
         match answer.head.status {
             101 | 200..=299 | 304 => Ok(answer),
-            status => Err(answer.failure(status).await),
+            status => Err(Refusal {
+                status: Some(status),
+                failure: answer.failure(status).await,
+            }),
         }
     }
 }
@@ -255,13 +348,12 @@ impl Answer {
             return Ok(None);
         };
         loop {
-            let mut input = self.connection.waiting.as_slice();
+            let mut input = self.connection.rest();
             let client = &self.connection.client;
             let piece = body.next(&mut input).map_err(|error| client.broken(&error));
             let piece = piece?.map(<[u8]>::to_vec);
             let left = input.len();
-            let used = self.connection.waiting.len() - left;
-            self.connection.waiting.drain(..used);
+            self.connection.taken = self.connection.waiting.len() - left;
             match piece {
                 Some(piece) if !piece.is_empty() => return Ok(Some(piece)),
                 Some(_) => {}
@@ -287,7 +379,7 @@ impl Answer {
     }
 
     /// A document; `null` for an empty answer.
-    async fn document(mut self) -> Result<Value, Failure> {
+    pub async fn document(mut self) -> Result<Value, Failure> {
         let bytes = self.bytes(MAX_DOCUMENT).await?;
         if bytes.trim_ascii().is_empty() {
             return Ok(Value::Null);
@@ -297,7 +389,14 @@ impl Answer {
     }
 
     async fn failure(mut self, status: u16) -> Failure {
-        let bytes = self.bytes(MAX_DOCUMENT).await.unwrap_or_default();
+        let mut bytes = Vec::new();
+        // What has come is worth telling, also when its end does not come.
+        while let Ok(Some(piece)) = self.piece().await {
+            bytes.extend(piece);
+            if bytes.len() > MAX_DOCUMENT {
+                break;
+            }
+        }
         let document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let words = match text(&document, "message") {
             "" => String::from_utf8_lossy(&bytes).into_owned(),
@@ -322,7 +421,7 @@ impl Answer {
 
 /// Something on its way to an engine. Dropping it breaks it off: the engine has no end of it then, and
 /// takes nothing.
-pub struct Upload(Connection);
+pub struct Upload(Option<Connection>);
 
 impl Upload {
     /// Sends a piece.
@@ -331,37 +430,44 @@ impl Upload {
             return Ok(());
         }
         let line = format!("{:x}\r\n", piece.len());
-        let sent = async {
-            self.0.writer.write_all(line.as_bytes()).await?;
-            self.0.writer.write_all(piece).await?;
-            self.0.writer.write_all(b"\r\n").await
+        self.write(&[line.as_bytes(), piece, b"\r\n"]).await
+    }
+
+    async fn write(&mut self, parts: &[&[u8]]) -> Result<(), Failure> {
+        let Some(connection) = &mut self.0 else {
+            let text = "the engine takes no more of it";
+            return Err(Failure::new(FailureCode::Failed, text));
         };
-        match sent.await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.refused(&error).await),
+        for part in parts {
+            if let Err(error) = connection.writer.write_all(part).await {
+                return Err(self.refused(&error).await);
+            }
         }
+        Ok(())
     }
 
     /// What the engine says that does not take any more.
     async fn refused(&mut self, error: &io::Error) -> Failure {
-        while self.0.waiting.len() < MAX_WORDS && matches!(self.0.fill().await, Ok(true)) {}
-        let said = String::from_utf8_lossy(&self.0.waiting);
-        let words = said.rsplit("\r\n\r\n").next().unwrap_or_default();
-        match words.trim() {
-            "" => self.0.client.broken(error),
-            words => {
-                let text = format!("{}: {words}", self.0.client.kind);
-                Failure::new(FailureCode::Failed, text)
-            }
+        let Some(connection) = self.0.take() else {
+            return Failure::new(FailureCode::Failed, error.to_string());
+        };
+        let client = connection.client.clone();
+        match connection.answer().await {
+            Err(Refusal {
+                status: Some(_),
+                failure,
+            }) => failure,
+            _ => client.broken(error),
         }
     }
 
     /// Ends it and waits for the answer, all of it.
     pub async fn finish(mut self) -> Result<Vec<u8>, Failure> {
-        if let Err(error) = self.0.writer.write_all(b"0\r\n\r\n").await {
-            return Err(self.refused(&error).await);
+        self.write(&[b"0\r\n\r\n"]).await?;
+        match self.0 {
+            Some(connection) => connection.answer().await?.bytes(MAX_DOCUMENT).await,
+            None => Ok(Vec::new()),
         }
-        self.0.answer().await?.bytes(MAX_DOCUMENT).await
     }
 }
 
@@ -386,122 +492,4 @@ pub fn with_query(path: &str, query: &[(&str, &str)]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{future::Future, io::Read as _, io::Write as _, os::unix::net::UnixListener};
-
-    use super::*;
-
-    /// An engine that reads until `until` has come and says something; gives what it read.
-    fn scripted<T>(
-        until: &'static [u8],
-        says: &'static [u8],
-        work: impl AsyncFnOnce(Client) -> T,
-    ) -> (T, String) {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("s");
-        let listener = UnixListener::bind(&socket).unwrap();
-        let engine = std::thread::spawn(move || {
-            let (mut pipe, _) = listener.accept().unwrap();
-            let (mut read, mut piece) = (Vec::new(), [0; 4096]);
-            while !read.windows(until.len()).any(|part| part == until) {
-                match pipe.read(&mut piece).unwrap() {
-                    0 => break,
-                    length => read.extend(&piece[..length]),
-                }
-            }
-            pipe.write_all(says).unwrap();
-            String::from_utf8_lossy(&read).into_owned()
-        });
-        let client = Client::new(EngineKind::Docker, socket);
-        let done = run(work(client));
-        (done, engine.join().unwrap())
-    }
-
-    fn run<T>(work: impl Future<Output = T>) -> T {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().build().unwrap().block_on(work)
-    }
-
-    #[test]
-    fn documents_and_refusals() {
-        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{\"\r\n5\r\na\":1}\r\n0\r\n\r\n";
-        let (said, asked) = scripted(b"\r\n\r\n", chunked, async |client| {
-            client.get("/info").await
-        });
-        assert_eq!(said.unwrap()["a"], 1);
-        assert!(
-            asked.starts_with("GET /info HTTP/1.1\r\nHost: engine\r\n"),
-            "{asked}"
-        );
-        let refusal = b"HTTP/1.1 404 Not Found\r\nContent-Length: 34\r\n\r\n{\"message\":\"No such container: x\"}";
-        let (failed, asked) = scripted(b"{}", refusal, async |client| {
-            client.post("/x", Some(&serde_json::json!({}))).await
-        });
-        let failure = failed.unwrap_err();
-        assert_eq!(failure.code, FailureCode::NotFound);
-        assert_eq!(failure.message, "docker: No such container: x");
-        assert!(asked.contains("Content-Length: 2\r\n"), "{asked}");
-        let cut = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{";
-        let (failed, _) = scripted(b"\r\n\r\n", cut, async |client| client.get("/x").await);
-        assert!(failed.unwrap_err().message.contains("within an answer"));
-        let (failed, _) = scripted(b"\r\n\r\n", b"", async |client| client.get("/x").await);
-        assert!(failed.unwrap_err().message.contains("before the answer"));
-    }
-
-    #[test]
-    fn an_engine_that_is_not_there_is_told_of_with_what_helps() {
-        let client = Client::new(EngineKind::Podman, "/nowhere/podman.sock".into());
-        let failure = run(client.get("/info")).unwrap_err();
-        assert_eq!(failure.code, FailureCode::Unreachable);
-        assert!(
-            failure.message.contains("/nowhere/podman.sock"),
-            "{failure}"
-        );
-        assert!(
-            failure
-                .hint
-                .unwrap()
-                .contains("systemctl start podman.socket")
-        );
-    }
-
-    #[test]
-    fn an_upload_ends_only_when_it_is_finished() {
-        let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
-        let (said, sent) = scripted(b"0\r\n\r\n", ok, async |client| {
-            let mut upload = client.upload("POST", "/images/load").await?;
-            upload.send(b"abc").await?;
-            upload.send(b"").await?;
-            upload.finish().await
-        });
-        assert_eq!(said.unwrap(), b"{}");
-        assert!(sent.ends_with("\r\n\r\n3\r\nabc\r\n0\r\n\r\n"), "{sent}");
-        let ((), sent) = scripted(b"0\r\n\r\n", b"", async |client| {
-            let mut upload = client.upload("POST", "/images/load").await.unwrap();
-            upload.send(b"abc").await.unwrap();
-        });
-        assert!(sent.ends_with("\r\n\r\n3\r\nabc\r\n"), "{sent}");
-        let full = b"HTTP/1.1 500 Internal Server Error\r\n\r\n{\"message\":\"no space left\"}";
-        let (failed, _) = scripted(b"abc", full, async |client| {
-            let mut upload = client.upload("POST", "/images/load").await?;
-            loop {
-                upload.send(b"abc").await?;
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-            }
-            #[expect(unreachable_code, reason = "gives the block its type")]
-            Ok::<(), Failure>(())
-        });
-        assert!(failed.unwrap_err().message.contains("no space left"));
-    }
-
-    #[test]
-    fn a_hijacked_connection_has_what_came_with_its_head() {
-        let says = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nfirst";
-        let (raw, asked) = scripted(b"\r\n\r\n", says, async |client| {
-            client.hijack("/containers/x/attach", None).await
-        });
-        let came = raw.map(|raw| raw.waiting.starts_with(b"f") || raw.waiting.is_empty());
-        assert!(came.unwrap());
-        assert!(asked.contains("Upgrade: tcp\r\n"), "{asked}");
-    }
-}
+mod tests;

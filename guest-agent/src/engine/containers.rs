@@ -8,28 +8,28 @@ use vdkr_core::{
     channel::{
         Pipe,
         message::{
-            ContainerReply, ContainerRequest, ContainerState, Done, Event, Failure, FailureCode,
-            LogsRequest, Reply,
+            ContainerReply, ContainerRequest, ContainerRow, ContainerState, Done, Failure,
+            FailureCode, LogsRequest, Reply,
         },
     },
-    container::signal::KILL,
-    engine::rows::{self, text, texts},
+    engine::{
+        rounds,
+        rows::{self, text, texts},
+    },
 };
 
 use super::{
     Engine,
     client::with_query,
-    copy, done, exec, path,
-    streams::{End, Of, Output, carry, send},
+    copy, done,
+    follow::{Followed, started},
+    path,
+    streams::{End, Of, Output, send, until_detached},
 };
-use crate::{
-    channel::stream::SharedStream,
-    machine,
-    request::{cancelled, unknown},
-};
+use crate::{channel::stream::SharedStream, machine, request::unknown};
 
-/// How long a container has that is stopped with a signal of the request's, unless it says so.
-const STOP: Duration = Duration::from_secs(10);
+/// Seconds that a container has to stop, unless the request or it says so.
+const STOP: i64 = 10;
 
 /// Does what a request about containers asks for.
 pub(super) async fn carry_out(
@@ -62,7 +62,6 @@ pub(super) async fn carry_out(
             }
             Ok(done())
         }
-        ContainerRequest::Exec(request) => exec::exec(engine, &request, stream).await,
         ContainerRequest::Inspect { name } => {
             let documents = vec![engine.container(&name).await?];
             Ok(Reply::Inspected { documents })
@@ -135,11 +134,11 @@ pub(super) async fn carry_out(
                 processes: processes.map(texts).collect(),
             }))
         }
-        ContainerRequest::Wait { name } => tokio::select! {
-            status = engine.wait(&name) => Ok(Reply::Ran { status: status? }),
-            () = stream.cancelled().cancelled() => Err(cancelled()),
-        },
-        ContainerRequest::Unknown => Err(unknown()),
+        ContainerRequest::Wait { name } => {
+            let status = engine.wait(&name).await?;
+            Ok(Reply::Ran { status })
+        }
+        ContainerRequest::Exec(_) | ContainerRequest::Unknown => Err(unknown()),
     }
 }
 
@@ -157,21 +156,44 @@ impl Engine {
 
 /// Engines before API 1.42 stop with the container's own signal alone, and do not say that.
 async fn stop_with(engine: &Engine, name: &str, patience: Option<i64>, signal: u8) -> Done {
-    engine.ask(name, &format!("/kill?signal={signal}")).await?;
-    let patience = match patience {
-        None => Some(STOP),
-        Some(seconds) => u64::try_from(seconds).ok().map(Duration::from_secs),
-    };
-    let ended = match patience {
-        None => engine.wait(name).await.is_ok(),
-        Some(patience) => timeout(patience, engine.wait(name)).await.is_ok(),
-    };
-    if !ended {
-        // It may have ended just now.
-        let _ = engine.ask(name, &format!("/kill?signal={KILL}")).await;
-        engine.wait(name).await?;
+    let said = engine.container(name).await?;
+    let row = rows::container(&said);
+    if !is_active(row.state) {
+        return Ok(done());
     }
-    Ok(done())
+    let own = said
+        .pointer("/Config/StopTimeout")
+        .and_then(Value::as_i64)
+        .unwrap_or(STOP);
+    // Below zero there is no end to it.
+    let patience = u64::try_from(patience.unwrap_or(own)).map(Duration::from_secs);
+    let id = &row.id;
+    if let Err(failure) = engine.ask(id, &format!("/kill?signal={signal}")).await {
+        return match engine.container(id).await {
+            // It has ended just now.
+            Ok(said) if !is_active(rows::container(&said).state) => Ok(done()),
+            Err(gone) if gone.code == FailureCode::NotFound => Ok(done()),
+            _ => Err(failure),
+        };
+    }
+    let waited = match patience {
+        Err(_) => Ok(engine.wait(id).await),
+        Ok(patience) => timeout(patience, engine.wait(id)).await,
+    };
+    let stopped = match waited {
+        Ok(Err(failure)) => Err(failure),
+        // One that has not listened is killed, and one that would start again does not.
+        Ok(Ok(_)) | Err(_) => engine.ask(id, "/stop?t=0").await,
+    };
+    match stopped {
+        Err(failure) if failure.code == FailureCode::NotFound => Ok(done()),
+        stopped => stopped,
+    }
+}
+
+/// Whether a container runs, or is about to.
+fn is_active(state: ContainerState) -> bool {
+    state.is_live() || state == ContainerState::Restarting
 }
 
 /// All containers, the newest first.
@@ -192,16 +214,27 @@ async fn list(engine: &Engine) -> Done {
 }
 
 async fn stats(engine: &Engine, mut names: Vec<String>) -> Done {
-    if names.is_empty() {
+    let all = names.is_empty();
+    if all {
         let listed = engine.client.get("/containers/json").await?;
         let listed = listed.as_array().into_iter().flatten();
         names = listed.map(|one| text(one, "Id").to_owned()).collect();
     }
     let mut samples = Vec::new();
     for name in &names {
-        let described = engine.container(name).await?;
-        let rest = "/stats?stream=0&one-shot=1";
-        let said = engine.client.get(&path(name, rest)?).await?;
+        let asked = async {
+            let described = engine.container(name).await?;
+            let target = path(name, "/stats?stream=0&one-shot=1")?;
+            Ok((described, engine.client.get(&target).await?))
+        };
+        let (described, said) = match asked.await {
+            // It has gone meanwhile.
+            Err(Failure {
+                code: FailureCode::NotFound,
+                ..
+            }) if all => continue,
+            asked => asked?,
+        };
         let at_us = u64::try_from(machine::uptime().as_micros()).unwrap_or(u64::MAX);
         let mut sample = rows::sample(&said, at_us);
         // Not every engine repeats them.
@@ -214,23 +247,30 @@ async fn stats(engine: &Engine, mut names: Vec<String>) -> Done {
 
 /// Joins a container that runs.
 async fn join(engine: &Rc<Engine>, name: &str, stdin: bool, stream: &SharedStream) -> Done {
-    let row = rows::container(&engine.container(name).await?);
-    if row.state != ContainerState::Running {
-        let text = format!("container {name} does not run: it is {}", row.state.name());
-        return Err(Failure::new(FailureCode::Failed, text));
-    }
-    let raw = engine.attach(&row.id, stdin && row.stdin).await?;
-    stream.event(&Event::Started {
-        pid: 0,
-        container: row.id.clone(),
-    });
+    let said = engine.container(name).await?;
+    let row = rows::container(&said);
+    let still = |state: ContainerState| match state {
+        ContainerState::Running => Ok(()),
+        state => {
+            let text = format!("container {name} does not run: it is {}", state.name());
+            Err(Failure::new(FailureCode::Failed, text))
+        }
+    };
+    still(row.state)?;
+    let followed = followed(engine, &said, &row, stdin, stream);
     let of = Of::Container(row.id.clone());
-    match carry(engine, raw, row.tty, stdin && row.stdin, stream, &of).await? {
-        End::Over => Ok(Reply::Ran {
-            status: engine.wait(&row.id).await?,
-        }),
-        End::Detached => Ok(done()),
-    }
+    let work = async {
+        let opened = followed.open().await?;
+        // podman makes one ready to start anew when somebody attaches that has ended just now.
+        match rows::container(&engine.container(&row.id).await?) {
+            ended if ended.state == ContainerState::Exited => return Ok(ended.exit_code),
+            now if is_active(now.state) => {}
+            other => still(other.state)?,
+        }
+        started(stream, &row.id);
+        followed.follow(opened).await
+    };
+    Ok(ran(until_detached(engine, stream, &of, work).await?))
 }
 
 async fn start(
@@ -243,20 +283,46 @@ async fn start(
     if !attach {
         return engine.ask(name, "/start").await;
     }
-    let row = rows::container(&engine.container(name).await?);
-    let stdin = stdin && row.stdin;
-    let raw = engine.attach(&row.id, stdin).await?;
-    engine.ask(&row.id, "/start").await?;
-    stream.event(&Event::Started {
-        pid: 0,
-        container: row.id.clone(),
-    });
+    let said = engine.container(name).await?;
+    let row = rows::container(&said);
+    let followed = followed(engine, &said, &row, stdin, stream);
     let of = Of::Container(row.id.clone());
-    match carry(engine, raw, row.tty, stdin, stream, &of).await? {
-        End::Over => Ok(Reply::Ran {
-            status: engine.wait(&row.id).await?,
-        }),
-        End::Detached => Ok(done()),
+    let work = async {
+        let opened = followed.open().await?;
+        engine.ask(&row.id, "/start").await?;
+        started(stream, &row.id);
+        followed.follow(opened).await
+    };
+    Ok(ran(until_detached(engine, stream, &of, work).await?))
+}
+
+/// A container that exists already, to be followed from now on.
+fn followed<'a>(
+    engine: &'a Engine,
+    said: &Value,
+    row: &'a ContainerRow,
+    stdin: bool,
+    stream: &'a SharedStream,
+) -> Followed<'a> {
+    Followed {
+        engine,
+        id: &row.id,
+        tty: row.tty,
+        stdin: stdin && row.stdin,
+        restarts: rounds::has_policy(said),
+        // A start by hand is the first of its rounds.
+        round: match is_active(row.state) {
+            true => rounds::round(said),
+            false => 0,
+        },
+        stream,
+    }
+}
+
+fn ran(end: End) -> Reply {
+    match end {
+        End::Ended(status) => Reply::Ran { status },
+        End::Detached => done(),
     }
 }
 
@@ -281,15 +347,9 @@ async fn logs(engine: &Rc<Engine>, request: &LogsRequest, stream: &SharedStream)
             rest += &format!("&{name}={seconds}.{fraction:09}");
         }
     }
-    let cancel = stream.cancelled().clone();
-    let sent = async {
-        let answer = engine.client.open(&path(&row.id, &rest)?).await?;
-        Output::new(row.tty, stream).put_all(answer).await
-    };
-    tokio::select! {
-        sent = sent => sent.map(|()| done()),
-        () = cancel.cancelled() => Err(cancelled()),
-    }
+    let answer = engine.client.open(&path(&row.id, &rest)?).await?;
+    Output::new(row.tty, stream).put_all(answer).await?;
+    Ok(done())
 }
 
 /// Which paths of a container differ from its image.

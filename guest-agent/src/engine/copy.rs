@@ -14,7 +14,7 @@ use vdkr_core::{
 };
 
 use super::{Engine, client::with_query, done, path as target_of, streams::send};
-use crate::{channel::stream::SharedStream, request::cancelled};
+use crate::channel::stream::SharedStream;
 
 /// The head field with what lies at a path.
 const STAT: &str = "x-docker-container-path-stat";
@@ -32,17 +32,11 @@ pub(super) async fn copy_in(
 ) -> Done {
     let target = with_query(&target_of(name, "/archive")?, &[("path", path)]);
     let mut upload = engine.client.upload("PUT", &target).await?;
-    let sent = async {
-        while let Some(bytes) = stream.read().await {
-            upload.send(&bytes).await?;
-            stream.consumed(bytes.len()).await;
-        }
-        upload.finish().await.map(|_| done())
-    };
-    tokio::select! {
-        sent = sent => sent,
-        () = stream.cancelled().cancelled() => Err(cancelled()),
+    while let Some(bytes) = stream.read().await {
+        upload.send(&bytes).await?;
+        stream.consumed(bytes.len()).await;
     }
+    upload.finish().await.map(|_| done())
 }
 
 /// Packs a path of a container.

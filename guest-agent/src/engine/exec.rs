@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use vdkr_core::{
     channel::message::{Done, Event, ExecRequest, Failure, LogLevel, Reply},
     container::signal::KILL,
@@ -11,10 +12,12 @@ use vdkr_core::{
 };
 
 use super::{
-    Engine, done, path,
-    streams::{End, Of, carry},
+    Engine, done,
+    follow::{LOOKS, NO_KEYS, started},
+    path,
+    streams::{End, Of, carry, until_detached},
 };
-use crate::{channel::stream::SharedStream, run::EXIT_NOT_EXECUTABLE};
+use crate::{channel::stream::SharedStream, request::cancelled, run::EXIT_NOT_EXECUTABLE};
 
 /// Runs a process in a container: to its end, or with `detach` until it runs.
 pub(super) async fn exec(
@@ -32,6 +35,7 @@ pub(super) async fn exec(
         "Cmd": request.args,
         "Env": request.env,
         "Privileged": request.privileged,
+        "DetachKeys": NO_KEYS,
     });
     if let Some(fields) = wanted.as_object_mut() {
         for (name, text) in [("WorkingDir", &request.workdir), ("User", &request.user)] {
@@ -57,22 +61,22 @@ pub(super) async fn exec(
         Ok(raw) => raw,
         Err(failure) => return not_started(failure),
     };
-    let said = engine.exec_said(&id).await;
-    let pid = said.get("Pid").and_then(Value::as_u64);
-    stream.event(&Event::Started {
-        pid: pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
-        container: text(&said, "ContainerID").to_owned(),
-    });
-    let of = Of::Exec(id.clone());
-    match carry(engine, raw, request.tty, stdin, stream, &of).await {
-        Ok(End::Over) => {
+    let work = async {
+        let told = async {
             let said = engine.exec_said(&id).await;
-            let status = said.get("ExitCode").and_then(Value::as_i64);
-            let status = status.and_then(|status| i32::try_from(status).ok());
-            Ok(Reply::Ran {
-                status: status.unwrap_or(NOT_CREATED),
-            })
-        }
+            started(stream, text(&said, "ContainerID"));
+        };
+        let ((), carried) = tokio::join!(told, carry(raw, request.tty, stdin, stream));
+        carried?;
+        Ok(engine.exec_status(&id).await)
+    };
+    let of = Of::Exec(id.clone());
+    let ended = tokio::select! {
+        ended = until_detached(engine, stream, &of, work) => ended,
+        () = stream.cancelled().cancelled() => Err(cancelled()),
+    };
+    match ended {
+        Ok(End::Ended(status)) => Ok(Reply::Ran { status }),
         Ok(End::Detached) => Ok(done()),
         Err(failure) => {
             engine.signal_exec(&id, KILL).await;
@@ -97,6 +101,21 @@ fn not_started(stream: &SharedStream, failure: Failure) -> Done {
 }
 
 impl Engine {
+    /// The status of a process whose streams have ended, once it has ended as well.
+    async fn exec_status(&self, id: &str) -> i32 {
+        let mut pause = LOOKS.0;
+        loop {
+            let said = self.exec_said(id).await;
+            if said.get("Running").and_then(Value::as_bool) != Some(true) {
+                let status = said.get("ExitCode").and_then(Value::as_i64);
+                let status = status.and_then(|status| i32::try_from(status).ok());
+                return status.unwrap_or(NOT_CREATED);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LOOKS.1);
+        }
+    }
+
     async fn exec_said(&self, id: &str) -> Value {
         let said = self.client.get(&format!("/exec/{id}/json")).await;
         said.unwrap_or_default()

@@ -9,7 +9,8 @@ use vdkr_core::{
     reference::Reference,
 };
 
-use super::{Engine, client::with_query, familiar};
+use super::{Engine, client::with_query, familiar, tell};
+use crate::channel::stream::SharedStream;
 
 impl Engine {
     /// A line for each name.
@@ -30,37 +31,36 @@ impl Engine {
         Ok(Reply::Inspected { documents })
     }
 
-    /// Takes names away, and what no name is left of. All names are looked up before anything goes.
-    pub(super) async fn remove_images(&self, names: &[String], force: bool) -> Done {
+    /// Takes names away, and what no name is left of. All names are looked up before anything goes; what
+    /// went before one was refused is told.
+    pub(super) async fn remove_images(
+        &self,
+        names: &[String],
+        force: bool,
+        stream: &SharedStream,
+    ) -> Done {
         let mut called = Vec::new();
         for name in names {
             let known = self.find(name, &RegistrySettings::default()).await?;
             called.push(known.called().to_owned());
         }
+        let force = if force { "1" } else { "0" };
         let mut removed = Vec::new();
         for name in called {
-            self.remove_image(&name, force, &mut removed).await?;
-        }
-        Ok(Reply::Removed { removed })
-    }
-
-    async fn remove_image(
-        &self,
-        name: &str,
-        force: bool,
-        removed: &mut Vec<Removed>,
-    ) -> Result<(), Failure> {
-        let force = if force { "1" } else { "0" };
-        let target = with_query(&format!("/images/{name}"), &[("force", force)]);
-        let answer = self.client.delete(&target).await?;
-        for step in answer.as_array().into_iter().flatten() {
-            match (text(step, "Untagged"), text(step, "Deleted")) {
-                ("", "") => {}
-                ("", id) => removed.push(Removed::Deleted(id.to_owned())),
-                (name, _) => removed.push(Removed::Untagged(familiar(name))),
+            let target = with_query(&format!("/images/{name}"), &[("force", force)]);
+            match self.client.delete(&target).await {
+                Ok(answer) => removed.extend(steps(&answer)),
+                Err(failure) => {
+                    let removed = removed.into_iter().map(|step| match step {
+                        Removed::Untagged(name) => format!("untagged: {name}"),
+                        Removed::Deleted(id) => format!("deleted: {id}"),
+                    });
+                    tell(stream, removed);
+                    return Err(failure);
+                }
             }
         }
-        Ok(())
+        Ok(Reply::Removed { removed })
     }
 
     /// Gives an image one more name.
@@ -106,9 +106,9 @@ impl Engine {
         };
         let (mut removed, mut freed) = (Vec::new(), 0_u64);
         for image in self.images().await?.into_iter().filter(wanted) {
-            freed = freed.saturating_add(image.size);
             let names: Vec<_> = image.tags.iter().map(String::as_str).collect();
             if request.dry_run {
+                freed = freed.saturating_add(image.size);
                 removed.extend(names.iter().map(|name| Removed::Untagged(familiar(name))));
                 removed.push(Removed::Deleted(image.id.clone()));
                 continue;
@@ -118,10 +118,30 @@ impl Engine {
             } else {
                 names
             };
+            let before = removed.len();
             for name in names {
-                self.remove_image(name, false, &mut removed).await?;
+                let target = format!("/images/{name}?force=0");
+                // What somebody uses by now stays, and what somebody else has removed has gone.
+                let answer = self.client.delete_unused(&target).await?;
+                removed.extend(steps(&answer.unwrap_or_default()));
+            }
+            let is_deleted = |step: &Removed| matches!(step, Removed::Deleted(_));
+            if removed.iter().skip(before).any(is_deleted) {
+                freed = freed.saturating_add(image.size);
             }
         }
         Ok(Reply::Pruned { removed, freed })
     }
+}
+
+/// What an engine says that it has removed.
+fn steps(answer: &Value) -> impl Iterator<Item = Removed> {
+    let steps = answer.as_array().into_iter().flatten();
+    steps.filter_map(
+        |step| match (text(step, "Untagged"), text(step, "Deleted")) {
+            ("", "") => None,
+            ("", id) => Some(Removed::Deleted(id.to_owned())),
+            (name, _) => Some(Removed::Untagged(familiar(name))),
+        },
+    )
 }

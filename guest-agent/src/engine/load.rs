@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::{io::AsyncReadExt as _, task::spawn_blocking};
 use vdkr_core::{
     channel::message::{Event, Failure, FailureCode, Phase},
-    engine::rows::error_in,
+    engine::{reads_zstd, rows::error_in},
     manifest::media_type::{Compression, layer_compression},
     reference::Reference,
     tar::write::{END, padding},
@@ -20,13 +20,12 @@ use vdkr_transfer::{
 };
 
 use super::{Engine, client::Upload};
+use crate::run::container::new_id;
 
 /// Bytes taken in one go.
 const PIECE: usize = 64 * 1024;
 /// Bytes between two words of progress.
 const STEP: u64 = 1 << 20;
-/// Where layers wait that have to be inflated first.
-const SPOOL: &str = "/var/tmp";
 
 impl Engine {
     /// Hands an image over.
@@ -35,8 +34,10 @@ impl Engine {
         remote: &Remote,
         image: &Image,
         names: &[Reference],
+        version: &str,
         events: &dyn Fn(Event),
     ) -> Result<(), Failure> {
+        let zstd = reads_zstd(self.kind(), version);
         let layers = image.layers()?;
         let mut upload = self.client.upload("POST", "/images/load?quiet=1").await?;
         let config = format!("{}.json", image.parsed.config.digest.hex());
@@ -44,8 +45,7 @@ impl Engine {
         for layer in &layers {
             let name = member(layer);
             let compression = layer_compression(&layer.blob.media_type);
-            if compression == Some(Compression::Zstd) {
-                // Docker's engine reads this since version 23 only.
+            if compression == Some(Compression::Zstd) && !zstd {
                 self.send_inflated(&mut upload, remote, layer, &name, events)
                     .await?;
             } else {
@@ -83,27 +83,29 @@ impl Engine {
         let reader = remote.open(&layer.blob).await;
         let reader = reader.map_err(|error| failed(remote, error))?;
         let (source, wanted) = (remote.clone(), layer.clone());
+        let spool = self.spool.clone();
         let inflated = spawn_blocking(move || {
-            let mut file = nameless().map_err(|source| ImageError::Io {
-                action: "make a temporary file in",
-                path: SPOOL.into(),
-                source,
-            })?;
+            let failed = |action| {
+                let path = spool.clone();
+                move |source| ImageError::Io {
+                    action,
+                    path,
+                    source,
+                }
+            };
+            let mut file = nameless(&spool).map_err(failed("make a temporary file in"))?;
             let mut plain = PlainLayer::new(source, wanted, reader)?;
             let copied = std::io::copy(&mut plain, &mut file);
             let size = copied.map_err(|error| match error.downcast::<ImageError>() {
                 Ok(error) => error,
-                Err(source) => ImageError::Io {
-                    action: "write a temporary file in",
-                    path: SPOOL.into(),
-                    source,
-                },
+                Err(source) => failed("write a temporary file in")(source),
             })?;
             Ok((file, size))
         });
         let (mut file, size) = joined(inflated.await)?;
+        let spool = self.spool.display();
         let unread = |error: std::io::Error| {
-            let text = format!("cannot read a temporary file in {SPOOL}: {error}");
+            let text = format!("cannot read a temporary file in {spool}: {error}");
             Failure::new(FailureCode::Failed, text)
         };
         file.rewind().map_err(unread)?;
@@ -115,7 +117,7 @@ impl Engine {
             use std::io::Read as _;
             let length = file.read(&mut buffer).map_err(unread)?;
             if length == 0 {
-                let text = format!("a temporary file in {SPOOL} was cut off");
+                let text = format!("a temporary file in {spool} was cut off");
                 return Err(Failure::new(FailureCode::Failed, text));
             }
             upload.send(&buffer[..length]).await?;
@@ -129,12 +131,30 @@ impl Engine {
     }
 }
 
-/// A file without a name, which goes with its last user.
-fn nameless() -> std::io::Result<File> {
-    use rustix::fs::{Mode, OFlags};
+/// A file without a name in a directory, which goes with its last user.
+fn nameless(dir: &Path) -> std::io::Result<File> {
+    use rustix::{
+        fs::{Mode, OFlags},
+        io::Errno,
+    };
+    std::fs::create_dir_all(dir)?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = rustix::fs::open(Path::new(SPOOL), flags, Mode::RUSR | Mode::WUSR)?;
-    Ok(file.into())
+    match rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(file.into()),
+        // Not every file system has such files.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+            let path = dir.join(format!(".layer-{}", new_id()?));
+            let mut options = File::options();
+            let file = options
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn send_member(upload: &mut Upload, name: &str, data: &[u8]) -> Result<(), Failure> {
@@ -192,4 +212,24 @@ fn member(layer: &Wanted) -> String {
 /// An error of a registry in the words of a pull.
 fn failed(remote: &Remote, error: TransferError) -> Failure {
     LayerSource::failed(remote, error).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    #[test]
+    fn a_file_without_a_name_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("state");
+        let mut file = nameless(&place).unwrap();
+        file.write_all(b"abc").unwrap();
+        file.rewind().unwrap();
+        let mut read = String::new();
+        file.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "abc");
+        assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+    }
 }

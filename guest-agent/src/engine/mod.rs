@@ -2,12 +2,16 @@
 //! them. The agent pulls itself, with the settings of each request, and hands the engine what it has
 //! verified; the engine's configuration is neither read nor changed.
 
-use std::{path::Path, rc::Rc};
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use serde_json::Value;
 use vdkr_core::{
     channel::message::{
-        ContainerReply, Done, Failure, FailureCode, RegistrySettings, Reply, Request, VolumeAction,
+        ContainerReply, ContainerRequest, Done, Event, Failure, FailureCode, LogLevel,
+        RegistrySettings, Reply, Request, VolumeAction,
     },
     engine::{
         EngineKind, is_container_name,
@@ -21,27 +25,33 @@ use vdkr_transfer::pull::{ImageError, registry};
 use crate::{
     args::EngineChoice,
     channel::stream::SharedStream,
-    request::{Agent, monitors_own, share, shutdown, unknown},
+    request::{Agent, cancelled, monitors_own, share, shutdown, unknown},
 };
 
 pub mod client;
 mod containers;
 mod copy;
 mod exec;
+mod follow;
 mod images;
 mod load;
 mod pull;
 mod run;
+#[cfg(test)]
+mod scripted;
 mod streams;
 mod system;
 mod volumes;
 
 use client::Client;
+pub use run::take_over;
 
 /// An engine that keeps the images and runs the containers of this target.
 #[derive(Debug)]
 pub struct Engine {
     client: Client,
+    /// Where files wait that the engine cannot take as they are.
+    spool: PathBuf,
 }
 
 /// An image as a user means it.
@@ -59,13 +69,15 @@ impl Known {
 }
 
 impl Engine {
-    /// The engine that was chosen; none when that is the agent itself.
-    pub fn chosen(choice: &EngineChoice) -> Option<Self> {
+    /// The engine that was chosen; none when that is the agent itself. `state` is the agent's own
+    /// directory.
+    pub fn chosen(choice: &EngineChoice, state: &Path) -> Option<Self> {
         let socket = choice.socket.clone();
         let socket = socket.or_else(|| choice.kind.socket().map(Into::into));
         let socket = socket.filter(|_| choice.kind != EngineKind::Native)?;
         Some(Self {
             client: Client::new(choice.kind, socket),
+            spool: state.to_owned(),
         })
     }
 
@@ -81,8 +93,8 @@ impl Engine {
 
     /// Asks whether it answers; gives its version.
     pub async fn version(&self) -> Result<String, Failure> {
-        let version = self.client.get("/version").await?;
-        Ok(text(&version, "Version").to_owned())
+        let versions = self.client.versions().await?;
+        Ok(text(&versions, "Version").to_owned())
     }
 
     /// All images.
@@ -154,11 +166,20 @@ fn familiar(name: &str) -> String {
     Reference::parse(name).map_or_else(|_| name.to_owned(), |reference| reference.familiar())
 }
 
+/// Tells what was done before something failed: the answer to that has no room for it.
+fn tell(stream: &SharedStream, done: impl Iterator<Item = String>) {
+    for message in done {
+        let level = LogLevel::Info;
+        stream.event(&Event::Log { level, message });
+    }
+}
+
 fn done() -> Reply {
     Reply::Container(ContainerReply::Done)
 }
 
-/// Carries a request out with the engine.
+/// Carries a request out with the engine. One that its host cancels ends at once: what the engine was
+/// asked for is its own affair from then on.
 pub async fn carry_out(
     agent: &Rc<Agent>,
     engine: &Rc<Engine>,
@@ -166,14 +187,38 @@ pub async fn carry_out(
     stream: &SharedStream,
 ) -> Done {
     match request {
-        Request::Pull(request) => engine.pull(&request, stream).await.map(Reply::Pulled),
+        // These end in their own way.
         Request::Run(request) => Box::pin(run::run(agent, engine, &request, stream)).await,
+        Request::Container(ContainerRequest::Exec(request)) => {
+            Box::pin(exec::exec(engine, &request, stream)).await
+        }
+        Request::Shutdown => shutdown::shutdown(agent).await,
+        Request::MountShare {
+            share,
+            directory,
+            read_only,
+        } => share::mount(agent, &share, directory, read_only, stream).await,
+        request => tokio::select! {
+            done = Box::pin(answer(agent, engine, request, stream)) => done,
+            () = stream.cancelled().cancelled() => Err(cancelled()),
+        },
+    }
+}
+
+async fn answer(
+    agent: &Rc<Agent>,
+    engine: &Rc<Engine>,
+    request: Request,
+    stream: &SharedStream,
+) -> Done {
+    match request {
+        Request::Pull(request) => engine.pull(&request, stream).await.map(Reply::Pulled),
         Request::Container(request) => {
             Box::pin(containers::carry_out(engine, request, stream)).await
         }
         Request::Images => engine.list_images().await,
         Request::Inspect { names } => engine.inspect_images(&names).await,
-        Request::Remove { names, force } => engine.remove_images(&names, force).await,
+        Request::Remove { names, force } => engine.remove_images(&names, force, stream).await,
         Request::Tag { source, target } => engine.tag_image(&source, &target).await,
         Request::Prune(request) => engine.prune_images(&request).await,
         Request::Info => system::info(agent, engine).await,
@@ -181,13 +226,7 @@ pub async fn carry_out(
         Request::Volume {
             action: VolumeAction::Unknown,
         } => Err(unknown()),
-        Request::Volume { action } => volumes::volume(engine, action).await,
-        Request::Shutdown => shutdown::shutdown(agent).await,
-        Request::MountShare {
-            share,
-            directory,
-            read_only,
-        } => share::mount(agent, &share, directory, read_only, stream).await,
+        Request::Volume { action } => volumes::volume(engine, action, stream).await,
         Request::Release { share } => share::release(agent, &share),
         Request::KeepShare { share } => share::keep(agent, share),
         Request::Export { .. } | Request::ReadBlob { .. } => Err(engine.unsupported(
@@ -208,6 +247,11 @@ pub async fn carry_out(
         | Request::Publish(_)
         | Request::Published
         | Request::Share { .. } => Err(monitors_own()),
-        Request::Unknown => Err(unknown()),
+        Request::Run(_) | Request::Shutdown | Request::MountShare { .. } | Request::Unknown => {
+            Err(unknown())
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,13 @@
 //! `pull` into an engine: the agent asks the candidates and fetches, and the engine is given what was
 //! found, under the name that the user gave and the one that it was found under.
 
-use serde_json::Value;
 use vdkr_core::{
     channel::message::{Event, Failure, FailureCode, LogLevel, PullRequest, Pulled},
-    engine::rows::{text, texts},
+    digest::Digest,
+    engine::{
+        EngineKind,
+        rows::{full_id, has_config, has_layers, keeps_manifests, text},
+    },
     reference::Reference,
 };
 use vdkr_transfer::pull::{Image, Question};
@@ -35,7 +38,7 @@ impl Engine {
         stream: &SharedStream,
     ) -> Result<Pulled, Failure> {
         // One that does not answer is told of before anything is fetched.
-        self.version().await?;
+        let version = self.version().await?;
         let events = |event: Event| stream.event(&event);
         let question = Question {
             reference: &request.reference,
@@ -47,29 +50,49 @@ impl Engine {
         let client = client(&request.settings)?;
         let asked = question.ask(&client, &events, stream.cancelled()).await;
         let (remote, image) = asked?;
-        let names = names(&request.reference, &remote.reference);
+        let mut names = names(&request.reference, &remote.reference);
         let id = image.parsed.config.digest.to_string();
-        let known = match self.has(&id, &image).await? {
+        let mut known = self.has(&id, &image, false).await?;
+        // Docker's engine on the store of containerd knows no image by its configuration's digest, and
+        // loses one that has no name.
+        if known.is_none() && self.kind() == EngineKind::Docker {
+            let info = self.client.get("/info").await?;
+            if keeps_manifests(&info) {
+                if names.is_empty() {
+                    names.extend(name_of_digest(&remote.reference, &image.digest));
+                }
+                for name in names.iter().map(ToString::to_string) {
+                    if known.is_none() {
+                        known = self.has(&name, &image, true).await?;
+                    }
+                }
+            }
+        }
+        let known = match known {
             Some(id) => id,
             None => {
-                self.load(&remote, &image, &names, &events).await?;
+                self.load(&remote, &image, &names, &version, &events)
+                    .await?;
                 self.loaded(&id, &image, names.first()).await?
             }
         };
         for name in &names {
             self.name(&known, name).await?;
         }
-        let name = match remote.reference.digest() {
-            None => remote.reference.to_string(),
-            Some(_) => {
+        let name = match (remote.reference.digest(), names.first()) {
+            (None, _) => remote.reference.to_string(),
+            (Some(_), given) => {
+                let name = given.map_or_else(|| known.clone(), ToString::to_string);
+                let kind = self.kind();
+                let what = if given.is_some() { "name" } else { "id" };
                 events(Event::Log {
                     level: LogLevel::Warn,
                     message: format!(
-                        "{} has no name for an image that is handed to it by digest: use its id {known}",
-                        self.kind()
+                        "{kind} has no such name for an image that is handed to it by digest: use \
+                         its {what} {name}"
                     ),
                 });
-                known.clone()
+                name
             }
         };
         Ok(Pulled {
@@ -80,13 +103,23 @@ impl Engine {
         })
     }
 
-    /// The id of an image that the engine has and that is this one.
-    async fn has(&self, called: &str, image: &Image) -> Result<Option<String>, Failure> {
-        match self.client.get(&format!("/images/{called}/json")).await {
-            Ok(said) => Ok(is_this(&said, image).then(|| id_of(&said))),
-            Err(failure) if failure.code == FailureCode::NotFound => Ok(None),
-            Err(failure) => Err(failure),
-        }
+    /// The id of an image that the engine has and that is this one. Engines have ids of different kinds,
+    /// but all know the digests of the layers; under a name also its configuration has to be the same.
+    async fn has(
+        &self,
+        called: &str,
+        image: &Image,
+        by_name: bool,
+    ) -> Result<Option<String>, Failure> {
+        let said = match self.client.get(&format!("/images/{called}/json")).await {
+            Ok(said) => said,
+            Err(failure) if failure.code == FailureCode::NotFound => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
+        let config = || serde_json::from_slice(&image.config_raw).unwrap_or_default();
+        let is_this = has_layers(&said, image.config.rootfs.diff_ids.iter())
+            && (!by_name || has_config(&said, &config()));
+        Ok(is_this.then(|| full_id(text(&said, "Id"))))
     }
 
     /// The id that an image has in the engine after it was loaded.
@@ -98,7 +131,7 @@ impl Engine {
     ) -> Result<String, Failure> {
         let name = name.map(ToString::to_string);
         for called in name.iter().map(String::as_str).chain([id]) {
-            if let Some(id) = self.has(called, image).await? {
+            if let Some(id) = self.has(called, image, false).await? {
                 return Ok(id);
             }
         }
@@ -107,26 +140,11 @@ impl Engine {
     }
 }
 
-/// Whether what an engine says of an image is said of this one: engines have ids of different kinds, but
-/// all know the digests of the layers.
-fn is_this(said: &Value, image: &Image) -> bool {
-    let layers = said.pointer("/RootFS/Layers").map(texts);
-    let wanted = &image.config.rootfs.diff_ids;
-    layers.is_some_and(|layers| {
-        layers.iter().eq(wanted
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .iter())
-    })
-}
-
-fn id_of(said: &Value) -> String {
-    let id = text(said, "Id");
-    match id.contains(':') {
-        true => id.to_owned(),
-        false => format!("sha256:{id}"),
-    }
+/// The name of an image that was asked for by its digest, in an engine that has to have one.
+fn name_of_digest(found: &Reference, digest: &Digest) -> Option<Reference> {
+    let tag = digest.to_string().replace(':', "-");
+    let name = format!("{}/{}:{tag}", found.host(), found.repository());
+    Reference::parse(&name).ok()
 }
 
 /// The names that an image gets: the one that it was found under, and the one that was asked for. A
@@ -166,5 +184,8 @@ mod tests {
         assert_eq!(named("h:1/a:2", "h:1/a:2"), ["h:1/a:2"]);
         let digest = format!("h:1/a@sha256:{}", "0".repeat(64));
         assert_eq!(named(&digest, &digest), [] as [&str; 0]);
+        let found = Reference::parse(&digest).unwrap();
+        let kept = name_of_digest(&found, found.digest().unwrap()).unwrap();
+        assert_eq!(kept.to_string(), format!("h:1/a:sha256-{}", "0".repeat(64)));
     }
 }

@@ -1,23 +1,42 @@
 //! `run` with an engine: a container from its image to its exit status.
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
 use vdkr_core::{
     channel::message::{
-        ContainerReply, Done, Event, Failure, FailureCode, LogLevel, MountSource, PullPolicy,
-        PullRequest, Reply, RunRequest, Until,
+        ContainerReply, ContainerState, Done, Event, Failure, FailureCode, LogLevel, MountSource,
+        PullPolicy, PullRequest, Reply, RunRequest, Until,
     },
-    engine::{NOT_CREATED, create, rows::text, start_status},
+    container::restart::RestartPolicy,
+    engine::{
+        EngineKind, NOT_CREATED,
+        create::{self, REMOVED_AT_ITS_END},
+        rows::{self, text},
+        start_status,
+    },
 };
 
 use super::{
     Engine,
     client::with_query,
-    done, familiar, path,
-    streams::{End, Of, carry},
+    done, familiar,
+    follow::{Followed, GRACE, LOOKS, started},
+    path,
+    streams::{End, Of, until_detached},
 };
-use crate::{channel::stream::SharedStream, request::Agent, share::ShareUse};
+use crate::{
+    channel::stream::SharedStream,
+    request::{Agent, cancelled},
+    share::ShareUse,
+};
+
+/// The time between two tries with an engine that does not answer, at first and at last.
+const FIRST_TRY: Duration = Duration::from_millis(500);
+const LAST_TRY: Duration = Duration::from_mins(1);
+/// How long a container may take to end that is killed.
+const KILLED: Duration = Duration::from_secs(8);
 
 /// Makes a container, and runs it as far as the request goes.
 pub(super) async fn run(
@@ -56,36 +75,48 @@ pub(super) async fn run(
     if request.life.until == Until::Created {
         return created;
     }
-    // Whoever is attached sees everything from the start on.
-    let begun = async {
-        let raw = match request.life.until {
-            Until::Ended => Some(engine.attach(&id, request.stdin).await?),
-            _ => None,
-        };
-        begin(engine, &id, stream).await.map(|()| raw)
-    };
-    let raw = match begun.await {
-        Ok(raw) => raw,
-        Err(failure) => {
-            engine.discard(&id, request.rm).await;
-            // Some look for the command when somebody attaches.
-            let status = start_status(&failure.message);
-            if status == NOT_CREATED {
-                return Err(failure);
-            }
-            warn(stream, &failure.message);
-            return Ok(Reply::Ran { status });
+    let not_begun = async |failure: Failure| {
+        engine.discard(&id, request.rm).await;
+        // Some look for the command when somebody attaches.
+        let status = start_status(&failure.message);
+        if status == NOT_CREATED {
+            return Err(failure);
         }
+        warn(stream, &failure.message);
+        Ok(Reply::Ran { status })
     };
-    let Some(raw) = raw else {
-        return created;
+    if request.life.until != Until::Ended {
+        return match begin(engine, &id, stream).await {
+            Ok(()) => created,
+            Err(failure) => not_begun(failure).await,
+        };
+    }
+    let followed = Followed {
+        engine,
+        id: &id,
+        tty: request.tty,
+        stdin: request.stdin,
+        restarts: request.life.restart != RestartPolicy::No,
+        round: 0,
+        stream,
+    };
+    let begun = Cell::new(false);
+    let work = async {
+        // Whoever is attached sees everything from the start on.
+        let opened = followed.open().await?;
+        begin(engine, &id, stream).await?;
+        begun.set(true);
+        followed.follow(opened).await
     };
     let of = Of::Container(id.clone());
-    match carry(engine, raw, request.tty, request.stdin, stream, &of).await {
-        Ok(End::Over) => {
-            let status = engine.wait(&id).await;
+    let ended = tokio::select! {
+        ended = until_detached(engine, stream, &of, work) => ended,
+        () = stream.cancelled().cancelled() => Err(cancelled()),
+    };
+    match ended {
+        Ok(End::Ended(status)) => {
             engine.discard(&id, request.rm).await;
-            Ok(Reply::Ran { status: status? })
+            Ok(Reply::Ran { status })
         }
         Ok(End::Detached) => {
             if request.rm {
@@ -93,10 +124,12 @@ pub(super) async fn run(
             }
             Ok(done())
         }
+        Err(failure) if !begun.get() && failure.code != FailureCode::Cancelled => {
+            not_begun(failure).await
+        }
         Err(failure) => {
             // The container ends with its host.
-            let _ = engine.client.post(&path(&id, "/kill")?, None).await;
-            let _ = engine.wait(&id).await;
+            engine.end(&id, followed.restarts).await;
             engine.discard(&id, request.rm).await;
             Err(failure)
         }
@@ -146,14 +179,9 @@ fn warn(stream: &SharedStream, message: &str) {
 }
 
 /// Starts a container.
-async fn begin(engine: &Rc<Engine>, id: &str, stream: &SharedStream) -> Result<(), Failure> {
+async fn begin(engine: &Engine, id: &str, stream: &SharedStream) -> Result<(), Failure> {
     engine.client.post(&path(id, "/start")?, None).await?;
-    let said = engine.container(id).await.unwrap_or_default();
-    let pid = said.pointer("/State/Pid").and_then(Value::as_u64);
-    stream.event(&Event::Started {
-        pid: pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
-        container: id.to_owned(),
-    });
+    started(stream, id);
     Ok(())
 }
 
@@ -169,31 +197,78 @@ fn remove_later(
     agent.tasks().spawn_local(async move {
         let _shares = shares;
         tokio::select! {
-            _ = engine.wait(&id) => engine.discard(&id, true).await,
+            () = engine.remove_at_its_end(&id) => {}
             () = stopping => {}
         }
     });
 }
 
+/// Sees to the containers that are to go at their end and that an earlier agent left: those that have
+/// ended go now.
+pub async fn take_over(agent: &Rc<Agent>, engine: &Rc<Engine>) {
+    let mut pause = FIRST_TRY;
+    let left = loop {
+        match engine.left_behind().await {
+            Ok(left) => break left,
+            // It may be on its way up.
+            Err(_) => sleep(pause).await,
+        }
+        pause = (pause * 2).min(LAST_TRY);
+    };
+    for id in left {
+        remove_later(agent, engine, id, Vec::new());
+    }
+}
+
 impl Engine {
-    /// The streams of a container from now on.
-    pub(super) async fn attach(
-        &self,
-        name: &str,
-        stdin: bool,
-    ) -> Result<super::client::Raw, Failure> {
-        let stdin = if stdin { "&stdin=1" } else { "" };
-        let rest = format!("/attach?stream=1&stdout=1&stderr=1{stdin}");
-        self.client.hijack(&path(name, &rest)?, None).await
+    /// Containers that run or have ended and that an agent removes at their end.
+    async fn left_behind(&self) -> Result<Vec<String>, Failure> {
+        let filters = format!(r#"{{"label":["{REMOVED_AT_ITS_END}=1"]}}"#);
+        let query = [("all", "1"), ("filters", filters.as_str())];
+        let target = with_query("/containers/json", &query);
+        let listed = self.client.get(&target).await?;
+        let listed = listed.as_array().into_iter().flatten();
+        // One that has never run may be about to: somebody else made it.
+        let begun = listed
+            .filter(|one| !matches!(text(one, "State"), "created" | "configured" | "initialized"));
+        Ok(begun.map(|one| text(one, "Id").to_owned()).collect())
     }
 
-    /// Waits for a container's end and gives its status.
-    pub(super) async fn wait(&self, name: &str) -> Result<i32, Failure> {
-        let said = self.client.post(&path(name, "/wait")?, None).await?;
-        let status = said.get("StatusCode").and_then(Value::as_i64);
-        Ok(status
-            .and_then(|status| i32::try_from(status).ok())
-            .unwrap_or(NOT_CREATED))
+    /// Waits for a container's end and removes it.
+    async fn remove_at_its_end(&self, id: &str) {
+        let mut pause = FIRST_TRY;
+        loop {
+            let said = match self.wait(id).await {
+                Ok(_) => self.container(id).await,
+                Err(failure) => Err(failure),
+            };
+            match said.map(|said| rows::container(&said).state) {
+                Ok(ContainerState::Exited) => return self.discard(id, true).await,
+                Err(failure) if failure.code == FailureCode::NotFound => return,
+                // It starts again, or the engine does.
+                _ => sleep(pause).await,
+            }
+            pause = (pause * 2).min(LAST_TRY);
+        }
+    }
+
+    /// Ends a container, also one that it `restarts` by itself.
+    async fn end(&self, id: &str, restarts: bool) {
+        let ended = async {
+            let until = Instant::now() + GRACE;
+            loop {
+                let killed = self.client.post(&path(id, "/kill")?, None).await;
+                // One between two rounds has nothing that could be killed.
+                let _ = self.client.post(&path(id, "/stop?t=0")?, None).await;
+                // podman starts that one all the same.
+                let may_start = restarts && self.kind() == EngineKind::Podman;
+                if killed.is_ok() || !may_start || Instant::now() >= until {
+                    return Ok::<(), Failure>(());
+                }
+                sleep(LOOKS.0).await;
+            }
+        };
+        let _ = timeout(KILLED, ended).await;
     }
 
     /// Removes a container, with the volumes that were made for it, if that was `wanted`.

@@ -1,11 +1,12 @@
 //! The streams of a container or of a process in it, between the engine and a host.
 
-use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::unix::{OwnedReadHalf, OwnedWriteHalf},
-    task::{JoinHandle, spawn_local},
+    task::spawn_local,
+    time::timeout,
 };
 use vdkr_core::{
     channel::{
@@ -23,18 +24,21 @@ use super::{
 use crate::{
     channel::{Control, stream::SharedStream},
     container::streams::{discard, send_bytes},
-    request::cancelled,
+    request::{cancelled, container::attach::Input},
 };
 
 /// Bytes taken in one go.
 const PIECE: usize = 32 * 1024;
 
+/// How long an engine has to hand on a signal or a size.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How an end came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The streams have ended.
-    Over,
-    /// The host let go of them.
+    /// What the streams are those of has ended, with this status.
+    Ended(i32),
+    /// The host let go of it, and it goes on.
     Detached,
 }
 
@@ -53,9 +57,11 @@ impl Of {
         match self {
             Self::Container(id) => {
                 let target = format!("/containers/{id}/kill?signal={number}");
-                let _ = engine.client.post(&target, None).await;
+                let _ = timeout(PATIENCE, engine.client.post(&target, None)).await;
             }
-            Self::Exec(id) => engine.signal_exec(id, number).await,
+            Self::Exec(id) => {
+                let _ = timeout(PATIENCE, engine.signal_exec(id, number)).await;
+            }
         }
     }
 
@@ -66,19 +72,45 @@ impl Of {
             Self::Exec(id) => format!("/exec/{id}"),
         };
         let target = format!("{path}/resize?h={}&w={}", size.rows, size.cols);
-        let _ = engine.client.post(&target, None).await;
+        let _ = timeout(PATIENCE, engine.client.post(&target, None)).await;
     }
 }
 
-/// Carries output, input, signals and sizes until the streams end or the host goes.
+/// Does what leads to a status, and hands signals and sizes on meanwhile, until the host lets go.
+pub(super) async fn until_detached(
+    engine: &Engine,
+    stream: &SharedStream,
+    of: &Of,
+    work: impl Future<Output = Result<i32, Failure>>,
+) -> Result<End, Failure> {
+    let heard = async {
+        loop {
+            let handed_on = async {
+                match stream.control().await {
+                    Control::Signal(number) => of.signal(engine, number).await,
+                    Control::Resize(size) => of.resize(engine, size).await,
+                    Control::Detach => return true,
+                }
+                false
+            };
+            if handed_on.await {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        status = work => status.map(End::Ended),
+        () = heard => Ok(End::Detached),
+    }
+}
+
+/// Carries output and input until the streams end.
 pub(super) async fn carry(
-    engine: &Rc<Engine>,
     raw: Raw,
     tty: bool,
     stdin: bool,
     stream: &SharedStream,
-    of: &Of,
-) -> Result<End, Failure> {
+) -> Result<(), Failure> {
     let Raw {
         reader,
         writer,
@@ -87,30 +119,7 @@ pub(super) async fn carry(
     // The half that is written to stays open as long as the streams do: engines take its end for that of
     // the input, and some for that of everything.
     let _input = Input(spawn_local(feed(writer, stream.clone(), stdin)));
-    let mut output = Output::new(tty, stream);
-    let drained = drain(reader, waiting, &mut output);
-    tokio::pin!(drained);
-    let cancel = stream.cancelled().clone();
-    loop {
-        tokio::select! {
-            ended = &mut drained => return ended.map(|()| End::Over),
-            control = stream.control() => match control {
-                Control::Signal(number) => of.signal(engine, number).await,
-                Control::Resize(size) => of.resize(engine, size).await,
-                Control::Detach => return Ok(End::Detached),
-            },
-            () = cancel.cancelled() => return Err(cancelled()),
-        }
-    }
-}
-
-/// The task that moves input.
-struct Input(JoinHandle<()>);
-
-impl Drop for Input {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    drain(reader, waiting, &mut Output::new(tty, stream)).await
 }
 
 async fn feed(mut writer: OwnedWriteHalf, stream: SharedStream, wanted: bool) {

@@ -9,10 +9,11 @@ use vdkr_core::{
     },
 };
 
-use super::Engine;
+use super::{Engine, tell};
+use crate::channel::stream::SharedStream;
 
 /// Carries out one action.
-pub(super) async fn volume(engine: &Engine, action: VolumeAction) -> Done {
+pub(super) async fn volume(engine: &Engine, action: VolumeAction, stream: &SharedStream) -> Done {
     match action {
         VolumeAction::Create { name, labels } => {
             let mut wanted = json!({"Labels": labels});
@@ -49,7 +50,10 @@ pub(super) async fn volume(engine: &Engine, action: VolumeAction) -> Done {
                 match engine.client.delete(&format!("/volumes/{name}")).await {
                     Ok(_) => gone.push(name),
                     Err(failure) if force && failure.code == FailureCode::NotFound => {}
-                    Err(failure) => return Err(failure),
+                    Err(failure) => {
+                        tell(stream, gone.iter().map(|name| format!("removed: {name}")));
+                        return Err(failure);
+                    }
                 }
             }
             Ok(Reply::VolumesRemoved {
@@ -68,11 +72,11 @@ pub(super) async fn volume(engine: &Engine, action: VolumeAction) -> Done {
                 if used.contains(&row.name) || !(all || row.anonymous) {
                     continue;
                 }
-                engine
-                    .client
-                    .delete(&format!("/volumes/{}", row.name))
-                    .await?;
-                gone.push(row.name);
+                let target = format!("/volumes/{}", row.name);
+                // One that a container has by now stays.
+                if engine.client.delete_unused(&target).await?.is_some() {
+                    gone.push(row.name);
+                }
             }
             Ok(Reply::VolumesRemoved {
                 names: gone,

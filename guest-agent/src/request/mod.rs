@@ -132,9 +132,17 @@ pub fn serve(options: &ServeOptions) -> io::Result<()> {
         let agent = Rc::new(Agent::open(options)?);
         if options.own_machine {
             get_warm().await?;
-        } else if !agent.is_native() {
+        } else if let Ok(Some(engine)) = &agent.engine {
             // The socket is there all the same.
             fs::create_dir_all(&options.state)?;
+            let (engine, stopping) = (engine.clone(), agent.stopping());
+            let agent = agent.clone();
+            agent.clone().tasks.spawn_local(async move {
+                tokio::select! {
+                    () = engine::take_over(&agent, &engine) => {}
+                    () = stopping => {}
+                }
+            });
         } else {
             // Another agent may have the state: nobody shall come here for it.
             agent
@@ -249,7 +257,7 @@ impl Agent {
                 false => options
                     .engine
                     .choice()
-                    .map(|choice| Engine::chosen(&choice).map(Rc::new)),
+                    .map(|choice| Engine::chosen(&choice, &options.state).map(Rc::new)),
             },
         };
         if !agent.own_machine && agent.is_native() {

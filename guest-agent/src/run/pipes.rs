@@ -11,6 +11,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, mpsc},
     thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -21,6 +22,7 @@ use rustix::{
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::oneshot,
+    time::sleep,
 };
 
 use super::stdio::empty_frame;
@@ -28,6 +30,8 @@ use crate::watch::watch;
 
 /// Bytes of the stack of a pipe's thread, which calls next to nothing.
 const STACK: usize = 64 * 1024;
+/// The time until a thread is tried for again that could not be made.
+const PAUSE: Duration = Duration::from_millis(200);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -38,10 +42,32 @@ struct Worker(Option<mpsc::Sender<Job>>);
 
 impl Worker {
     fn start() -> io::Result<mpsc::Sender<Job>> {
+        #[cfg(test)]
+        if tests::NO_THREADS.get() > 0 {
+            tests::NO_THREADS.set(tests::NO_THREADS.get() - 1);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let (sender, jobs) = mpsc::channel::<Job>();
         let thread = thread::Builder::new().name("pipe".into()).stack_size(STACK);
         thread.spawn(move || jobs.into_iter().for_each(|job| job()))?;
         Ok(sender)
+    }
+
+    /// A thread, as soon as there can be one: what a program writes is no end of its output while the
+    /// machine has no room for it.
+    async fn started() -> mpsc::Sender<Job> {
+        let mut told = false;
+        loop {
+            match Self::start() {
+                Ok(jobs) => return jobs,
+                Err(error) if !told => {
+                    eprintln!("vdkr-agent: a container's pipe waits for a thread: {error}");
+                    told = true;
+                }
+                Err(_) => {}
+            }
+            sleep(PAUSE).await;
+        }
     }
 
     async fn run<T: Send + 'static>(
@@ -50,7 +76,7 @@ impl Worker {
     ) -> io::Result<T> {
         let jobs = match &mut self.0 {
             Some(jobs) => jobs,
-            none => none.insert(Self::start()?),
+            none => none.insert(Self::started().await),
         };
         let (sender, result) = oneshot::channel();
         let job = move || drop(sender.send(work()));
@@ -178,7 +204,7 @@ fn state(pipe: &AsyncFd<OwnedFd>, wanted: PollFlags) -> PollFlags {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write as _, os::unix::net::UnixStream, time::Duration};
+    use std::{cell::Cell, io::Write as _, os::unix::net::UnixStream};
 
     use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
     use tokio::{runtime::Builder, time::timeout};
@@ -186,8 +212,27 @@ mod tests {
 
     use super::*;
 
-    /// A little while.
-    const PAUSE: Duration = Duration::from_millis(200);
+    thread_local! {
+        /// So many threads cannot be made.
+        pub(super) static NO_THREADS: Cell<u32> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn a_pipe_waits_for_its_thread() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+            let (mut reader, mut writer) =
+                (Reader::new(ours).unwrap(), Writer::new(theirs).unwrap());
+            NO_THREADS.set(2);
+            writer.write_all(b"a").await.unwrap();
+            assert_eq!(NO_THREADS.get(), 0);
+            NO_THREADS.set(1);
+            let frame = reader.read_frame(16).await.unwrap();
+            assert_eq!(&frame[HEADER_LEN..], b"a");
+            assert_eq!(NO_THREADS.get(), 0);
+        });
+    }
 
     #[test]
     fn a_program_that_holds_a_pipe_holds_nobody_up() {

@@ -82,7 +82,7 @@ pub async fn attach(entry: &Rc<Entry>, stream: &SharedStream, seat: Seat, mode: 
 }
 
 /// The task that moves input.
-struct Input(JoinHandle<()>);
+pub(crate) struct Input(pub(crate) JoinHandle<()>);
 
 impl Drop for Input {
     fn drop(&mut self) {
