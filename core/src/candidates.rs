@@ -275,9 +275,8 @@ pub enum LocalMatch {
     None,
 }
 
-/// Finds the stored image that a user means: for a name without a host the one under the configured
-/// registry, as in a pull; else the normal form of the name exactly; else the only stored name that ends
-/// in `/name:tag`.
+/// Finds the stored image that a user means: the normal form of the name exactly; else the name under
+/// the configured registry; else the only stored name that ends in `/name:tag`.
 ///
 /// A name with a host is only ever matched exactly, an image id never as a name. `stored` holds
 /// references; what is not one never matches.
@@ -304,18 +303,18 @@ pub fn resolve_local(
             })
             .map(|(text, _)| LocalMatch::Name((*text).to_string()))
     };
+    if let Some(found) = exactly(&wanted) {
+        return Ok(found);
+    }
+    if wanted.has_explicit_host() {
+        return Ok(LocalMatch::None);
+    }
     if registry.is_some()
         && let Ok(candidates) = pull_candidates(name, registry)
         && let Some(candidate) = candidates.first()
         && let Some(found) = exactly(&candidate.reference)
     {
         return Ok(found);
-    }
-    if let Some(found) = exactly(&wanted) {
-        return Ok(found);
-    }
-    if wanted.has_explicit_host() {
-        return Ok(LocalMatch::None);
     }
     let repository = written_repository(name);
     let mut ending: Vec<&str> = parsed

@@ -1,26 +1,28 @@
-//! Which stored image a user means by a name or an id: one answer for every command.
+//! Which stored image a user means by a name or an id: one answer for every command that is about stored
+//! images, and one for every command that gets what is not there.
 //!
 //! In this order:
 //!
 //! 1. an id of 12 digits or more: the image whose id starts so, never a name;
-//! 2. a name without a host under the configured registry, as a pull has it;
-//! 3. the name as it is written, in its normal form (`alpine` is `docker.io/library/alpine:latest`);
+//! 2. the name as it is written, in its normal form (`alpine` is `docker.io/library/alpine:latest`);
+//! 3. a name without a host under the configured registry, as a pull has it;
 //! 4. the same with the other name of this computer's registry: `localhost` and the machine's gateway;
 //! 5. the only stored name that ends in it, and the only image whose id starts with it.
 //!
 //! What may mean more than one image by the last rule means none: nothing is chosen, and above all
 //! nothing removed, by a guess.
 //!
-//! A command that gets what is not there (`run`, `create`) does without stored names that merely end in
-//! the name when a registry is configured: that registry is asked, and nobody else's image runs in place
-//! of its own ([`find_to_run`]).
+//! A command that gets what is not there (`run`, `create`) goes by the order of a pull
+//! ([`find_to_run`]): what was pulled from elsewhere does not run in place of the configured registry's
+//! image, and of stored names that merely end in the name none runs, as that registry is asked then. Only
+//! a name that was given here, by `tag`, `commit` or `load`, comes before the registry's.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::candidates::{LocalMatch, RegistryPrefix, pull_candidates, resolve_local};
 use crate::loopback::translate_host;
-use crate::reference::{Host, Reference, ReferenceError};
+use crate::reference::{Host, Reference, ReferenceError, is_image_id};
 
 /// Everything that is stored.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +31,8 @@ pub struct Shelf<'a> {
     pub names: Vec<(&'a str, &'a str)>,
     /// Ids of all images, those without a name too.
     pub ids: Vec<&'a str>,
+    /// Those of the names that were given here, rather than pulled.
+    pub given: Vec<&'a str>,
 }
 
 /// What a user means.
@@ -86,7 +90,31 @@ pub fn find_to_run<'a>(
     gateway: Option<&str>,
     shelf: &Shelf<'a>,
 ) -> Result<Meant<'a>, NotMeant> {
+    if registry.is_some()
+        && let Some(first) = comes_first(text, registry, shelf)
+    {
+        return Ok(first);
+    }
     find(text, registry, gateway, shelf, registry.is_none())
+}
+
+/// What a name without a host says that was given here, or else what is stored under the registry.
+fn comes_first<'a>(
+    text: &str,
+    registry: Option<&RegistryPrefix>,
+    shelf: &Shelf<'a>,
+) -> Option<Meant<'a>> {
+    if is_image_id(text) {
+        return None;
+    }
+    let candidates = pull_candidates(text, registry).ok()?;
+    let under = candidates.first()?.reference.to_string();
+    let said = Reference::parse(text).ok()?;
+    let said = (!said.has_explicit_host()).then(|| said.or_latest().to_string());
+    let given = said.filter(|said| shelf.given.contains(&said.as_str()));
+    let wanted = given.unwrap_or(under);
+    let found = shelf.names.iter().find(|(name, _)| *name == wanted);
+    found.map(|&(name, id)| Meant::Name { name, id })
 }
 
 /// With `endings`, a stored name may merely end in the text.
@@ -225,8 +253,10 @@ mod tests {
                 ("h.z/cab:latest", APP),
                 ("h.z/cafe:latest", APP),
                 ("docker.io/library/d00d:latest", TOOL),
+                ("h.q/d00d:latest", APP),
             ],
             ids: vec![APP, TOOL, BARE],
+            given: vec!["docker.io/library/d00d:latest"],
         }
     }
 
@@ -247,18 +277,14 @@ mod tests {
             (&APP[7..19], "", Ok(Meant::Id(APP))),
             ("sha256:cafe", "", Ok(Meant::Id(APP))),
             ("0123456789ab", "", Err(NotMeant::Nothing)),
-            // Under the registry, then as it is written, which come before other endings.
+            // As it is written, then under the registry, which come before other endings.
             ("alpine", "", name("docker.io/library/alpine:latest", TOOL)),
             (
                 "alpine",
                 "10.0.2.2:5000/yocto",
-                name("10.0.2.2:5000/yocto/alpine:latest", APP),
-            ),
-            (
-                "alpine",
-                "h.x",
                 name("docker.io/library/alpine:latest", TOOL),
             ),
+            ("app", "h.q", name("10.0.2.2:5000/yocto/app:latest", APP)),
             (
                 "docker.io/alpine",
                 "10.0.2.2:5000/yocto",
@@ -312,6 +338,9 @@ mod tests {
                 "10.0.2.2:5000/yocto",
                 name("10.0.2.2:5000/yocto/alpine:latest", APP),
             ),
+            // A name that was given here is what its giver means.
+            ("d00d", "h.q", name("docker.io/library/d00d:latest", TOOL)),
+            ("h.q/d00d", "h.q", name("h.q/d00d:latest", APP)),
             // What says where it is, is there.
             ("h.z/same", "h.q", name("h.z/same:latest", APP)),
             (

@@ -159,6 +159,9 @@ impl State {
         let mut shelf = Shelf::default();
         for (name, record) in &self.names {
             shelf.names.push((name, record.image.as_str()));
+            if record.digest.is_none() {
+                shelf.given.push(name);
+            }
         }
         for (id, image) in &self.images {
             shelf.ids.push(id.as_str());

@@ -189,6 +189,11 @@ fn a_registry_is_asked_before_another_ones_image_runs() {
     assert_eq!(store.resolve("tool", &settings).unwrap().id, own);
     let needed = store.needed_layers(Some("tool"), &settings).unwrap();
     assert_eq!(needed.id, own.to_string());
+    // What was given a name here is what its giver means by that name.
+    let made = add(&store, "docker.io/library/made", &[layer("d", "4")]);
+    let name = Reference::parse("tool:latest").unwrap();
+    store.name(|_| Ok(made.clone()), &name).unwrap();
+    assert_eq!(store.resolve("tool", &settings).unwrap().id, made);
 }
 
 #[test]
