@@ -1,7 +1,7 @@
 //! TLS settings of the client. The provider (ring) is passed by hand: with a process default, one
 //! dependency's feature could change or unset it for everybody.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -29,7 +29,8 @@ impl Roots {
         Self::default()
     }
 
-    /// The system's store (`/etc/ssl/certs`, `SSL_CERT_FILE`, …), read when the client is built.
+    /// The system's store (`/etc/ssl/certs`, `SSL_CERT_FILE`, …), read when the first certificate is
+    /// checked: it takes longer than all else that a command over plain HTTP does.
     #[cfg(feature = "native-roots")]
     pub fn native() -> Self {
         Self {
@@ -51,16 +52,13 @@ impl Roots {
         Ok(self)
     }
 
-    fn store(&self) -> Result<RootCertStore, TransferError> {
+    /// The authorities that were given one by one, each of which has to be usable.
+    fn own(&self) -> Result<RootCertStore, TransferError> {
         let mut store = RootCertStore::empty();
         for certificate in &self.own {
             store.add(certificate.clone()).map_err(|error| {
                 TransferError::Config(format!("a CA certificate is not usable: {error}"))
             })?;
-        }
-        store.add_parsable_certificates(self.bundle.iter().cloned());
-        if self.native {
-            add_native(&mut store);
         }
         Ok(store)
     }
@@ -98,18 +96,13 @@ pub(crate) fn verified(
     hosts: &[(Host, Roots)],
 ) -> Result<ClientConfig, TransferError> {
     let provider = provider();
-    if hosts.is_empty() {
-        return Ok(versions(provider)?
-            .with_root_certificates(roots.store()?)
-            .with_no_client_auth());
-    }
     let hosts = hosts.iter().map(|(host, roots)| {
         let name = ServerName::try_from(host.name().to_owned())
             .map_err(|error| TransferError::Config(format!("{host}: {error}")))?;
-        Ok((name, verifier(roots, &provider)?))
+        Ok((name, Authorities::new(roots, &provider)?))
     });
     let verifier = ByHost {
-        others: verifier(roots, &provider)?,
+        others: Authorities::new(roots, &provider)?,
         hosts: hosts.collect::<Result<_, TransferError>>()?,
         algorithms: provider.signature_verification_algorithms,
     };
@@ -119,26 +112,50 @@ pub(crate) fn verified(
         .with_no_client_auth())
 }
 
-/// A verifier; `None` trusts nobody, which rustls' own refuses to be.
-fn verifier(
-    roots: &Roots,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Option<Arc<WebPkiServerVerifier>>, TransferError> {
-    let store = roots.store()?;
-    if store.is_empty() {
-        return Ok(None);
+/// Authorities, whose stores are read when the first certificate is checked.
+#[derive(Debug)]
+struct Authorities {
+    own: RootCertStore,
+    native: bool,
+    bundle: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+    /// `None` trusts nobody, which rustls' own verifier refuses to be.
+    verifier: OnceLock<Option<Arc<WebPkiServerVerifier>>>,
+}
+
+impl Authorities {
+    fn new(roots: &Roots, provider: &Arc<CryptoProvider>) -> Result<Self, TransferError> {
+        Ok(Self {
+            own: roots.own()?,
+            native: roots.native,
+            bundle: roots.bundle.clone(),
+            provider: Arc::clone(provider),
+            verifier: OnceLock::new(),
+        })
     }
-    WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider))
-        .build()
-        .map(Some)
-        .map_err(|error| TransferError::Config(format!("TLS cannot be set up: {error}")))
+
+    fn verifier(&self) -> Option<&WebPkiServerVerifier> {
+        let read = || {
+            let mut store = self.own.clone();
+            store.add_parsable_certificates(self.bundle.iter().cloned());
+            if self.native {
+                add_native(&mut store);
+            }
+            let provider = Arc::clone(&self.provider);
+            // It fails for an empty store alone.
+            WebPkiServerVerifier::builder_with_provider(store.into(), provider)
+                .build()
+                .ok()
+        };
+        self.verifier.get_or_init(read).as_deref()
+    }
 }
 
 /// Checks certificates as rustls does, with the authorities that count for the host asked.
 #[derive(Debug)]
 struct ByHost {
-    others: Option<Arc<WebPkiServerVerifier>>,
-    hosts: Vec<(ServerName<'static>, Option<Arc<WebPkiServerVerifier>>)>,
+    others: Authorities,
+    hosts: Vec<(ServerName<'static>, Authorities)>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -152,7 +169,8 @@ impl ServerCertVerifier for ByHost {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let own = self.hosts.iter().find(|(host, _)| host == name);
-        match own.map_or(&self.others, |(_, verifier)| verifier) {
+        let authorities = own.map_or(&self.others, |(_, authorities)| authorities);
+        match authorities.verifier() {
             Some(verifier) => {
                 verifier.verify_server_cert(certificate, intermediates, name, ocsp, now)
             }
