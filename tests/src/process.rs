@@ -75,7 +75,9 @@ pub fn tool(name: &str) -> Command {
         .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
         .map(|dir| dir.join(name))
         .find(|path| path.is_file());
-    Command::new(found.unwrap_or_else(|| panic!("{name} is not installed; `make test` does that")))
+    Command::new(found.unwrap_or_else(|| {
+        panic!("{name} is not installed; `make test` and `make bench` install what they need")
+    }))
 }
 
 /// Runs to the end, or fails the test after `patience`.

@@ -10,13 +10,29 @@ mod share;
 mod table;
 mod vm;
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 /// Rounds of each measurement; the first of a pair changes places every round.
 const ROUNDS: usize = 5;
 
-fn main() {
+/// What there is to measure. Docker's part boots whole systems and measures nothing of ours: it comes
+/// by its name alone.
+const PARTS: [&str; 7] = [
+    "push",
+    "deploy",
+    "server",
+    "vm",
+    "first-run",
+    "share",
+    "docker",
+];
+
+fn main() -> ExitCode {
     let only = std::env::args().nth(1);
+    if let Some(unknown) = only.as_deref().filter(|only| !PARTS.contains(only)) {
+        eprintln!("no part {unknown:?}; there are: {}", PARTS.join(", "));
+        return ExitCode::from(2);
+    }
     let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
     println!("{}", table::machine());
     if wanted("push") {
@@ -31,7 +47,6 @@ fn main() {
     if wanted("vm") || wanted("first-run") {
         first_run::run();
     }
-    // By its name alone: it boots whole systems, and measures nothing of ours.
     if only.as_deref() == Some("docker") {
         docker::run();
     }
@@ -41,6 +56,7 @@ fn main() {
     if wanted("vm") || wanted("share") {
         share::run();
     }
+    ExitCode::SUCCESS
 }
 
 /// Times one piece of work.

@@ -130,6 +130,8 @@ fn copy_out(server: &Server) {
 
 /// Prints the tables.
 pub(crate) fn run() {
+    // Before anything is started that nobody would stop.
+    let _ = tool("wrk");
     println!("### Server: ours and Debian's docker-registry\n");
     println!(
         "Median (min–max) of {ROUNDS} rounds in turns, a new server on an empty storage each; \
