@@ -14,8 +14,9 @@
 //!
 //! A command that gets what is not there (`run`, `create`) goes by the order of a pull
 //! ([`find_to_run`]): what was pulled from elsewhere does not run in place of the configured registry's
-//! image, and of stored names that merely end in the name none runs, as that registry is asked then. Only
-//! a name that was given here, by `tag`, `commit` or `load`, comes before the registry's.
+//! image once that is stored, and of stored names that merely end in the name none runs, as that registry
+//! is asked then. Only a name that was given here, by `tag`, `commit` or `load`, comes before the
+//! registry's.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -95,7 +96,11 @@ pub fn find_to_run<'a>(
     {
         return Ok(first);
     }
-    find(text, registry, gateway, shelf, registry.is_none())
+    match find(text, registry, gateway, shelf, registry.is_none()) {
+        // The beginning of several ids, and a name that the registry may know.
+        Err(NotMeant::Several(_)) if registry.is_some() => Err(NotMeant::Nothing),
+        found => found,
+    }
 }
 
 /// What a name without a host says that was given here, or else what is stored under the registry.
@@ -332,6 +337,7 @@ mod tests {
             ("tool", "h.q", Err(NotMeant::Nothing)),
             ("cafe", "h.q", Ok(Meant::Id(APP))),
             ("cab", "h.q", Ok(Meant::Id(TOOL))),
+            ("ca", "h.q", Err(NotMeant::Nothing)),
             ("tool", "h.x", name("h.x/tool:latest", TOOL)),
             (
                 "alpine",

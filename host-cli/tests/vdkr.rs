@@ -49,8 +49,12 @@ fn arguments_travel_exactly_as_given() {
 #[test]
 fn options_reach_the_agent() {
     let user = User::with_agent();
+    let file = user.home.path().join("vars");
+    fs::write(&file, "# theirs\nF=g h\nA=lost\nHOME\n").unwrap();
     let args = [
         "run",
+        "--env-file",
+        file.to_str().unwrap(),
         "-e",
         "A=b c",
         "-eHOME",
@@ -75,7 +79,9 @@ fn options_reach_the_agent() {
     let run = user.last_run();
     let home = format!("HOME={}", user.home.path().display());
     // One that has no value here takes the image's away.
-    assert_eq!(run.env, ["A=b c".to_owned(), home, "NOTHERE".to_owned()]);
+    // Those of the options hold, wherever the file stands.
+    let expected = ["F=g h", "A=lost", &home, "A=b c", &home, "NOTHERE"];
+    assert_eq!(run.env, expected);
     assert_eq!(run.workdir.as_deref(), Some("/tmp"));
     assert_eq!(run.user.as_deref(), Some("1000:100"));
     assert_eq!(run.name.as_deref(), Some("n"));

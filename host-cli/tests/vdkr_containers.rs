@@ -125,14 +125,32 @@ fn several_are_done_one_after_the_other() {
 #[test]
 fn exec_takes_its_own_options_and_no_others() {
     let user = User::with_agent();
+    let file = user.home.path().join("vars");
+    fs::write(&file, "F=2\n").unwrap();
+    let file = file.to_str().unwrap();
     let words = [
-        "exec", "-d", "-e", "A=1", "-u", "me", "-w", "/x", "web", "ls", "-la", "--", "-d", "",
+        "exec",
+        "-d",
+        "-e",
+        "A=1",
+        "--env-file",
+        file,
+        "-u",
+        "me",
+        "-w",
+        "/x",
+        "web",
+        "ls",
+        "-la",
+        "--",
+        "-d",
+        "",
     ];
     status(&user.run(&words), 0);
     let expected = ExecRequest {
         name: "web".into(),
         args: ["ls", "-la", "--", "-d", ""].map(Into::into).into(),
-        env: vec!["A=1".into()],
+        env: vec!["F=2".into(), "A=1".into()],
         workdir: Some("/x".into()),
         user: Some("me".into()),
         detach: true,

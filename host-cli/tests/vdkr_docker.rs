@@ -79,6 +79,10 @@ fn what_the_shell_program_had_works_or_says_what_to_use() {
         (&["vexpose", "80"], "vdkr run -d -p"),
         (&["bundle", "x"], "bake"),
         (&["ssh"], "vdkr exec -it"),
+        (&["search", "alpine"], "hub.docker.com"),
+        (&["system", "events"], "vdkr ps"),
+        (&["image"], "vdkr image <COMMAND>"),
+        (&["system"], "vdkr system <COMMAND>"),
     ] {
         let output = user.run(words);
         status(&output, 2);
@@ -251,6 +255,10 @@ fn a_platform_is_the_machines_or_refused() {
         stderr(&output)
     };
     assert!(pulled("linux/arm64").contains("but not run them"));
+    assert!(user.requests().iter().any(|request| matches!(
+        request,
+        Request::Pull(pull) if pull.platform.as_deref() == Some("linux/arm64")
+    )));
     assert_eq!(pulled("linux/amd64"), "");
     status(&user.run(&["pull", "--platform", "linux", "base"]), 2);
 }
@@ -308,13 +316,12 @@ fn the_earlier_programs_files_are_read() {
     fs::write(&logins, login).unwrap();
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     fs::set_permissions(&logins, private).unwrap();
-    let output = user
-        .command(&["pull", "-q", "base"])
-        .env("VPDMN_CONFIG", &logins)
-        .output();
-    status(&output.unwrap(), 0);
-    let credential = &user.last_pull().settings.credentials[0];
-    assert_eq!(credential.password.as_ref().unwrap().expose(), "s3cr3t");
+    for variable in ["VPDMN_CONFIG", "VDKR_CONFIG"] {
+        let mut command = user.command(&["pull", "-q", "base"]);
+        status(&command.env(variable, &logins).output().unwrap(), 0);
+        let credential = &user.last_pull().settings.credentials[0];
+        assert_eq!(credential.password.as_ref().unwrap().expose(), "s3cr3t");
+    }
 }
 
 #[test]

@@ -95,6 +95,27 @@ fn which_registries_are_trusted() {
 }
 
 #[test]
+fn where_the_configuration_is() {
+    let user = User::with_agent();
+    let dir = user.home.path().join("elsewhere");
+    let dir = dir.to_str().unwrap();
+    let set = ["--config-dir", dir, "vconfig", "registry", "h.example:1/x"];
+    status(&user.run(&set), 0);
+    assert!(Path::new(dir).join("config.toml").is_file() && !user.config().exists());
+    let asked = |variable: Option<&str>, option: &[&str]| {
+        let mut command = user.command(&[option, &["pull", "y"]].concat());
+        command.envs(variable.map(|dir| ("VDKR_CONFIG_DIR", dir)));
+        status(&command.output().unwrap(), 0);
+        user.last_pull().settings.registry
+    };
+    let there = Some("h.example:1/x".to_owned());
+    assert_eq!(asked(None, &[]), None);
+    assert_eq!(asked(None, &["--config-dir", dir]), there);
+    assert_eq!(asked(Some(dir), &[]), there);
+    assert_eq!(asked(Some("/nonexistent"), &["--config-dir", dir]), there);
+}
+
+#[test]
 fn where_states_and_images_are() {
     let user = User::new();
     for by in [By::Key("state-dir"), By::Variable("VDKR_STATE_ROOT")] {

@@ -158,6 +158,54 @@ fn no_secret_and_no_command_is_on_the_emulators_command_line() {
     }
 }
 
+/// A machine that is kept has a parent that lives as long as it does.
+#[test]
+fn no_secret_stays_with_a_machine_that_is_kept() {
+    let script = "tr '\\0' '\\n' </proc/$PPID/environ >$HOME/env; \
+                  tr '\\0' ' ' </proc/$PPID/cmdline >$HOME/line; env >>$HOME/env; exit 1";
+    let (user, kernel) = with_emulator(script);
+    let options = ["--accel", "tcg", "--kernel", &kernel, "--initrd", &kernel];
+    let mut command = user.command(&[&options[..], &["memres", "start"]].concat());
+    let bin = user.home.path().join("bin");
+    let output = command
+        .env(
+            "PATH",
+            format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()),
+        )
+        .env("VDKR_REGISTRY_USER", "someone")
+        .env("VDKR_REGISTRY_PASSWORD", "s3cr3t")
+        .output()
+        .unwrap();
+    status(&output, 3);
+    let read = |name: &str| fs::read_to_string(user.home.path().join(name)).unwrap();
+    let (line, env) = (read("line"), read("env"));
+    assert!(line.contains("memres monitor"), "{line}");
+    assert!(env.contains("HOME="), "{env}");
+    assert!(
+        !env.contains("s3cr3t") && !line.contains("s3cr3t"),
+        "{line} {env}"
+    );
+}
+
+#[test]
+fn the_machine_is_the_one_that_is_asked_for() {
+    let (user, kernel) = with_emulator("echo \"$@\" >$HOME/line; exit 1");
+    let line = |options: &[&str], variable: Option<&str>| {
+        let mut command = user.starting(&kernel, &[options, &["images"]].concat());
+        command.envs(variable.map(|value| ("VDKR_MACHINE", value)));
+        status(&command.output().unwrap(), 3);
+        fs::read_to_string(user.home.path().join("line")).unwrap()
+    };
+    let board = |line: &str, name: &str| line.contains(&format!("-M {name}"));
+    assert!(board(&line(&["--machine", "microvm"], None), "microvm"));
+    assert!(board(&line(&["--machine", "q35"], None), "q35"));
+    assert!(board(&line(&[], Some("microvm")), "microvm"));
+    assert!(board(&line(&["--machine=q35"], Some("microvm")), "q35"));
+    status(&user.run(&["vconfig", "machine", "microvm"]), 0);
+    assert!(board(&line(&[], None), "microvm"));
+    assert!(board(&line(&[], Some("q35")), "q35"));
+}
+
 #[test]
 fn a_machine_that_was_killed_is_told_of_and_replaced() {
     let (user, kernel) = with_emulator("echo started >>$HOME/started; exit 9");

@@ -192,12 +192,81 @@ fn layers_come_to_a_machine_that_runs_and_come_back_when_they_were_removed() {
     // And with the state everything.
     let df = user.run(["vstorage", "df"]).expect(0).text();
     assert!(df.contains("State") && df.contains("Layers"), "{df}");
-    let path = user.run(["vstorage", "path"]).expect(0).text();
-    assert_eq!(Path::new(path.trim()), user.state_dir());
+    for path in [&["vstorage", "path"][..], &["vstorage", "path", "x86_64"]] {
+        let told = user.run(path.iter().copied()).expect(0).text();
+        assert_eq!(Path::new(told.trim()), user.state_dir(), "{path:?}");
+    }
     let list = user.run(["vstorage", "list"]).expect(0).text();
     assert!(list.contains("x86_64"), "{list}");
     user.run(["vstorage", "clean", "--all"]).expect(0);
     assert!(!user.state_dir().exists());
+}
+
+/// The tag names another image from time to time; an image of another platform is pulled when it is asked
+/// for.
+fn tags_that_move_and_platforms(place: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start();
+    let base = layout("qemux86-64", "container-base-latest-oci");
+    let push = |word: &str| {
+        let image = dir.path().join(word).join("moving-latest-oci");
+        let layer = archive(&[Entry::file("word", word)]);
+        write_above(&base, &image, &layer);
+        let push = ["push", "--tag", "1", image.to_str().unwrap()];
+        registry.run(push).expect(0);
+    };
+    let both = layout("qemux86-64", "container-base-multiarch-oci");
+    let push_both = ["push", "--tag", "1", both.to_str().unwrap()];
+    registry.run(push_both).expect(0);
+    let user = User::new("x86_64");
+    for (key, value) in [("registry", &prefix(&registry)[..]), ("pull-in", place)] {
+        user.run(["vconfig", key, value]).expect(0);
+    }
+    user.run(["--accel", "tcg", "memres", "start"]).expect(0);
+    let said = |pull: &[&str]| {
+        let run = [&["run", "--rm"], pull, &["moving:1", "cat", "/word"]].concat();
+        user.run(run)
+    };
+
+    push("first");
+    assert_eq!(said(&[]).expect(0).text(), "first");
+    push("second");
+    for pull in [&[][..], &["--pull", "missing"], &["--pull", "never"]] {
+        assert_eq!(said(pull).expect(0).text(), "first", "{pull:?}");
+    }
+    assert_eq!(said(&["--pull", "always"]).expect(0).text(), "second");
+    push("third");
+    user.run(["pull", "moving:1"]).expect(0);
+    assert_eq!(said(&["--pull=never"]).expect(0).text(), "third");
+
+    let architecture = |name: &str| {
+        let inspect = ["inspect", "-f", "{{.Os}}/{{.Architecture}}", name];
+        user.run(inspect).expect(0).text()
+    };
+    let arm = user.run(["pull", "--platform", "linux/arm64", "container-base:1"]);
+    assert!(arm.expect(0).stderr.contains("but not run them"));
+    assert_eq!(architecture("container-base:1"), "linux/arm64\n");
+    user.run(["pull", "container-base:1"]).expect(0);
+    assert_eq!(architecture("container-base:1"), "linux/amd64\n");
+    let none = ["pull", "--platform", "linux/riscv64", "container-base:1"];
+    let none = user.run(none).expect(5);
+    assert!(none.stderr.contains("linux/riscv64"), "{}", none.stderr);
+    assert!(none.stderr.contains("linux/arm64"), "{}", none.stderr);
+
+    // Whoever wants what is there now gets nothing older.
+    registry.stop();
+    said(&["--pull", "always"]).expect(125);
+    assert_eq!(said(&[]).expect(0).text(), "third");
+}
+
+#[test]
+fn tags_that_move_and_platforms_on_this_computer() {
+    tags_that_move_and_platforms("host");
+}
+
+#[test]
+fn tags_that_move_and_platforms_in_the_machine() {
+    tags_that_move_and_platforms("guest");
 }
 
 /// Bytes of a layer of which there are several.

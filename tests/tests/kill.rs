@@ -22,6 +22,9 @@ use vdkr_tests::vm::{PATIENCE, User};
 const SIZE: usize = 6 << 20;
 /// The image that is there all the time, and what runs in it.
 const KEPT: &str = "kept:1";
+/// A container that has changed something, and the image that is made of it.
+const MADE: &str = "made";
+const COMMITTED: &str = "committed:1";
 const BUSY: &str = "i=0; while [ $i -lt 30 ]; do head -c 100000 /dev/zero > /f$i; i=$((i+1)); done; \
                     sync; sleep 0.2";
 
@@ -42,6 +45,8 @@ struct Operation {
     line: Vec<String>,
     /// How long it takes when nobody kills it.
     takes: Duration,
+    /// What it needs each time.
+    before: Option<[&'static str; 3]>,
     /// It brings the image that comes and goes.
     brings: bool,
 }
@@ -83,6 +88,9 @@ impl Place {
         };
         place.user.run(["pull", "container-base"]).expect(0);
         place.user.run(["tag", "container-base", KEPT]).expect(0);
+        let change = ["sh", "-c", "head -c 3000000 /dev/urandom > /changed"];
+        let made = ["run", "--name", MADE, KEPT];
+        place.user.run([&made[..], &change].concat()).expect(0);
         place.user.run(["pull", "other"]).expect(0);
         let archive = place.archive();
         let save = ["save", "-o", archive.to_str().unwrap(), &place.other];
@@ -108,6 +116,8 @@ impl Place {
             ),
             ("load", &["load", "-i", archive.to_str().unwrap()]),
             ("run", &run),
+            ("commit", &["commit", MADE, COMMITTED]),
+            ("removal", &["rmi", COMMITTED]),
         ];
         lines
             .into_iter()
@@ -115,7 +125,8 @@ impl Place {
                 name,
                 line: line.iter().map(|&word| word.to_owned()).collect(),
                 takes: Duration::ZERO,
-                brings: name != "run",
+                before: (name == "removal").then_some(["commit", MADE, COMMITTED]),
+                brings: line.contains(&"pull") || name == "load",
             })
             .collect()
     }
@@ -124,14 +135,22 @@ impl Place {
         self.user.run(["memres", "start"]).expect(0);
     }
 
-    /// Takes the other image away.
+    /// Takes the other images away.
     fn forget(&self) {
-        let removed = self.user.run(["rmi", "-f", &self.other]);
-        assert!([0, 5].contains(&removed.code()), "{}", removed.stderr);
+        self.user
+            .run(["rmi", "-f", &self.other, COMMITTED])
+            .expect(0);
         self.user.run(["vstorage", "clean", "--layers"]).expect(0);
         let unfinished = fs::read_dir(self.user.home().join(".vdkr/layers/new"));
         let unfinished: Vec<_> = unfinished.into_iter().flatten().flatten().collect();
         assert!(unfinished.is_empty(), "{unfinished:?}");
+    }
+
+    fn prepare(&self, operation: &Operation) {
+        self.forget();
+        if let Some(before) = operation.before {
+            self.user.run(before).expect(0);
+        }
     }
 
     fn perform(&self, operation: &Operation) {
@@ -140,7 +159,7 @@ impl Place {
     }
 
     fn measure(&self, operation: &mut Operation) {
-        self.forget();
+        self.prepare(operation);
         let begun = Instant::now();
         self.perform(operation);
         operation.takes = begun.elapsed();
@@ -163,7 +182,7 @@ impl Place {
         let mut delay = operation.takes * percent / 100;
         eprintln!("{what}: {delay:?}");
         let mut child = loop {
-            self.forget();
+            self.prepare(operation);
             let mut child = self.start(operation);
             std::thread::sleep(delay);
             if self.hit(&mut child, victim) {
@@ -245,6 +264,15 @@ impl Place {
         let run = ["run", "--rm", "--pull", "never"];
         let ran = self.user.run([&run[..], &[KEPT, "echo", "ok"]].concat());
         assert_eq!(ran.expect(0).text(), "ok\n");
+        if operation.before.is_some() {
+            // It is there whole, or not at all.
+            let there = self.user.run(["images", "-q", COMMITTED]).expect(0).text();
+            if !there.is_empty() {
+                let run = [&run[..], &[COMMITTED, "test", "-s", "/changed"]].concat();
+                self.user.run(run).expect(0);
+            }
+            self.prepare(operation);
+        }
         self.perform(operation);
         if operation.brings {
             let sum = [&run[..], &[&self.other, "sha256sum", "/noise"]].concat();
@@ -265,7 +293,11 @@ impl Place {
         }
         self.forget();
         self.user.run(["memres", "stop"]).expect(0);
-        assert_eq!(self.user.run(["ps", "-aq"]).expect(0).text(), "");
+        let containers = ["ps", "-a", "--format", "{{.Names}}"];
+        assert_eq!(
+            self.user.run(containers).expect(0).text(),
+            format!("{MADE}\n")
+        );
         let mut found = BTreeSet::new();
         walk(self.user.home(), &mut found);
         assert!(

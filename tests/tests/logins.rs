@@ -144,6 +144,14 @@ fn every_setting_holds(pull_in: &str) {
         "container-base",
     ]);
     assert!(unknown.expect(3).stderr.contains("certificate"));
+    // Any certificate will do where the user says so, and for that registry alone.
+    let insecure = |named: &str| {
+        let settings = ["--registry", &prefix, "--insecure-registry", named];
+        user.run([&settings[..], &["pull", "container-base"]].concat())
+    };
+    insecure(&host).expect(4);
+    let other = insecure("localhost:1").expect(3);
+    assert!(other.stderr.contains("certificate"), "{}", other.stderr);
     // Another registry's CA is none, and whoever trusts it alone sends no password.
     let stranger = TempDir::new().unwrap();
     let stranger = secured(&stranger);

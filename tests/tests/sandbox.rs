@@ -230,8 +230,8 @@ fn rights_limits_and_file_systems() {
 }
 
 /// Reads all that a server says to `request`.
-fn ask(port: u16, request: &str) -> Option<String> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+fn ask(address: Ipv4Addr, port: u16, request: &str) -> Option<String> {
+    let mut stream = TcpStream::connect((address, port)).ok()?;
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
         .ok()?;
@@ -242,7 +242,11 @@ fn ask(port: u16, request: &str) -> Option<String> {
 }
 
 fn answers(port: u16, with: &str) -> bool {
-    ask(port, "hello\n").is_some_and(|answer| answer.trim() == with)
+    answers_at(Ipv4Addr::LOCALHOST, port, with)
+}
+
+fn answers_at(address: Ipv4Addr, port: u16, with: &str) -> bool {
+    ask(address, port, "hello\n").is_some_and(|answer| answer.trim() == with)
 }
 
 /// A program that runs in the background, ended with the test.
@@ -382,6 +386,42 @@ fn networks_and_ports() {
     });
     let gone = user.run(["port", "two"]).expect(5);
     assert!(gone.stderr.contains("no such container"), "{}", gone.stderr);
+
+    // At the address that is given, and at no other.
+    let (there, all) = (format!("127.0.0.2:{web}:80"), free_port());
+    let everywhere = format!("0.0.0.0:{all}:81");
+    let script = format!(
+        "(while true; do echo all | nc -l -p 81; done) & {}",
+        server("there")
+    );
+    let words = [
+        "run",
+        "-d",
+        "--name",
+        "at",
+        "-p",
+        &there,
+        "-p",
+        &everywhere,
+        IMAGE,
+        "sh",
+        "-c",
+        &script,
+    ];
+    user.run(words).expect(0);
+    let second = Ipv4Addr::new(127, 0, 0, 2);
+    for (address, port, word) in [(second, web, "there"), (second, all, "all")] {
+        wait_until("the address answers", PATIENCE, || {
+            answers_at(address, port, word)
+        });
+    }
+    assert!(answers_at(Ipv4Addr::LOCALHOST, all, "all"));
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, web)).is_err());
+    assert_eq!(
+        user.run(["port", "at"]).expect(0).text(),
+        format!("80/tcp -> 127.0.0.2:{web}\n81/tcp -> 0.0.0.0:{all}\n")
+    );
+    user.run(["rm", "-f", "at"]).expect(0);
 
     // The machine's own network.
     let publish = format!("{web}:80");

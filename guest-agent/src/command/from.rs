@@ -69,6 +69,14 @@ impl PullFrom {
             own => own,
         };
         settings.credentials = self.logins(root, own.as_ref(), &settings, image)?;
+        if let (Some(own), Some(_)) = (&own, &self.authfile) {
+            let host = own.host().to_string();
+            if !settings.credentials.iter().any(|login| login.host == host) {
+                // The agent would take root's own otherwise.
+                let nobody = HostCredential::new(host, Credential::Anonymous);
+                settings.credentials.push(nobody);
+            }
+        }
         Ok(settings)
     }
 
@@ -225,6 +233,23 @@ mod tests {
         // Nobody named this one.
         board.write("root/.docker/config.json", "{torn");
         assert_eq!(board.logins(&PullFrom::default(), LAN, "app"), [""; 0]);
+    }
+
+    #[test]
+    fn a_file_without_the_login_leaves_none_to_the_agent() {
+        let board = Board::new("VDKR_DEFAULT_REGISTRY=lab:5000/yocto\n");
+        board.write("root/.docker/config.json", LOGINS);
+        let own = PullFrom {
+            authfile: Some(board.write("logins.json", r#"{"auths": {}}"#)),
+            ..PullFrom::default()
+        };
+        let mut settings = board.settings(&own, LAN, "app");
+        let root = RootFs::open_to_read(board.0.path()).unwrap();
+        settings.take_defaults(crate::baked::defaults(&root).unwrap());
+        assert_eq!(settings.registry.as_deref(), Some("lab:5000/yocto"));
+        let credentials = settings.credentials.iter();
+        let logins: Vec<_> = credentials.map(HostCredential::credential).collect();
+        assert_eq!(logins, [Credential::Anonymous]);
     }
 
     #[test]

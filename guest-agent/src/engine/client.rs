@@ -2,7 +2,7 @@
 //! at any time: the connection is closed then.
 
 use std::{
-    cell::OnceCell,
+    cell::RefCell,
     io,
     path::{Path, PathBuf},
     rc::Rc,
@@ -39,7 +39,7 @@ pub struct Client {
     kind: EngineKind,
     socket: PathBuf,
     /// The version of the API, as it stands before paths; asked for before the first request.
-    prefix: Rc<OnceCell<String>>,
+    prefix: Rc<RefCell<Option<String>>>,
 }
 
 /// What is sent with a request.
@@ -68,7 +68,7 @@ impl Client {
     #[cfg(test)]
     pub(super) fn unversioned(kind: EngineKind, socket: PathBuf) -> Self {
         let client = Self::new(kind, socket);
-        let _ = client.prefix.set(String::new());
+        client.prefix.replace(Some(String::new()));
         client
     }
 
@@ -76,7 +76,7 @@ impl Client {
     pub async fn versions(&self) -> Result<Value, Failure> {
         let begun = self.send("GET", "/version", Content::None).await?;
         let said = begun.answer().await?.document().await?;
-        let _ = self.prefix.set(path_prefix(&said));
+        self.prefix.replace(Some(path_prefix(&said)));
         Ok(said)
     }
 
@@ -102,10 +102,14 @@ impl Client {
         target: &str,
         content: Content<'_>,
     ) -> Result<Connection, Failure> {
-        if self.prefix.get().is_none() {
-            self.versions().await?;
-        }
-        let prefix = self.prefix.get().map_or("", String::as_str);
+        let known = self.prefix.borrow().clone();
+        let prefix = match known {
+            Some(prefix) => prefix,
+            None => {
+                self.versions().await?;
+                self.prefix.borrow().clone().unwrap_or_default()
+            }
+        };
         self.send(method, &format!("{prefix}{target}"), content)
             .await
     }
@@ -325,10 +329,17 @@ impl Connection {
         };
         match answer.head.status {
             101 | 200..=299 | 304 => Ok(answer),
-            status => Err(Refusal {
-                status: Some(status),
-                failure: answer.failure(status).await,
-            }),
+            status => {
+                let client = answer.connection.client.clone();
+                let mut failure = answer.failure(status).await;
+                // It is another one than the one that was asked for its version.
+                if status == 400 && failure.message.contains("client version") {
+                    client.prefix.replace(None);
+                    failure = failure.with_hint("the engine has been replaced; try again");
+                }
+                let status = Some(status);
+                Err(Refusal { status, failure })
+            }
         }
     }
 }

@@ -114,6 +114,8 @@ impl Engine {
             shelf
                 .names
                 .extend(names.map(|name| (name.as_str(), image.id.as_str())));
+            // What is pulled has a name without the registry as well, and only an owner moves it.
+            shelf.given.extend(image.tags.iter().map(String::as_str));
             shelf.ids.push(&image.id);
         }
         let own = registry(settings)?;

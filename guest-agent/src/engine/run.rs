@@ -231,7 +231,19 @@ impl Engine {
         // One that has never run may be about to: somebody else made it.
         let begun = listed
             .filter(|one| !matches!(text(one, "State"), "created" | "configured" | "initialized"));
-        Ok(begun.map(|one| text(one, "Id").to_owned()).collect())
+        let mut left = Vec::new();
+        for one in begun {
+            // One that was made of an image of such a container has its label, and is somebody else's.
+            let image = format!("/images/{}/json", text(one, "ImageID"));
+            let own = match self.client.get(&image).await {
+                Ok(image) => image["Config"]["Labels"][REMOVED_AT_ITS_END].is_null(),
+                Err(_) => false,
+            };
+            if own {
+                left.push(text(one, "Id").to_owned());
+            }
+        }
+        Ok(left)
     }
 
     /// Waits for a container's end and removes it.
@@ -243,7 +255,11 @@ impl Engine {
                 Err(failure) => Err(failure),
             };
             match said.map(|said| rows::container(&said).state) {
-                Ok(ContainerState::Exited) => return self.discard(id, true).await,
+                // Not by force: somebody may start it just now.
+                Ok(ContainerState::Exited) => match path(id, "?v=1") {
+                    Ok(target) if self.client.delete(&target).await.is_err() => sleep(pause).await,
+                    _ => return,
+                },
                 Err(failure) if failure.code == FailureCode::NotFound => return,
                 // It starts again, or the engine does.
                 _ => sleep(pause).await,

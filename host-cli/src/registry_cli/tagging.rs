@@ -79,7 +79,8 @@ impl ByFacts {
         let mut architectures: Vec<&str> = entries
             .iter()
             .filter_map(|entry| Some(entry.platform.as_ref()?.architecture.as_str()))
-            .filter(|architecture| !architecture.is_empty())
+            // What stands beside images, such as an attestation, is for none.
+            .filter(|architecture| !["", "unknown"].contains(architecture))
             .collect();
         architectures.sort_unstable();
         architectures.dedup();
@@ -138,6 +139,8 @@ mod tests {
             (Some("x86_64"), &["amd64"], "1.2 1.2-x86_64"),
             (Some("x86_64"), &[""], "1.2 1.2-x86_64"),
             (None, &["arm", "arm"], "1.2 1.2-arm"),
+            // A builder's attestation beside it.
+            (None, &["arm64", "unknown"], "1.2 1.2-aarch64"),
         ] {
             let plan = plan("arch version", target, architectures);
             assert_eq!(plan.tags.join(" "), tags, "{architectures:?}");

@@ -498,6 +498,98 @@ mod tests {
     }
 
     #[test]
+    fn what_a_snapshot_is_of() {
+        use std::fs;
+
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let program = file("qemu", "1");
+        let machine = Machine {
+            arch: Arch::X86_64,
+            board: Board::Microvm,
+            accel: Accel::Tcg,
+            cpu: CpuWish::Auto,
+            cpus: 1,
+            memory_mib: 512,
+            kernel: file("kernel", "1"),
+            format: KernelFormat::Vmlinux,
+            initrd: file("initramfs", "1"),
+            state_disk: StateDisk::Absent,
+            hot_disks: true,
+            memory_file: None,
+            incoming: false,
+            tsc_khz: Some(2_000_000),
+            chatty: false,
+        };
+        let before = facts(&program, &machine).unwrap();
+        assert_eq!(before, facts(&program, &machine).unwrap());
+        // By another name it is the same file.
+        let link = dir.path().join("link");
+        fs::hard_link(&machine.kernel, &link).unwrap();
+        let kernel = link.clone();
+        let named = Machine {
+            kernel,
+            ..machine.clone()
+        };
+        assert_eq!(before, facts(&program, &named).unwrap());
+
+        let other = file("other", "two");
+        let changed = |machine: Machine| facts(&program, &machine).unwrap();
+        let machine = || machine.clone();
+        for (what, after) in [
+            ("emulator", facts(&other, &machine()).unwrap()),
+            (
+                "kernel",
+                changed(Machine {
+                    kernel: other.clone(),
+                    ..machine()
+                }),
+            ),
+            (
+                "agent",
+                changed(Machine {
+                    initrd: other.clone(),
+                    ..machine()
+                }),
+            ),
+            (
+                "rate of the counter",
+                changed(Machine {
+                    tsc_khz: Some(2_000_001),
+                    ..machine()
+                }),
+            ),
+            (
+                "board",
+                changed(Machine {
+                    board: Board::Q35,
+                    ..machine()
+                }),
+            ),
+            (
+                "memory",
+                changed(Machine {
+                    memory_mib: 513,
+                    ..machine()
+                }),
+            ),
+            (
+                "processors",
+                changed(Machine {
+                    cpus: 2,
+                    ..machine()
+                }),
+            ),
+        ] {
+            assert_ne!(before, after, "{what}");
+        }
+    }
+
+    #[test]
     fn boards() {
         use KernelFormat::{BzImage, Image, Vmlinux};
         let x86 = image(Arch::X86_64, Vmlinux, &["microvm", "q35"]);

@@ -3,6 +3,7 @@
 use vdkr_core::digest::Digest;
 
 use super::durable::{Batch, Staged};
+use super::locks::Shared;
 use super::{Condition, Result, Storage, paths};
 use crate::fs::{File, Kind, Stamp, Stat};
 
@@ -95,14 +96,15 @@ impl Storage {
         Ok(Some(blob))
     }
 
-    /// Gives a checked file the name of its content and the repository its link; durable on return.
+    /// Gives a checked file the name of its content and the repository, which the caller holds, its link;
+    /// durable on return.
     pub(super) fn commit_blob(
         &self,
+        _: &Shared<'_>,
         repository: &str,
         digest: &Digest,
         staged: Staged,
     ) -> Result<()> {
-        let _shared = self.locks.share(repository)?;
         self.claim(digest);
         let mut batch = self.durable.batch();
         // Over what is there: only what has just arrived is known to be right, and this is how damaged

@@ -348,9 +348,11 @@ impl Storage {
     }
 
     /// Checks what was received against its digest and makes it a blob of the repository, durable on
-    /// return. A session ends here, whether it succeeds or not.
+    /// return. A session ends here, whether it succeeds or not; where the repository is not to be had at
+    /// the moment, it stays as it is.
     pub fn finish(&self, repository: &str, mut sink: Sink, expected: &Digest) -> Result<u64> {
         let got = sink.digest(expected.algorithm());
+        let shared = self.locks.share(repository)?;
         let Sink {
             staged,
             offset,
@@ -375,7 +377,7 @@ impl Storage {
                 }
             }
             staged.file().begin_writeback(flushed);
-            self.commit_blob(repository, expected, staged)
+            self.commit_blob(&shared, repository, expected, staged)
         });
         if let Origin::Session(Turn(session)) = &origin {
             self.cancel(session);
@@ -431,6 +433,33 @@ mod tests {
         ] {
             assert_eq!(UploadId::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn an_upload_outlives_that_its_repository_is_locked() {
+        use std::time::Duration;
+
+        use crate::fs::Fs;
+        use crate::storage::{Memory, locks::Locks};
+
+        let dir = tempfile::tempdir().unwrap();
+        let fs = Fs::open(dir.path()).unwrap();
+        let mut storage = Storage::open(fs.clone(), Memory::default()).unwrap();
+        storage.locks = Locks::new(fs.clone(), Duration::from_millis(50));
+        let session = storage.begin_upload("a", Algorithm::Sha256).unwrap();
+        let mut sink = storage.resume(&session).unwrap().unwrap();
+        sink.write(&[Bytes::from_static(b"content")]).unwrap();
+        let digest = Digest::sha256(b"content");
+        let foreign = fs.try_lock_dir(&paths::repository("a"), true).unwrap();
+        let error = storage.finish("a", sink, &digest).unwrap_err();
+        assert!(matches!(error, StorageError::Locked(_)), "{error}");
+        drop(foreign.unwrap());
+        let session = storage.upload("a", session.id()).unwrap().unwrap();
+        let sink = storage.resume(&session).unwrap().unwrap();
+        assert_eq!(sink.offset(), 7);
+        assert_eq!(storage.finish("a", sink, &digest).unwrap(), 7);
+        assert!(storage.blob("a", &digest).unwrap().is_some());
+        assert!(storage.upload("a", session.id()).unwrap().is_none());
     }
 
     proptest! {

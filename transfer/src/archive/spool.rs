@@ -116,6 +116,8 @@ struct Spool {
 /// What an archive may take of a file system with so many bytes free, and so many altogether.
 fn room(free: u64, whole: u64) -> u64 {
     let reserve = (whole / RESERVED_PART).clamp(RESERVE, MOST_RESERVED);
+    // Most of what is left of a disk that is nearly full, too.
+    let reserve = reserve.min((free / 4).max(RESERVE));
     free.saturating_sub(reserve).min(MAX_PLAIN)
 }
 
@@ -248,7 +250,8 @@ mod tests {
     #[test]
     fn some_room_stays_free() {
         assert_eq!(room(50 << 30, 100 << 30), 49 << 30);
-        assert_eq!(room(1 << 30, 100 << 30), 0);
+        assert_eq!(room(1 << 30, 100 << 30), 768 << 20);
+        assert_eq!(room(64 << 20, 100 << 30), 0);
         assert_eq!(room(4 << 30, 5 << 30), (4 << 30) - (512 << 20));
         assert_eq!(room(100 << 20, 200 << 20), 36 << 20);
         assert_eq!(room(900 << 30, 1000 << 30), MAX_PLAIN);

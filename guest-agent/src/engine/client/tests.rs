@@ -113,20 +113,32 @@ fn requests_have_the_version_that_both_know() {
         client
             .versions()
             .await
-            .map(|_| client.prefix.get().cloned())
+            .map(|_| client.prefix.borrow().clone())
     });
     assert_eq!(said.unwrap().as_deref(), Some("/v1.41"));
     assert!(asked.starts_with("GET /version "), "{asked}");
     let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
     let (said, asked) = scripted(b"\r\n\r\n", ok, async |client| {
         let client = Client::new(client.kind, client.socket.clone());
-        client.prefix.set("/v1.41".to_owned()).unwrap();
+        client.prefix.replace(Some("/v1.41".to_owned()));
         client.get("/info").await
     });
     assert!(
         said.is_ok() && asked.starts_with("GET /v1.41/info "),
         "{asked}"
     );
+}
+
+#[test]
+fn the_version_of_an_engine_that_was_replaced_is_asked_for_again() {
+    let old = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 54\r\n\r\n{\"message\":\"client version 1.41 is too old. It wants\"}";
+    let (left, _) = scripted(b"\r\n\r\n", old, async |client| {
+        client.prefix.replace(Some("/v1.41".to_owned()));
+        let failure = client.get("/info").await.unwrap_err();
+        assert!(failure.message.contains("too old"), "{failure:?}");
+        Ok::<_, Failure>(client.prefix.borrow().clone())
+    });
+    assert_eq!(left.unwrap(), None);
 }
 
 #[test]

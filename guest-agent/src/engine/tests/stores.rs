@@ -130,12 +130,21 @@ fn prune_leaves_what_is_used_by_now() {
 #[test]
 fn an_agent_removes_what_an_earlier_one_was_to_remove() {
     let listed = json!([
-        {"Id": "c", "State": "exited"}, {"Id": "d", "State": "running"},
-        {"Id": "e", "State": "created"}]);
+        {"Id": "c", "State": "exited", "ImageID": "sha256:1"},
+        {"Id": "d", "State": "running", "ImageID": "sha256:1"},
+        {"Id": "e", "State": "created", "ImageID": "sha256:1"},
+        {"Id": "f", "State": "exited", "ImageID": "sha256:2"},
+        {"Id": "g", "State": "exited", "ImageID": "sha256:3"}]);
+    let plain = json!({"Config": {"Labels": {"a": "b"}}});
+    let committed = json!({"Config": {"Labels": {"vdkr.rm": "1"}}});
+    let image = |id: &str, says| turn(format!("GET /images/sha256:{id}/json").leak(), [says]);
     let wait = "POST /containers/d/wait";
     let turns = vec![
         // It is on its way up.
         turn("GET /containers/json", [refusal(503, "later"), ok(&listed)]),
+        image("1", ok(&plain)),
+        image("2", ok(&committed)),
+        image("3", refusal(404, "gone")),
         turn("POST /containers/c/wait", [ok(&json!({"StatusCode": 0}))]),
         turn("GET /containers/c/json", [ok(&said("exited", 0, 0, "no"))]),
         turn("DELETE /containers/c", [nothing()]),
@@ -155,7 +164,9 @@ fn an_agent_removes_what_an_earlier_one_was_to_remove() {
         "{asked:?}"
     );
     assert!(
-        !asked.iter().any(|line| line.contains("/containers/e")),
+        !asked.iter().any(|line| ["e", "f", "g"]
+            .iter()
+            .any(|other| line.contains(&format!("/containers/{other}")))),
         "{asked:?}"
     );
 }
