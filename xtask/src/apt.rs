@@ -234,6 +234,19 @@ impl Apt {
     }
 }
 
+/// For fakechroot, under which the loader looks for systemd's own library where this system has its own:
+/// it is found in `/lib/systemd`, where it is not, by links of every version's name.
+const LINK_LIBRARIES: &str = r#"test "$MMDEBSTRAP_MODE" != fakechroot || {
+    cd "$1/usr/lib" && mkdir -p systemd && for place in *-linux-gnu; do
+        for version in $(seq 247 299); do
+            ln -s "../$place/systemd/libsystemd-shared-$version.so" systemd/
+        done
+    done
+}"#;
+/// Afterwards nothing of that is left.
+const UNLINK_LIBRARIES: &str =
+    r#"find "$1/usr/lib/systemd" -name 'libsystemd-shared-*.so' -type l -delete"#;
+
 /// What becomes of packages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Install {
@@ -270,6 +283,11 @@ pub(crate) fn bootstrap(
                 ["doc", "man", "locale", "info"]
                     .map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*")),
             );
+        if install == Install::Configured {
+            command
+                .arg(format!("--essential-hook={LINK_LIBRARIES}"))
+                .arg(format!("--customize-hook={UNLINK_LIBRARIES}"));
+        }
         // A pattern and a name do not go into one option.
         command.args(
             packages
