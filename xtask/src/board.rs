@@ -171,8 +171,10 @@ fn disk(workspace: &Workspace, apt: &Apt, content: Content) -> Result<PathBuf> {
         eprintln!("making a Debian with systemd");
         let archive = place.join("root.tar");
         apt::bootstrap(apt, ARCH, apt::Install::Configured, &packages, &archive)?;
-        // Whoever unpacks it, owners and devices reach the disk as they are in the archive.
+        // Whoever unpacks it, owners, modes and devices reach the disk as they are in the archive; what
+        // not even its owner may read is made readable behind fakeroot's back.
         let script = "mkdir root && tar -xpf root.tar --numeric-owner -C root && \
+                      env -u LD_PRELOAD chmod -R u+rwX root && \
                       \"$0\" -q -t ext4 -m 0 -E root_owner=0:0 -d root disk \"$1\"";
         run(Command::new(fakeroot)
             .args(["--", "sh", "-c", script])
