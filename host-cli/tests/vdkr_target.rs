@@ -89,6 +89,8 @@ fn what_is_wrong_with_a_target_is_told() {
         ("serial:ttyS0", 2, "from the root"),
         ("unix:/no/such/socket", 3, "vdkr-agent serve"),
         ("serial:/dev/null", 3, "serial:/dev/null"),
+        // Nobody's, with and without the device.
+        ("vsock:4294967290", 3, "vsock:4294967290"),
     ] {
         let output = user.run(&["--target", target, "images"]);
         status(&output, code);

@@ -202,10 +202,13 @@ impl Computer {
     #[track_caller]
     pub fn registry(&self, host: &str, variables: &[(&str, &str)]) -> RegistryThere<'_> {
         let mut prefix = String::from("env");
-        let storage = self.path("storage").display().to_string();
+        let storage = self.path(&format!("storage-{host}"));
         let own = [
             ("CONTAINER_REGISTRY_URL", host),
-            ("CONTAINER_REGISTRY_STORAGE", storage.as_str()),
+            (
+                "CONTAINER_REGISTRY_STORAGE",
+                storage.to_str().unwrap_or_default(),
+            ),
         ];
         for (name, value) in own.iter().chain(variables) {
             prefix += &format!(" {name}={}", quoted(value));
@@ -219,6 +222,7 @@ impl Computer {
             computer: self,
             host: host.to_owned(),
             prefix,
+            storage: storage.clone(),
         };
         registry.run(["start", "--listen", "0.0.0.0"]).expect(0);
         registry
@@ -238,6 +242,7 @@ pub struct RegistryThere<'a> {
     computer: &'a Computer,
     host: String,
     prefix: String,
+    storage: PathBuf,
 }
 
 impl RegistryThere<'_> {
@@ -247,8 +252,8 @@ impl RegistryThere<'_> {
     }
 
     /// Its storage.
-    pub fn storage(&self) -> PathBuf {
-        self.computer.path("storage")
+    pub fn storage(&self) -> &Path {
+        &self.storage
     }
 
     /// Performs a command of `container-registry` for it.

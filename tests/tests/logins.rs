@@ -9,6 +9,7 @@ use std::thread;
 use tempfile::TempDir;
 use vdkr_tests::fixtures::layout;
 use vdkr_tests::process::{Ran, free_port, run_tool};
+use vdkr_tests::pty::Terminal;
 use vdkr_tests::registry::Registry;
 use vdkr_tests::vm::User;
 
@@ -236,6 +237,27 @@ fn every_setting_holds(pull_in: &str) {
         "",
     );
     assert!(shown.expect(0).text().contains("console="));
+
+    // Asked for at a terminal, which shows no password.
+    let asked = |keys: &[(&str, &str)]| {
+        let mut command = user.command();
+        command.args(["--registry", &prefix, "--ca-cert", &ca, "login"]);
+        let mut terminal = Terminal::start(&command, 24, 80);
+        for (question, answer) in keys {
+            terminal.until(question);
+            terminal.keys(answer);
+        }
+        terminal
+    };
+    fs::remove_file(&file).unwrap();
+    let stopped = asked(&[("User name", "yocto\r"), ("Password", "wro\x03")]);
+    assert_ne!(stopped.ended().code(), Some(0));
+    assert!(!file.exists());
+    let right = format!("{}\r", password.plain);
+    let mut done = asked(&[("User name", "yocto\r"), ("Password", &right)]);
+    done.until("Login Succeeded");
+    assert!(!password.is_in(done.shown().as_bytes()), "{}", done.shown());
+    assert_eq!(done.ended().code(), Some(0));
 
     // The same by a file that the command names.
     let own = storage.join("logins.json");

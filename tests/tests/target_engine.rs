@@ -101,6 +101,8 @@ fn everything(engine: &'static str) {
     by_digest(&board, &plain);
     falling_back(&board, &plain);
     images(&board, &plain);
+    names_of_the_owner(&board, &plain, &from);
+    secured(&board);
     running(&board, &from);
     rounds(&board);
     living(&board);
@@ -200,6 +202,70 @@ fn images(board: &Board, plain: &str) {
     assert!(info.contains(board.engine), "{info}");
     let version = board.vdkr("version").expect(0).text();
     assert!(version.contains("vdkr"), "{version}");
+}
+
+/// What the owner of the board calls so is meant, whatever the registry has under that name.
+fn names_of_the_owner(board: &Board, plain: &str, from: &str) {
+    let id = |name: &str| {
+        let inspect = format!("image inspect -f '{{{{.Id}}}}' {name}");
+        let id = board.own(&inspect).expect(0).text();
+        id.trim().trim_start_matches("sha256:").to_owned()
+    };
+    let (pulled, other) = (
+        format!("{plain}/yocto/container-base:latest"),
+        format!("{plain}/yocto/many-layers:v2"),
+    );
+    let own_name = "docker.io/library/container-base:latest";
+    for (image, given) in [(&pulled, false), (&other, true)] {
+        if given {
+            board.own(&format!("tag {image} {own_name}")).expect(0);
+        }
+        board
+            .vdkr(&format!(
+                "{from} create --name meant --network none container-base true"
+            ))
+            .expect(0);
+        let made = board
+            .own("container inspect -f '{{.Image}}' meant")
+            .expect(0)
+            .text();
+        assert!(made.contains(&id(image)), "{image}: {made}");
+        board.vdkr("rm meant").expect(0);
+    }
+    board.own(&format!("tag {pulled} {own_name}")).expect(0);
+}
+
+/// CA and login come with the request, and leave nothing with the engine or the agent.
+fn secured(board: &Board) {
+    let host = format!("{ADDRESS}:5443");
+    let registry = board
+        .computer
+        .registry(&host, &[("CONTAINER_REGISTRY_SECURE", "1")]);
+    push(&registry, "many-layers-latest-oci", "s1");
+    let file = |name: &str| registry.storage().join(name).display().to_string();
+    let (ca, password) = (file("pki/ca.crt"), file("auth/password"));
+    let pull = |settings: &str, input: &str| {
+        board.vdkr(&format!(
+            "--registry {host}/yocto {settings} pull many-layers:s1 <{input}"
+        ))
+    };
+    let login = "--registry-user yocto --registry-password-stdin";
+    let with_ca = format!("--ca-cert {ca}");
+    let unknown = pull(&format!("--secure-registry {login}"), &password).expect(3);
+    assert!(unknown.stderr.contains("certificate"), "{}", unknown.stderr);
+    pull(&with_ca, "/dev/null").expect(4);
+    board.sh("echo wrong-password >wrong").expect(0);
+    pull(&format!("{with_ca} {login}"), "wrong").expect(4);
+    let name = format!("{host}/yocto/many-layers:s1");
+    assert!(!names(board).contains(&name));
+    pull(&format!("{with_ca} {login}"), &password).expect(0);
+    assert!(names(board).contains(&name));
+    // And the next request has none of it.
+    pull(&with_ca, "/dev/null").expect(4);
+    board.sh("test ! -e /etc/docker/certs.d").expect(0);
+    let left = board.sh(&format!("grep -rlF -f {password} agent.log state"));
+    assert_eq!((left.code(), left.text()), (1, String::new()));
+    board.vdkr(&format!("rmi {name}")).expect(0);
 }
 
 fn running(board: &Board, from: &str) {
