@@ -121,6 +121,8 @@ pub(crate) fn some(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         "-p",
         "vdkr-host",
         "-p",
+        "vdkr-agent",
+        "-p",
         "vdkr-tests",
     ];
     run(cargo(workspace).args(programs))?;
