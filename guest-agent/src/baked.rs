@@ -7,7 +7,7 @@ use vdkr_core::{
     emit::MAX_FILE,
 };
 use vdkr_transfer::target::RootFs;
-pub use vdkr_transfer::target::baked::{Baked, CA, defaults};
+pub use vdkr_transfer::target::baked::{Baked, CA, defaults, defaults_without_login};
 
 use crate::command::CommandError;
 
@@ -30,7 +30,15 @@ pub fn fill(settings: &mut RegistrySettings) -> Result<(), Failure> {
         .with_hint("mend the file there, or name a registry, or --no-registry")
     };
     let root = super::command::open(Path::new("/")).map_err(failed)?;
-    settings.take_defaults(defaults(&root).map_err(|error| failed(error.into()))?);
+    let set_up = match defaults(&root) {
+        Ok(set_up) => set_up,
+        Err(error) => {
+            let without = defaults_without_login(&root).map_err(|error| failed(error.into()))?;
+            eprintln!("warning: no login of this machine is used: {error}");
+            without
+        }
+    };
+    settings.take_defaults(set_up);
     if settings.public_roots.is_none() {
         settings.public_roots = public_roots(&root).map_err(failed)?;
     }

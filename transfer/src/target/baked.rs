@@ -80,9 +80,18 @@ pub fn login(root: &RootFs, host: &Host, repository: &str) -> Result<Credential,
 
 /// Everything that requests without a registry of their own get.
 pub fn defaults(root: &RootFs) -> Result<RegistryDefaults, TargetError> {
+    Ok(RegistryDefaults {
+        credential: Baked::read(root)?.credential(root)?,
+        ..defaults_without_login(root)?
+    })
+}
+
+/// The same without a login, for where the files of logins cannot be read: what is asked for may need
+/// none.
+pub fn defaults_without_login(root: &RootFs) -> Result<RegistryDefaults, TargetError> {
     let baked = Baked::read(root)?;
     Ok(RegistryDefaults {
-        credential: baked.credential(root)?,
+        credential: Credential::Anonymous,
         conf: baked.conf,
         ca_pem: baked.ca.map(|(text, _)| text),
     })
@@ -141,7 +150,12 @@ mod tests {
             error.contains("config.json") && !error.contains("secret"),
             "{error}"
         );
+        let without = defaults_without_login(&root).unwrap();
+        assert_eq!(without.credential, Credential::Anonymous);
+        assert_eq!(without.ca_pem.as_deref(), Some("a certificate"));
+        assert!(without.conf.registry.is_some());
         write("etc/vdkr/registry.conf", "VDKR_DEFAULT_REGISTRY=$(reboot)");
+        assert!(defaults_without_login(&root).is_err());
         let error = defaults(&root).unwrap_err().to_string();
         assert!(error.contains("registry.conf: line 1"), "{error}");
     }
