@@ -35,6 +35,32 @@ const WANTS: &str = "[Unit]\nWants=test-shell.service\n";
 const CHANNELS: &str =
     "VDKR_AGENT_CHANNELS=--channel port:vdkr.agent --serial /dev/ttyS1 --vsock\n";
 
+/// What a board runs on.
+struct Machine {
+    program: &'static str,
+    board: &'static str,
+    cpu: &'static str,
+    /// The kernel's name of the first serial line.
+    console: &'static str,
+    /// Whether there is a second serial line.
+    two_lines: bool,
+}
+
+const PC: Machine = Machine {
+    program: "qemu-system-x86_64",
+    board: "q35",
+    cpu: "qemu64",
+    console: "ttyS0",
+    two_lines: true,
+};
+const ARM: Machine = Machine {
+    program: "qemu-system-aarch64",
+    board: "virt",
+    cpu: "cortex-a57",
+    console: "ttyAMA0",
+    two_lines: false,
+};
+
 /// A running board; switched off when dropped.
 #[derive(Debug)]
 pub struct Board {
@@ -49,14 +75,25 @@ impl Board {
     /// Starts one with these files more, and waits until its shell answers.
     #[track_caller]
     pub fn boot(files: Vec<File>) -> Self {
-        Self::boot_from("x86_64", files)
+        Self::boot_on(&PC, "x86_64", files)
+    }
+
+    /// Starts the one of this architecture with Docker's engine.
+    #[track_caller]
+    pub fn boot_docker(arch: &str, files: Vec<File>) -> Self {
+        let machine = match arch {
+            "aarch64" => &ARM,
+            _ => &PC,
+        };
+        Self::boot_on(machine, &format!("{arch}-docker"), files)
     }
 
     /// Starts the one of this name below `target/board`.
     #[track_caller]
-    pub fn boot_from(name: &str, files: Vec<File>) -> Self {
+    fn boot_on(machine: &Machine, name: &str, files: Vec<File>) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         let image = image(name);
+        let console = machine.console;
         let text = |path: &str, text: &str| (path.to_owned(), 0o644, text.as_bytes().to_vec());
         let unit = "etc/systemd/system";
         let mut all = vec![
@@ -90,8 +127,9 @@ impl Board {
         let vhost = dir.path().join("vhost.sock");
         wait_until("vhost-device-vsock", PATIENCE, || vhost.exists());
         let disk = image.join("disk");
-        let mut qemu = tool("qemu-system-x86_64");
-        qemu.args(["-M", "q35", "-accel", "tcg", "-cpu", "qemu64", "-m", "768"])
+        let mut qemu = tool(machine.program);
+        qemu.args(["-M", machine.board, "-accel", "tcg"])
+            .args(["-cpu", machine.cpu, "-m", "768"])
             .args([
                 "-nodefaults",
                 "-no-user-config",
@@ -102,15 +140,18 @@ impl Board {
             .arg("-kernel")
             .arg(image.join("kernel"))
             .args(["-initrd", &path("initramfs")])
-            .args([
-                "-append",
-                "console=ttyS0 panic=-1 cryptomgr.notests random.trust_cpu=on mitigations=off \
-                 systemd.mask=serial-getty@ttyS0.service systemd.mask=getty@tty1.service \
-                 systemd.mask=systemd-random-seed.service systemd.mask=apt-daily.timer",
-            ])
+            .arg("-append")
+            .arg(format!(
+                "console={console} panic=-1 cryptomgr.notests random.trust_cpu=on mitigations=off \
+                 systemd.mask=serial-getty@{console}.service systemd.mask=getty@tty1.service \
+                 systemd.mask=systemd-random-seed.service systemd.mask=apt-daily.timer"
+            ))
             .args(["-serial", &format!("file:{}", path("console"))])
-            .args(["-chardev", &socket("line"), "-serial", "chardev:line"])
-            .arg("-drive")
+            .args(["-chardev", &socket("line")]);
+        if machine.two_lines {
+            qemu.args(["-serial", "chardev:line"]);
+        }
+        qemu.arg("-drive")
             .arg(format!(
                 "file={},if=none,id=disk,format=raw,snapshot=on",
                 disk.display()
@@ -139,7 +180,7 @@ impl Board {
             .arg("-chardev")
             .arg(format!("socket,id=vsock,path={}", path("vhost.sock")))
             .args(["-device", "vhost-user-vsock-pci,chardev=vsock"]);
-        let child = qemu.spawn().expect("qemu-system-x86_64 starts");
+        let child = qemu.spawn().expect("the emulator starts");
         let qemu = Background(child);
         let shell = dir.path().join("shell.sock");
         wait_until("the emulator's sockets", Duration::from_mins(1), || {

@@ -159,27 +159,31 @@ fn all_fixtures(workspace: &Workspace) -> Result<()> {
 pub(crate) fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     fixtures::build(workspace, Scope::Benches)?;
     if arguments.iter().any(|part| part == "docker") {
-        let agent = agent::build(workspace, Arch::X86_64)?;
-        board::build(workspace, &agent, board::Content::Docker)?;
+        for arch in Arch::ALL {
+            let agent = agent::build(workspace, arch)?;
+            board::build(workspace, &agent, board::Content::Docker(arch))?;
+        }
     }
-    measure(workspace, "vdkr-bench", arguments)
+    measure(workspace, &Arch::ALL, "vdkr-bench", arguments)
 }
 
 /// Runs a soak, of the registry or of a machine.
 pub(crate) fn soak(workspace: &Workspace, arguments: &[String]) -> Result<()> {
-    measure(workspace, "vdkr-soak", arguments)
+    measure(workspace, &[Arch::HOST], "vdkr-soak", arguments)
 }
 
-/// Builds what users get, and runs a program that drives it.
-fn measure(workspace: &Workspace, program: &str, arguments: &[String]) -> Result<()> {
-    let agent = agent::build(workspace, Arch::HOST)?;
-    image::build(
-        workspace,
-        Arch::HOST,
-        &agent,
-        &Source::Debian { newest: false },
-        None,
-    )?;
+/// Builds what users get, with VM images of these architectures, and runs a program that drives it.
+fn measure(
+    workspace: &Workspace,
+    archs: &[Arch],
+    program: &str,
+    arguments: &[String],
+) -> Result<()> {
+    for arch in archs {
+        let agent = agent::build(workspace, *arch)?;
+        let source = Source::Debian { newest: false };
+        image::build(workspace, *arch, &agent, &source, None)?;
+    }
     fixtures::build(workspace, Scope::Tests)?;
     run(cargo(workspace).args([
         "build",

@@ -74,9 +74,9 @@ enum Task {
         /// Take this program as the agent instead of building it
         #[arg(long, value_name = "FILE")]
         agent: Option<PathBuf>,
-        /// With Docker's engine, for `bench docker`; otherwise without
-        #[arg(long)]
-        docker: bool,
+        /// With Docker's engine of this architecture, for `bench docker`; otherwise without
+        #[arg(long, value_enum, value_name = "ARCH")]
+        docker: Option<Arch>,
     },
     /// Show the main job: registry, push, VM, pull, run
     Demo,
@@ -164,13 +164,10 @@ fn perform(workspace: &Workspace, task: Task) -> Result<()> {
             }
         }
         Task::Board { agent, docker } => {
+            let content = docker.map_or(board::Content::Plain, board::Content::Docker);
             let agent = match agent {
                 Some(file) => file,
-                None => agent::build(workspace, Arch::X86_64)?,
-            };
-            let content = match docker {
-                true => board::Content::Docker,
-                false => board::Content::Plain,
+                None => agent::build(workspace, content.arch())?,
             };
             let place = board::build(workspace, &agent, content)?;
             eprintln!("board: {}", place.display());

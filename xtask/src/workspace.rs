@@ -57,11 +57,13 @@ fn non_empty(name: &str) -> Option<std::ffi::OsString> {
 }
 
 /// The architectures that a VM can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Arch {
     /// 64-bit x86; Debian's amd64.
+    #[value(name = "x86_64", alias = "amd64")]
     X86_64,
     /// 64-bit ARM; Debian's arm64.
+    #[value(name = "aarch64", alias = "arm64")]
     Aarch64,
 }
 

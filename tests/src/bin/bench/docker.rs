@@ -3,6 +3,7 @@
 //!
 //! The engine makes no networks of its own here, which spares it the work of its bridge.
 
+use std::path::Path;
 use std::time::Duration;
 
 use vdkr_tests::board::Board;
@@ -17,13 +18,21 @@ const ROUNDS: usize = 3;
 /// What a pull there may take.
 const UNPACKING: Duration = Duration::from_mins(15);
 
-/// Prints the table.
+/// Prints the tables.
 pub(crate) fn run() {
-    println!(
-        "### The same with Docker's engine in a Debian VM (q35), x86_64 under emulation (TCG)\n"
-    );
+    for (arch, board, machine) in [
+        ("x86_64", "q35", "qemux86-64"),
+        ("aarch64", "virt", "qemuarm64"),
+    ] {
+        println!(
+            "### The same with Docker's engine in a Debian VM ({board}), {arch} under emulation (TCG)\n"
+        );
+        table(arch, &bench_layout(machine, "debian-large-latest-oci"));
+    }
+}
+
+fn table(arch: &str, image: &Path) {
     let registry = Registry::start();
-    let image = bench_layout("qemux86-64", "debian-large-latest-oci");
     let push = ["push", "--tag", "latest", image.to_str().expect("UTF-8")];
     registry.run(push).expect(0);
     let host = format!("10.0.2.2:{}", registry.port());
@@ -42,7 +51,7 @@ pub(crate) fn run() {
         let file = ("etc/docker/daemon.json", 0o644, daemon.as_bytes());
         let file = (file.0.to_owned(), file.1, file.2.to_vec());
         let (boot, mut board) = timed(|| {
-            let mut board = Board::boot_from("x86_64-docker", vec![file]);
+            let mut board = Board::boot_docker(arch, vec![file]);
             board.sh("until docker info >/dev/null 2>&1; do sleep 0.1; done");
             board
         });
