@@ -56,6 +56,7 @@ peers() {
     debootstrap
     need skopeo has skopeo
     need podman has podman
+    need zstd has zstd
     need umoci has umoci
     need util-linux has unshare
     need iproute2 has ip
@@ -71,7 +72,7 @@ case $task in
     agent | image | dist) targets="x86_64-unknown-linux-musl aarch64-unknown-linux-musl"; base ;;
     demo) targets=$(uname -m)-unknown-linux-musl; base; images ;;
     fixtures) base; images; debootstrap ;;
-    board) targets=x86_64-unknown-linux-musl; base; images; debootstrap ;;
+    board) targets="x86_64-unknown-linux-musl aarch64-unknown-linux-musl"; base; images; debootstrap ;;
     wasm) targets=wasm32-unknown-unknown; base; need nodejs has node ;;
     ci | bench)
         targets="x86_64-unknown-linux-musl aarch64-unknown-linux-musl wasm32-unknown-unknown x86_64-unknown-none"

@@ -67,7 +67,7 @@ pub fn unnamed_file(directory: &Path) -> Result<File, TransferError> {
 }
 
 /// The header of a member of an archive, for writers that send one as it is made: a regular file of
-/// this name and size. Behind its data the next header begins at a multiple of 512 bytes.
+/// this name and size, or a directory where the name ends in `/`. Behind its data the next header begins at a multiple of 512 bytes.
 pub fn member_header(name: &str, size: u64) -> Vec<u8> {
     tar::written(name, size)
 }

@@ -68,6 +68,8 @@ impl Image {
             command = Command::new("fsck.erofs");
             command
                 .arg(format!("--extract={}", files.display()))
+                // Else without what the umask takes.
+                .arg("--preserve-perms")
                 .arg(&image);
         }
         let output = command.output().unwrap();

@@ -46,6 +46,7 @@ pub struct Wanted {
 pub struct Archive {
     out: Out,
     docker: bool,
+    directories: HashSet<String>,
     written: HashSet<Digest>,
     index: ImageIndex,
     list: Vec<serde_json::Value>,
@@ -66,13 +67,15 @@ impl Archive {
         Self {
             out,
             docker,
+            directories: HashSet::new(),
             written: HashSet::new(),
             index: ImageIndex::default(),
             list: Vec::new(),
         }
     }
 
-    /// Writes an image, of whose layers `kept` has those that the machine only mounts. `saved` hears of every layer and how many bytes it has.
+    /// Writes an image, of whose layers `kept` has those that the machine only mounts. `saved` hears of
+    /// every layer and how many bytes it has.
     pub async fn add(
         &mut self,
         session: &mut Session,
@@ -99,7 +102,7 @@ impl Archive {
                 continue;
             }
             let mut writer = self.out.writer()?;
-            let header = member_header(&member_name(&layer.diff_id), size);
+            let header = self.blob_header(&layer.diff_id, size);
             read_layer(session, layer, kept, move |mut part| {
                 writer.write_all(&header)?;
                 io::copy(&mut part, &mut writer)?;
@@ -161,15 +164,38 @@ impl Archive {
 
     async fn blob(&mut self, digest: &Digest, bytes: Vec<u8>) -> Result<()> {
         if self.written.insert(digest.clone()) {
-            self.member(&member_name(digest), bytes).await?;
+            let header = self.blob_header(digest, bytes.len() as u64);
+            self.data(header, bytes).await?;
         }
         Ok(())
     }
 
+    /// The header of a blob, behind those of directories that the archive does not have yet: skopeo
+    /// unpacks, and where it has to make a directory itself, it gives that away to root, which
+    /// ordinary users cannot.
+    fn blob_header(&mut self, digest: &Digest, size: u64) -> Vec<u8> {
+        let mut headers = Vec::new();
+        for directory in [
+            "blobs/".to_owned(),
+            format!("blobs/{}/", digest.algorithm()),
+        ] {
+            if !self.directories.contains(&directory) {
+                headers.extend(member_header(&directory, 0));
+                self.directories.insert(directory);
+            }
+        }
+        headers.extend(member_header(&member_name(digest), size));
+        headers
+    }
+
     async fn member(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
-        let size = bytes.len() as u64;
-        let header = member_header(name, size);
-        self.write(vec![header, bytes, padding(size)]).await
+        let header = member_header(name, bytes.len() as u64);
+        self.data(header, bytes).await
+    }
+
+    async fn data(&self, header: Vec<u8>, bytes: Vec<u8>) -> Result<()> {
+        let padding = padding(bytes.len() as u64);
+        self.write(vec![header, bytes, padding]).await
     }
 
     async fn write(&self, pieces: Vec<Vec<u8>>) -> Result<()> {

@@ -368,11 +368,12 @@ proptest! {
         (prop_oneof![0..200usize, 3900..4200usize, 0..20_000usize], 0..3000usize, any::<u8>(), 0..0o10000u32),
         1..40,
     )) {
-        // A name that is a directory of another is none of a file.
+        // A name that is a directory of another is none of a file, and whiteouts are none.
         let is_directory = |name: &str| files.keys().any(|other| {
             other.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
         });
-        let files: Vec<_> = files.iter().filter(|(name, _)| !is_directory(name)).collect();
+        let is_file = |name: &str| !is_directory(name) && !name.contains("/.wh.");
+        let files: Vec<_> = files.iter().filter(|(name, _)| is_file(name)).collect();
         let entries: Vec<Entry> = files.iter().map(|(name, (size, value, byte, mode))| {
             let entry = Entry::file(name, vec![*byte; *size]).mode(*mode);
             match value {
