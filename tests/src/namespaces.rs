@@ -5,6 +5,15 @@ use std::sync::OnceLock;
 
 use crate::process::tool;
 
+/// podman keeps its locks in shared memory under one name: neither may it meet those of this computer's
+/// root, which an ordinary user cannot open, nor leave any there.
+const OWN_MEMORY: [&str; 4] = [
+    "sh",
+    "-c",
+    "if test -d /dev/shm; then mount -t tmpfs tmpfs /dev/shm || exit 1; fi; exec \"$@\"",
+    "sh",
+];
+
 /// `unshare` with options, for a program that is to be root and, with `mounts`, to mount what it likes:
 /// in a user namespace, so that it is the same for an ordinary user. The kernel makes none for who has
 /// changed its root directory; there root is what it is already.
@@ -14,7 +23,7 @@ pub fn as_root(mounts: bool) -> Command {
         true => {
             command.arg("--map-root-user");
             if mounts {
-                command.arg("--mount");
+                command.arg("--mount").args(OWN_MEMORY);
             }
         }
         // Such a root is no mount, which programs want of theirs that make it private.
@@ -26,7 +35,7 @@ pub fn as_root(mounts: bool) -> Command {
                  && mount -t cgroup2 cgroup2 /mnt/sys/fs/cgroup; } || exit 1; \
                  chroot /mnt \"$@\"; status=$?; umount --lazy /mnt; exit $status",
             );
-            command.arg("sh");
+            command.arg("sh").args(OWN_MEMORY);
         }
     }
     command
@@ -38,7 +47,7 @@ pub fn as_whole_root() -> Command {
     match nix::unistd::geteuid().is_root() {
         true => {
             let mut command = tool("unshare");
-            command.arg("--mount");
+            command.arg("--mount").args(OWN_MEMORY);
             command
         }
         false => as_root(true),
