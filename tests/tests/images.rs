@@ -142,6 +142,10 @@ fn saved_loaded_and_removed(place: &str) {
                 "mine:2",
             ])
             .expect(0);
+            // skopeo gives directories that it has to make itself to root, which others cannot.
+            let members = run_tool("tar", ["--list", "--file", &at(file)]).expect(0);
+            let members = members.text();
+            assert!(members.starts_with("blobs/\nblobs/sha256/\n"), "{members}");
         }
         let name = if transport == "docker-archive" {
             ":mine:2"
