@@ -28,12 +28,19 @@ for name in /etc/*; do ln -s "/etc/.real/${name##*/}" etc/ || exit 1; done
 rm -f etc/docker etc/hosts && mkdir etc/docker && echo '127.0.0.1 localhost' >etc/hosts || exit 1
 mount --rbind etc /etc || exit 1
 trap 'test -z "$pids" || { kill $pids; wait $pids; }' EXIT
+# An ordinary user's root has no control groups, and what the system keeps is not theirs.
+rootless=
+if ! grep -q 4294967295 /proc/self/uid_map; then
+    rootless=--rootless
+    export ROOTLESSKIT_STATE_DIR="$d/kit"
+    mkdir kit && mount -t tmpfs tmpfs /var/cache || exit 1
+fi
 case $3 in
 docker)
 containerd --config /dev/null --root "$d/c/root" --state "$d/c/state" --address "$d/c.sock" \
     >containerd.log 2>&1 & containerd=$!; pids=$containerd
 until test -S c.sock; do kill -0 $containerd || exit 1; sleep 0.1; done
-dockerd --storage-driver vfs --data-root "$d/data" --exec-root "$d/exec" --pidfile "$d/pid" \
+dockerd $rootless --storage-driver vfs --data-root "$d/data" --exec-root "$d/exec" --pidfile "$d/pid" \
     --containerd "$d/c.sock" --host "unix://$d/d.sock" --bridge none --userland-proxy=false \
     --iptables=false --ip6tables=false >dockerd.log 2>&1 & dockerd=$!
 trap 'kill $dockerd; wait $dockerd; kill $containerd; wait $containerd' EXIT
