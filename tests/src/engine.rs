@@ -28,12 +28,12 @@ for name in /etc/*; do ln -s "/etc/.real/${name##*/}" etc/ || exit 1; done
 rm -f etc/docker etc/hosts && mkdir etc/docker && echo '127.0.0.1 localhost' >etc/hosts || exit 1
 mount --rbind etc /etc || exit 1
 trap 'test -z "$pids" || { kill $pids; wait $pids; }' EXIT
-# An ordinary user's root has no control groups, and what the system keeps is not theirs.
+# An ordinary user's root has no control groups.
 rootless=
 if ! grep -q 4294967295 /proc/self/uid_map; then
     rootless=--rootless
     export ROOTLESSKIT_STATE_DIR="$d/kit"
-    mkdir kit && mount -t tmpfs tmpfs /var/cache || exit 1
+    mkdir kit || exit 1
 fi
 case $3 in
 docker)

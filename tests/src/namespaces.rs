@@ -5,12 +5,13 @@ use std::sync::OnceLock;
 
 use crate::process::tool;
 
-/// podman keeps its locks in shared memory under one name: neither may it meet those of this computer's
-/// root, which an ordinary user cannot open, nor leave any there.
-const OWN_MEMORY: [&str; 4] = [
+/// podman keeps locks in shared memory and names in the system's cache: neither may it meet those of this
+/// computer's root, which an ordinary user cannot open, nor leave any there.
+const OWN_PLACES: [&str; 4] = [
     "sh",
     "-c",
-    "if test -d /dev/shm; then mount -t tmpfs tmpfs /dev/shm || exit 1; fi; exec \"$@\"",
+    "for place in /dev/shm /var/cache; do \
+     ! test -d $place || mount -t tmpfs tmpfs $place || exit 1; done; exec \"$@\"",
     "sh",
 ];
 
@@ -23,7 +24,7 @@ pub fn as_root(mounts: bool) -> Command {
         true => {
             command.arg("--map-root-user");
             if mounts {
-                command.arg("--mount").args(OWN_MEMORY);
+                command.arg("--mount").args(OWN_PLACES);
             }
         }
         // Such a root is no mount, which programs want of theirs that make it private.
@@ -35,7 +36,7 @@ pub fn as_root(mounts: bool) -> Command {
                  && mount -t cgroup2 cgroup2 /mnt/sys/fs/cgroup; } || exit 1; \
                  chroot /mnt \"$@\"; status=$?; umount --lazy /mnt; exit $status",
             );
-            command.arg("sh").args(OWN_MEMORY);
+            command.arg("sh").args(OWN_PLACES);
         }
     }
     command
@@ -47,7 +48,7 @@ pub fn as_whole_root() -> Command {
     match nix::unistd::geteuid().is_root() {
         true => {
             let mut command = tool("unshare");
-            command.arg("--mount").args(OWN_MEMORY);
+            command.arg("--mount").args(OWN_PLACES);
             command
         }
         false => as_root(true),
