@@ -28,12 +28,14 @@ for name in /etc/*; do ln -s "/etc/.real/${name##*/}" etc/ || exit 1; done
 rm -f etc/docker etc/hosts && mkdir etc/docker && echo '127.0.0.1 localhost' >etc/hosts || exit 1
 mount --rbind etc /etc || exit 1
 trap 'test -z "$pids" || { kill $pids; wait $pids; }' EXIT
-# An ordinary user's root has no control groups.
+# An ordinary user's root has no control groups. Docker's engine does without them when somebody forwards
+# its ports, of which there are none.
 rootless=
 if ! grep -q 4294967295 /proc/self/uid_map; then
     rootless=--rootless
     export ROOTLESSKIT_STATE_DIR="$d/kit"
-    mkdir kit || exit 1
+    mkdir kit && ln -s /bin/true kit/rootlesskit-docker-proxy || exit 1
+    PATH=$PATH:$d/kit
 fi
 case $3 in
 docker)

@@ -5,12 +5,15 @@ use std::sync::OnceLock;
 
 use crate::process::tool;
 
-/// podman keeps locks in shared memory and names in the system's cache: neither may it meet those of this
-/// computer's root, which an ordinary user cannot open, nor leave any there.
+/// Of a user who is root there and mounts what it likes, control groups too.
+const NAMESPACES: [&str; 3] = ["--map-root-user", "--mount", "--cgroup"];
+
+/// podman keeps locks in shared memory, names and signatures in places of the system: neither may it meet
+/// those of this computer's root, which an ordinary user cannot open, nor leave any there.
 const OWN_PLACES: [&str; 4] = [
     "sh",
     "-c",
-    "for place in /dev/shm /var/cache; do \
+    "for place in /dev/shm /var/cache /var/lib/containers; do \
      ! test -d $place || mount -t tmpfs tmpfs $place || exit 1; done; exec \"$@\"",
     "sh",
 ];
@@ -22,9 +25,9 @@ pub fn as_root(mounts: bool) -> Command {
     let mut command = tool("unshare");
     match has_user_namespaces() {
         true => {
-            command.arg("--map-root-user");
+            command.args(NAMESPACES);
             if mounts {
-                command.arg("--mount").args(OWN_PLACES);
+                command.args(OWN_PLACES);
             }
         }
         // Such a root is no mount, which programs want of theirs that make it private.
@@ -58,7 +61,7 @@ pub fn as_whole_root() -> Command {
 fn has_user_namespaces() -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     *KNOWN.get_or_init(|| {
-        let tried = tool("unshare").args(["--map-root-user", "true"]).output();
+        let tried = tool("unshare").args(NAMESPACES).arg("true").output();
         tried.is_ok_and(|output| output.status.success())
     })
 }
