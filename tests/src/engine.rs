@@ -36,6 +36,7 @@ if ! grep -q 4294967295 /proc/self/uid_map; then
     export ROOTLESSKIT_STATE_DIR="$d/kit"
     mkdir kit && ln -s /bin/true kit/rootlesskit-docker-proxy || exit 1
     PATH=$PATH:$d/kit
+    export XDG_RUNTIME_DIR="$d/kit"
 fi
 case $3 in
 docker)
@@ -49,9 +50,10 @@ trap 'kill $dockerd; wait $dockerd; kill $containerd; wait $containerd' EXIT
 until docker version >/dev/null 2>&1; do kill -0 $dockerd || exit 1; sleep 0.1; done
 ;;
 podman)
-# What it runs containers with knows a hierarchy of version 2 alone.
+# What it runs containers with knows a hierarchy of version 2, or none.
 test -e /sys/fs/cgroup/cgroup.controllers ||
-    { umount -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; } 2>/dev/null
+    { umount -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; } 2>/dev/null ||
+    mount -t tmpfs tmpfs /sys/fs/cgroup || exit 1
 printf '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\ncgroups = "disabled"\n' >containers.conf
 printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' "$d/data" "$d/run" >storage.conf
 podman --cgroup-manager cgroupfs --events-backend file system service --time 0 "unix://$d/d.sock" \

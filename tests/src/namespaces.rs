@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use crate::process::tool;
 
-/// Of a user who is root there and mounts what it likes, control groups too.
-const NAMESPACES: [&str; 3] = ["--map-root-user", "--mount", "--cgroup"];
+/// Of a user who is root there and mounts what it likes.
+const NAMESPACES: [&str; 2] = ["--map-root-user", "--mount"];
 
 /// podman keeps locks in shared memory, names and signatures in places of the system: neither may it meet
 /// those of this computer's root, which an ordinary user cannot open, nor leave any there.
