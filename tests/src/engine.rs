@@ -28,32 +28,21 @@ for name in /etc/*; do ln -s "/etc/.real/${name##*/}" etc/ || exit 1; done
 rm -f etc/docker etc/hosts && mkdir etc/docker && echo '127.0.0.1 localhost' >etc/hosts || exit 1
 mount --rbind etc /etc || exit 1
 trap 'test -z "$pids" || { kill $pids; wait $pids; }' EXIT
-# An ordinary user's root has no control groups. Docker's engine does without them when somebody forwards
-# its ports, of which there are none.
-rootless=
-if ! grep -q 4294967295 /proc/self/uid_map; then
-    rootless=--rootless
-    export ROOTLESSKIT_STATE_DIR="$d/kit"
-    mkdir kit && ln -s /bin/true kit/rootlesskit-docker-proxy || exit 1
-    PATH=$PATH:$d/kit
-    export XDG_RUNTIME_DIR="$d/kit"
-fi
 case $3 in
 docker)
 containerd --config /dev/null --root "$d/c/root" --state "$d/c/state" --address "$d/c.sock" \
     >containerd.log 2>&1 & containerd=$!; pids=$containerd
 until test -S c.sock; do kill -0 $containerd || exit 1; sleep 0.1; done
-dockerd $rootless --storage-driver vfs --data-root "$d/data" --exec-root "$d/exec" --pidfile "$d/pid" \
+dockerd --storage-driver vfs --data-root "$d/data" --exec-root "$d/exec" --pidfile "$d/pid" \
     --containerd "$d/c.sock" --host "unix://$d/d.sock" --bridge none --userland-proxy=false \
     --iptables=false --ip6tables=false >dockerd.log 2>&1 & dockerd=$!
 trap 'kill $dockerd; wait $dockerd; kill $containerd; wait $containerd' EXIT
 until docker version >/dev/null 2>&1; do kill -0 $dockerd || exit 1; sleep 0.1; done
 ;;
 podman)
-# What it runs containers with knows a hierarchy of version 2, or none.
+# What it runs containers with knows a hierarchy of version 2 alone.
 test -e /sys/fs/cgroup/cgroup.controllers ||
-    { umount -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; } 2>/dev/null ||
-    mount -t tmpfs tmpfs /sys/fs/cgroup || exit 1
+    { umount -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; } 2>/dev/null
 printf '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\ncgroups = "disabled"\n' >containers.conf
 printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' "$d/data" "$d/run" >storage.conf
 podman --cgroup-manager cgroupfs --events-backend file system service --time 0 "unix://$d/d.sock" \
@@ -90,7 +79,7 @@ impl Computer {
     #[track_caller]
     pub fn start() -> Self {
         let needs = ["containerd", "dockerd", "runc", "docker", "ip"];
-        Self::with("docker", &needs, as_root(true))
+        Self::with("docker", &needs, as_root())
     }
 
     /// Starts it with an engine (`docker`, `podman`) that runs containers, where whoever runs the test

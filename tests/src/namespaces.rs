@@ -18,17 +18,14 @@ const OWN_PLACES: [&str; 4] = [
     "sh",
 ];
 
-/// `unshare` with options, for a program that is to be root and, with `mounts`, to mount what it likes:
-/// in a user namespace, so that it is the same for an ordinary user. The kernel makes none for who has
-/// changed its root directory; there root is what it is already.
-pub fn as_root(mounts: bool) -> Command {
+/// `unshare` with options, for a program that is to be root and to mount what it likes: in a user
+/// namespace, so that it is the same for an ordinary user. The kernel makes none for who has changed its
+/// root directory; there root is what it is already.
+pub fn as_root() -> Command {
     let mut command = tool("unshare");
     match has_user_namespaces() {
         true => {
-            command.args(NAMESPACES);
-            if mounts {
-                command.args(OWN_PLACES);
-            }
+            command.args(NAMESPACES).args(OWN_PLACES);
         }
         // Such a root is no mount, which programs want of theirs that make it private.
         false => {
@@ -45,16 +42,21 @@ pub fn as_root(mounts: bool) -> Command {
     command
 }
 
-/// As [`as_root`] with mounts, but whoever is root is it in earnest: an engine that shall run containers
+/// Whether who runs the test is root in earnest.
+pub fn is_whole_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// As [`as_root`], but whoever is root is it in earnest: an engine that shall run containers
 /// needs more than a namespace's root may do.
 pub fn as_whole_root() -> Command {
-    match nix::unistd::geteuid().is_root() {
+    match is_whole_root() {
         true => {
             let mut command = tool("unshare");
             command.arg("--mount").args(OWN_PLACES);
             command
         }
-        false => as_root(true),
+        false => as_root(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Running programs: with a deadline, and gone when the test is.
 
 use std::ffi::OsStr;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -172,6 +172,15 @@ impl Drop for Background {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Says that something cannot be tested here, and why: a line that `cargo xtask test` repeats at its end,
+/// for the harness keeps what is printed in the usual way to itself.
+pub fn not_tested(what: &str) {
+    let line = format!("\nNOT TESTED: {what}\n");
+    std::io::stderr()
+        .write_all(line.as_bytes())
+        .expect("write to stderr");
 }
 
 /// Waits until `ready` says so, or fails the test.

@@ -66,7 +66,7 @@ impl Target {
 
     /// As [`Target::inside`], for a program at this path.
     pub fn within(&self, program: &Path) -> Command {
-        let mut command = as_root(true);
+        let mut command = as_root();
         command
             .args(["sh", "-c"])
             .arg(

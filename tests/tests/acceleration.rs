@@ -78,7 +78,7 @@ impl Place {
     fn vdkr(&self, kvm: &str, args: &[&str]) -> Ran {
         let mut plain = self.user.command();
         plain.args(args);
-        let mut command: Command = as_root(true);
+        let mut command: Command = as_root();
         command
             .args(["sh", "-c", OWN_DEVICES, "sh"])
             .arg(self.user.home().join("dev"))

@@ -210,7 +210,7 @@ fn an_image_that_podman_keeps_is_copied() {
     );
     std::fs::write(&settings, text).unwrap();
     let inside = |command: &Command| {
-        let mut inside = as_root(true);
+        let mut inside = as_root();
         inside
             .arg(command.get_program())
             .args(command.get_args())

@@ -165,7 +165,7 @@ impl Containerd {
         );
         std::fs::write(&config, text).unwrap();
         let program = tool("containerd");
-        let child = as_root(false)
+        let child = as_root()
             .arg(program.get_program())
             .arg("--config")
             .arg(&config)
@@ -186,7 +186,7 @@ impl Containerd {
 
     fn ctr(&self) -> Command {
         let program = tool("ctr");
-        let mut command = as_root(false);
+        let mut command = as_root();
         command
             .arg(program.get_program())
             .arg("--address")

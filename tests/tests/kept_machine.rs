@@ -121,7 +121,7 @@ echo "== $?"
 #[test]
 fn a_full_disk_is_told_of_by_its_name_and_nothing_hangs() {
     let home = tempfile::tempdir().unwrap();
-    let mut command = as_root(true);
+    let mut command = as_root();
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("VDKR_") || text.starts_with("XDG_") {

@@ -38,6 +38,8 @@ const LONG: [&str; 12] = [
 const LIMIT: Duration = Duration::from_mins(40);
 /// How often is looked whether one has ended.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How a line begins that tells what could not be tested here (`vdkr_tests::process::not_tested`).
+const UNTESTED: &str = "NOT TESTED: ";
 /// Most programs at a time: each may have a machine or two.
 const MOST: usize = 8;
 
@@ -55,6 +57,8 @@ struct Program {
 struct Ended {
     name: String,
     passed: bool,
+    /// What it could not test here, and why.
+    untested: Vec<String>,
     time: Duration,
 }
 
@@ -100,6 +104,9 @@ pub(crate) fn all(workspace: &Workspace) -> Result<()> {
         ended.len(),
         time.as_secs_f32()
     );
+    for untested in ended.iter().flat_map(|end| &end.untested) {
+        println!("{untested}");
+    }
     if ended.len() != count {
         bail!("some programs of tests have not run");
     }
@@ -213,6 +220,7 @@ fn perform(program: &Program, logs: &Path, path: &OsStr) -> Ended {
     Ended {
         name: program.name.clone(),
         passed,
+        untested: untested(&words),
         time,
     }
 }
@@ -258,6 +266,12 @@ fn counted(words: &str) -> String {
         (passed, 0) => format!("{passed} passed"),
         (passed, ignored) => format!("{passed} passed, {ignored} ignored"),
     }
+}
+
+/// What a program says it could not test here.
+fn untested(words: &str) -> Vec<String> {
+    let lines = words.lines().filter(|line| line.starts_with(UNTESTED));
+    lines.map(str::to_owned).collect()
 }
 
 /// Whether pseudo-terminals can be opened here: not in a bare directory that was changed into.
@@ -348,6 +362,8 @@ mod tests {
             test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured\n";
         assert_eq!(counted(words), "7 passed, 1 ignored");
         assert_eq!(counted("6 passed, 0 failed"), "6 passed");
+        let words = "test one ... NOT TESTED: half\nNOT TESTED: this: for that\nok\n";
+        assert_eq!(untested(words), ["NOT TESTED: this: for that"]);
     }
 
     #[test]
