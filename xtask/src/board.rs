@@ -101,6 +101,8 @@ for file in passwd group; do
   $b cp /root/usr/share/base-passwd/$file.master /root/etc/$file
 done
 echo docker:x:999: >> /root/etc/group
+$b rm -rf /root/var/run
+$b ln -s /run /root/var/run
 echo 0123456789abcdef0123456789abcdef > /root/etc/machine-id
 units=/lib/systemd/system
 for unit in multi-user.target/containerd.service multi-user.target/docker.service \

@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 fn main() {
+    vdkr_tests::process::end_processes_on_panic();
     let mut args = std::env::args().skip(1).peekable();
     let of_machine = args.next_if(|word| word == "runs").is_some();
     let mut number = |what: &str| {

@@ -28,6 +28,7 @@ const PARTS: [&str; 7] = [
 ];
 
 fn main() -> ExitCode {
+    vdkr_tests::process::end_processes_on_panic();
     let only = std::env::args().nth(1);
     if let Some(unknown) = only.as_deref().filter(|only| !PARTS.contains(only)) {
         eprintln!("no part {unknown:?}; there are: {}", PARTS.join(", "));
