@@ -1,7 +1,7 @@
 //! A container as one sees it who is attached: from its start through all rounds that its policy gives
 //! it to its last end.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
@@ -17,7 +17,7 @@ use super::{
     Engine,
     client::{Answer, Raw, with_query},
     path,
-    streams::{Output, carry},
+    streams::{Output, carry, now_ms},
 };
 use crate::channel::stream::SharedStream;
 
@@ -80,12 +80,13 @@ impl Followed<'_> {
             // It runs now, and podman takes more time for removing it than for this.
             None => self.waited("/wait").await,
         };
-        carry(opened.raw, self.tty, self.stdin, self.stream).await?;
+        let begun_ms = now_ms();
+        let heard_ms = carry(opened.raw, self.tty, self.stdin, self.stream).await?;
         let ended = async { status(&ended?.document().await.ok()?) };
         tokio::pin!(ended);
         let (mut heard, mut told) = (false, None);
         let (mut round, mut pause) = (self.round, LOOKS.0);
-        let (mut until, mut shown_ms) = (None, now_ms());
+        let (mut until, mut shown_ms) = (None, self.shown(heard_ms, begun_ms));
         loop {
             tokio::select! {
                 status = &mut ended, if !heard => {
@@ -127,16 +128,16 @@ impl Followed<'_> {
                     // was missed, its log begins where the last one ended.
                     let is_next = self.engine.kind() == EngineKind::Docker && later == round + 1;
                     let since_ms = if is_next { since_ms } else { shown_ms };
-                    self.show(since_ms, runs).await?;
+                    let heard_ms = self.show(since_ms, runs).await?;
                     (round, pause, until) = (later, LOOKS.0, None);
-                    shown_ms = now_ms();
+                    shown_ms = self.shown(heard_ms, shown_ms);
                 }
             }
         }
     }
 
     /// Shows a later round to its end: from its log, which has all of it, unless it has input as well.
-    async fn show(&self, since_ms: u64, runs: bool) -> Result<(), Failure> {
+    async fn show(&self, since_ms: u64, runs: bool) -> Result<Option<u64>, Failure> {
         if !self.stdin {
             let (seconds, fraction) = (since_ms / 1000, since_ms % 1000);
             let rest =
@@ -148,16 +149,20 @@ impl Followed<'_> {
             }
         }
         if runs && let Ok(raw) = self.engine.attach(self.id, self.stdin).await {
-            carry(raw, self.tty, self.stdin, self.stream).await?;
+            return carry(raw, self.tty, self.stdin, self.stream).await;
         }
-        Ok(())
+        Ok(None)
     }
-}
 
-/// The time of this machine, which is the engine's as well.
-fn now_ms() -> u64 {
-    let now = UNIX_EPOCH.elapsed().unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    /// Up to when all of the log has been shown. podman writes its log before it hands anything on, so
+    /// that what came last is older than its coming: by the time that the stream has ended, the next
+    /// round may have written already. docker's engine may write later than it hands on.
+    fn shown(&self, heard_ms: Option<u64>, before_ms: u64) -> u64 {
+        match self.engine.kind() {
+            EngineKind::Podman => heard_ms.map_or(before_ms, |ms| ms.saturating_add(1)),
+            _ => now_ms(),
+        }
+    }
 }
 
 /// Says that a container runs. Hosts want its id; its process's number is the engine's own affair.

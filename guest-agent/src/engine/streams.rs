@@ -1,6 +1,6 @@
 //! The streams of a container or of a process in it, between the engine and a host.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -104,13 +104,14 @@ pub(super) async fn until_detached(
     }
 }
 
-/// Carries output and input until the streams end.
+/// Carries output and input until the streams end. Gives the time at which the last output came, if any
+/// did, in milliseconds since the epoch.
 pub(super) async fn carry(
     raw: Raw,
     tty: bool,
     stdin: bool,
     stream: &SharedStream,
-) -> Result<(), Failure> {
+) -> Result<Option<u64>, Failure> {
     let Raw {
         reader,
         writer,
@@ -119,7 +120,9 @@ pub(super) async fn carry(
     // The half that is written to stays open as long as the streams do: engines take its end for that of
     // the input, and some for that of everything.
     let _input = Input(spawn_local(feed(writer, stream.clone(), stdin)));
-    drain(reader, waiting, &mut Output::new(tty, stream)).await
+    let mut output = Output::new(tty, stream);
+    drain(reader, waiting, &mut output).await?;
+    Ok(output.heard_ms)
 }
 
 async fn feed(mut writer: OwnedWriteHalf, stream: SharedStream, wanted: bool) {
@@ -166,6 +169,8 @@ pub(super) struct Output<'a> {
     /// Absent for a terminal, whose output is in no frames.
     frames: Option<Frames>,
     stream: &'a SharedStream,
+    /// When the last of it came.
+    heard_ms: Option<u64>,
 }
 
 impl<'a> Output<'a> {
@@ -174,10 +179,12 @@ impl<'a> Output<'a> {
         Self {
             frames: (!tty).then(Frames::default),
             stream,
+            heard_ms: None,
         }
     }
 
     async fn put(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+        self.heard_ms = Some(now_ms());
         let Some(frames) = &mut self.frames else {
             return send(self.stream, Pipe::Stdout, bytes).await;
         };
@@ -203,13 +210,20 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Everything that comes with an answer.
-    pub(super) async fn put_all(mut self, mut answer: Answer) -> Result<(), Failure> {
+    /// Everything that comes with an answer; gives the time of [`carry`].
+    pub(super) async fn put_all(mut self, mut answer: Answer) -> Result<Option<u64>, Failure> {
         while let Some(piece) = answer.piece().await? {
             self.put(&piece).await?;
         }
-        self.end()
+        self.end()?;
+        Ok(self.heard_ms)
     }
+}
+
+/// The time of this machine, which is the engine's as well, in milliseconds since the epoch.
+pub(super) fn now_ms() -> u64 {
+    let now = UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Sends bytes to a host within its credit.
